@@ -1,0 +1,43 @@
+# make demo   the whole job on scikit-learn's digits: installs into .venv, searches, trains
+# make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
+
+PYTHON ?= python3
+MODEL_DIR ?= runs/demo
+TF := .venv/bin/python
+JAX := .venv-jax/bin/python
+
+.PHONY: demo test test-slow lint install clean
+
+demo: .venv/.installed
+	$(TF) search.py --stage=enas --preset=demo --model_dir=$(MODEL_DIR)
+	$(TF) train.py --stage=base --preset=demo --model_dir=$(MODEL_DIR)
+	@echo "Look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
+
+test: lint .venv-jax/.installed
+	$(TF) -m pytest -n 2 -m "not slow"
+	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 -m "jax and not slow"
+
+test-slow: .venv/.installed .venv-jax/.installed
+	$(TF) -m pytest -m slow
+	KERAS_BACKEND=jax $(JAX) -m pytest -m "jax and slow"
+
+lint: .venv/.installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+install: .venv/.installed
+
+.venv/.installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(TF) -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+.venv-jax/.installed: pyproject.toml requirements-dev.txt
+	$(PYTHON) -m venv .venv-jax
+	$(JAX) -m pip install --quiet ".[jax]" -r requirements-dev.txt
+	$(JAX) -m pip uninstall --quiet --yes nhn-tf
+	touch $@
+
+clean:
+	rm -rf .venv .venv-jax build *.egg-info

@@ -1,0 +1,1 @@
+"""Command-line flags: generated from the configuration dataclasses, turned back into configurations."""

@@ -1,0 +1,333 @@
+"""Every hyperparameter, once: its name, default, unit, range, choices and source.
+
+A frozen dataclass for each stage; the defaults are the paper's, or ENAS's where the paper adopts them ("ENAS" below
+is Pham et al. 2018 and its released code). The command-line flags are generated from these fields, the run directory
+records them, and `PRESETS` replaces some of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from nhn_tf.space import OP_NAMES, Space
+
+
+def setting(
+    default: Any,
+    help: str,  # noqa: A002 - the word argparse, absl and click use
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    source: str = "",
+) -> Any:
+    """A dataclass field that carries its documentation and its legal range (both ends included)."""
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "source": source}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Base of all configurations: checks each value against its field's type, range and choices."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _coerce(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+            _check_range(field, value)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]):
+        """The configuration that `to_json` described.
+
+        Raises:
+          ValueError: a field is unknown, of a wrong type or out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(value) - known):
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}.")
+        return cls(**value)
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the field's type: an int for a float, a list for a tuple; anything else must be of the type."""
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is types.UnionType or isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+        raise ValueError(f"`{name}` must be of type {getattr(kind, '__name__', kind)}. Received: {value!r}.")
+    return value
+
+
+def _check_range(field: dataclasses.Field, value: Any) -> None:
+    low, high, choices = (field.metadata.get(key) for key in ("low", "high", "choices"))
+    values = value if isinstance(value, tuple) else (value,)
+    if choices and (not set(values) <= set(choices) or len(set(values)) != len(values) or not values):
+        raise ValueError(f"`{field.name}` must be among {', '.join(choices)}. Received: {value!r}.")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        below, above = low is not None and value < low, high is not None and value > high
+        if not math.isfinite(value) or below or above:
+            raise ValueError(f"`{field.name}` must be {describe_range(field)}. Received: {value}.")
+
+
+def describe_range(field: dataclasses.Field) -> str:
+    """The field's range in words: "at least 1", "between 0 and 1"; "" when it has none."""
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    if low is not None and high is not None:
+        return f"between {low:g} and {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else "finite"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Config):
+    """Which images, and how they are split and augmented (paper, section 3)."""
+
+    dataset: str = setting(
+        "cifar10", "data set: cifar10, cifar100, any TFDS image-classification name, folder, or digits"
+    )
+    data_dir: str = setting("", "where the data set lies or is downloaded to; for `folder` the folder itself")
+    cache_dir: str = setting("", "where decoded image folders are kept; by default ~/.cache/nhn_tf")
+    val_fraction: float = setting(
+        0.1, "share of the training images held out for validation", low=0.01, high=0.9, source="ENAS: 5k of 50k"
+    )
+    image_size: int = setting(0, "side to resize a folder's images to; 0 keeps them", unit="pixels", low=0, high=1024)
+    train_limit: int = setting(0, "use only that many training images, stratified; 0 uses all", unit="images", low=0)
+    eval_limit: int = setting(
+        0, "use only that many validation and test images each, stratified; 0 uses all", unit="images", low=0
+    )
+    pad: int = setting(
+        -1, "padding before the random crop; -1 is in proportion, 4 at 32", unit="pixels", low=-1, high=256
+    )
+    flip: str = setting(
+        "auto", "flip left and right at random; auto: where the data set allows it", choices=("auto", "on", "off")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig(Config):
+    """How the numbers are computed; shared by all stages."""
+
+    precision: str = setting("float32", "arithmetic of the layers", choices=("float32", "mixed_bfloat16"))
+    steps_per_execution: int = setting(
+        1, "training steps that TensorFlow runs in one call; more helps tiny models", unit="steps", low=1, high=1000
+    )
+    eval_batch_size: int = setting(500, "batch size of every evaluation", unit="images", low=1, high=100_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class SgdConfig(Config):
+    """Stochastic gradient descent as every stage uses it: Nesterov, L2, clipping, cosine with restarts."""
+
+    epochs: int = setting(310, "passes over the training images", unit="epochs", low=1, high=100_000, source="ENAS")
+    batch_size: int = setting(128, "images in a training step", unit="images", low=1, high=65_536, source="ENAS")
+    lr_max: float = setting(
+        0.05, "learning rate at the start of each period", low=1e-8, high=10, source="paper, section 2.1"
+    )
+    lr_min: float = setting(
+        0.001, "learning rate at the end of each period", low=0, high=10, source="paper, section 2.1; ENAS: 0.0005"
+    )
+    lr_period_epochs: int = setting(
+        10, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, source="ENAS"
+    )
+    lr_period_mult: int = setting(2, "each period is so many times the one before", low=1, high=10, source="ENAS")
+    warmup_epochs: float = setting(
+        0.0, "linear rise of the learning rate from 0 before the cosine", unit="epochs", low=0, high=1000
+    )
+    momentum: float = setting(0.9, "Nesterov momentum", low=0, high=0.9999, source="paper, section 3")
+    l2: float = setting(
+        2e-4, "L2 regularisation: l2 * sum(w^2) over every trained weight", low=0, high=1, source="paper, section 3"
+    )
+    clip_norm: float = setting(
+        5.0, "largest norm of the whole gradient; 0 switches clipping off", low=0, source="paper, section 3"
+    )
+    cutout: int = setting(
+        -1,
+        "side of the square cutout hides; 0 is none, -1 in proportion, 16 at 32",
+        unit="pixels",
+        low=-1,
+        high=1024,
+        source="paper, section 2.1",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_min > self.lr_max:
+            raise ValueError(f"`lr_min` must not exceed lr_max={self.lr_max:g}. Received: {self.lr_min:g}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnasConfig(SgdConfig):
+    """Architecture search: a controller trained with REINFORCE over one shared supernet (paper 2.1; ENAS 2.2, 2.3)."""
+
+    num_layers: int = setting(12, "layers of the space", low=1, high=64, source="paper, section 2.1")
+    num_segments: int = setting(3, "stretches of equal map size", low=1, high=3, source="paper, section 2.3")
+    ops: tuple[str, ...] = setting(OP_NAMES, "operations a layer may choose", choices=OP_NAMES, source="ENAS")
+    supernet_filters: int = setting(
+        36, "channels of every layer of the supernet", unit="channels", low=2, high=1024, source="ENAS"
+    )
+    l2: float = setting(2.5e-4, "L2 regularisation of the shared weights", low=0, high=1, source="ENAS")
+    cutout: int = setting(
+        0, "side of the square cutout hides; 0 is none, -1 in proportion, 16 at 32", unit="pixels", low=-1, high=1024
+    )
+    keep_prob: float = setting(
+        1.0,
+        "share of the classifier's inputs that dropout keeps",
+        low=0.05,
+        high=1,
+        source="paper, section 2.1: none; ENAS: 0.9",
+    )
+    reward_bn: str = setting(
+        "moving", "statistics batch norm uses when rewards are measured", choices=("moving", "batch")
+    )
+    reward_batch_size: int = setting(
+        128, "validation images in one reward", unit="images", low=1, high=100_000, source="ENAS"
+    )
+    controller_units: int = setting(64, "units of the controller's LSTM", low=1, high=4096, source="ENAS")
+    controller_lr: float = setting(1e-3, "learning rate of the controller's Adam", low=1e-8, high=1, source="ENAS")
+    controller_beta_1: float = setting(0.0, "Adam's first-moment decay", low=0, high=0.9999, source="ENAS")
+    controller_epsilon: float = setting(1e-3, "Adam's epsilon", low=1e-12, high=1, source="ENAS")
+    controller_steps: int = setting(50, "controller updates an epoch", unit="steps", low=0, high=100_000, source="ENAS")
+    samples_per_step: int = setting(
+        20, "architectures averaged in one controller update", low=1, high=10_000, source="ENAS"
+    )
+    tanh_constant: float = setting(1.5, "logits are squashed to +- this", low=0.01, high=100, source="ENAS")
+    temperature: float = setting(0.0, "divides the logits before the tanh; 0 switches it off", low=0, high=1000)
+    baseline_decay: float = setting(
+        0.99, "decay of the moving-average baseline of the reward", low=0, high=1, source="ENAS"
+    )
+    entropy_weight: float = setting(1e-4, "weight of the samples' entropy", low=0, high=100, source="ENAS")
+    skip_target: float = setting(0.4, "wanted share of skips", low=0.01, high=0.99, source="ENAS")
+    skip_weight: float = setting(
+        0.8, "weight of the KL divergence from the wanted share of skips", low=0, high=100, source="ENAS"
+    )
+    final_samples: int = setting(
+        1000, "architectures sampled at the end and ranked on the whole validation split", low=1, high=1_000_000
+    )
+    top_k: int = setting(10, "architectures kept from the ranking", low=1, high=1_000_000)
+    random_control: bool = setting(
+        True, "also rank as many random architectures (the control of Li & Talwalkar 2019)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.space  # noqa: B018 - checks layers against segments
+
+    @property
+    def space(self) -> Space:
+        return Space(self.num_layers, self.num_segments, self.ops)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(SgdConfig):
+    """Training of a derived network (paper, sections 2.1 and 3)."""
+
+    dropout: float = setting(
+        0.0, "share of the classifier's inputs dropped", low=0, high=0.95, source="paper, section 2.1: final stage only"
+    )
+    train_on_validation: bool = setting(
+        False, "train on the validation images too; there is no validation accuracy then"
+    )
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", low=0, high=0.5)
+    ema: float = setting(
+        0.0, "decay of the moving average that replaces the weights at the end; 0 is off", low=0, high=0.99999
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig(TrainConfig):
+    """The base network and its training (paper, sections 2.1, 2.2). Later stages inherit the network's form."""
+
+    genotype: str = setting("", "train this architecture, a file in ENAS's text form, instead of the search's result")
+    filters: int = setting(96, "channels in the first segment", unit="channels", low=2, high=4096, source="ENAS")
+    width_growth: int = setting(
+        2, "the channels are multiplied by this at each transition", low=1, high=4, source="ENAS"
+    )
+    separable_as_dense: bool = setting(
+        True, "build separable convolutions as full ones: only full kernels can be pruned", source="ENAS's released code"
+    )
+    smooth_init: bool = setting(
+        True, "smooth 3x3 and 5x5 kernels by a Gaussian after initialisation", source="paper, section 2.2"
+    )
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What the network looks like beyond its genotype: keyword arguments of `models.network.build`."""
+        names = ("filters", "width_growth", "separable_as_dense", "smooth_init")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A configuration for every stage."""
+
+    help: str
+    data: DataConfig
+    compute: ComputeConfig
+    enas: EnasConfig
+    base: BaseConfig
+
+    def stage(self, name: str) -> Config:
+        """The configuration of the stage called `name`."""
+        return getattr(self, name)
+
+
+PAPER = Preset(
+    help="every number of the paper (46 hours on a GTX 1080 Ti, says the paper)",
+    data=DataConfig(),
+    compute=ComputeConfig(),
+    enas=EnasConfig(),
+    base=BaseConfig(),
+)
+
+FAST = Preset(
+    help="the same algorithm on a shorter schedule and in bfloat16, for one data-centre GPU",
+    data=DataConfig(),
+    compute=ComputeConfig(precision="mixed_bfloat16", eval_batch_size=1000),
+    enas=EnasConfig(
+        epochs=30, batch_size=256, lr_max=0.1, lr_period_epochs=0, warmup_epochs=2, controller_steps=30,
+        controller_lr=3e-3, baseline_decay=0.95, final_samples=200,
+    ),
+    base=BaseConfig(
+        epochs=40, batch_size=256, lr_max=0.1, lr_min=0.0, lr_period_epochs=0, warmup_epochs=2, label_smoothing=0.1,
+    ),
+)  # fmt: skip
+
+DEMO = Preset(
+    help="the whole pipeline on a laptop CPU in minutes, on scikit-learn's digits",
+    data=DataConfig(dataset="digits"),
+    compute=ComputeConfig(),
+    enas=EnasConfig(
+        num_layers=6, supernet_filters=16, epochs=12, batch_size=64, lr_period_epochs=0, controller_steps=8,
+        samples_per_step=10, controller_lr=5e-3, baseline_decay=0.9, final_samples=40, top_k=5, cutout=0,
+    ),
+    base=BaseConfig(
+        filters=16, epochs=30, batch_size=64, lr_period_epochs=0, cutout=0,
+    ),
+)  # fmt: skip
+
+SMOKE = Preset(
+    help="seconds, to see that everything runs",
+    data=DataConfig(dataset="digits", train_limit=256, eval_limit=96),
+    compute=ComputeConfig(eval_batch_size=96),
+    enas=EnasConfig(
+        num_layers=3, supernet_filters=4, ops=("conv3x3", "conv5x5", "max_pool3x3"), epochs=2, batch_size=32,
+        lr_period_epochs=1, controller_steps=2, samples_per_step=3, reward_batch_size=32, final_samples=4, top_k=2,
+    ),
+    base=BaseConfig(filters=4, epochs=3, batch_size=32, lr_period_epochs=1, cutout=2),
+)  # fmt: skip
+
+PRESETS: dict[str, Preset] = {"paper": PAPER, "fast": FAST, "demo": DEMO, "smoke": SMOKE}

@@ -1,0 +1,184 @@
+"""Folders of PNG and JPEG images, one folder a class, decoded once and kept in a cache.
+
+Layouts: `DIR/train/<class>/*` with `DIR/test/<class>/*`; `DIR/train/<class>/*` alone; `DIR/<class>/*`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nhn_tf import files
+from nhn_tf.data import pictures
+from nhn_tf.data.splits import DataError, Source, Split
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+# Part of the cache's key: raise it when decoding changes.
+_DECODER_VERSION = 1
+_CHUNK = 256
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The images of one split: paths relative to the root, stamps for the cache's key, labels."""
+
+    paths: tuple[str, ...]
+    stamps: tuple[str, ...]
+    labels: np.ndarray
+
+
+def read(root: Path, *, image_size: int, cache_dir: Path) -> Source:
+    """Reads an image folder, from the cache where it is unchanged.
+
+    Args:
+      root: the folder, DIR above.
+      image_size: side of the images, scaled and cropped to a square; 0 keeps them as they are.
+      cache_dir: where decoded folders are kept.
+
+    Raises:
+      DataError: the folder is missing, empty or laid out otherwise, or an image is unusable.
+    """
+    train_root, test_root = _find_splits(root)
+    class_names = _class_names(train_root)
+    train = _list_images(root, train_root, class_names)
+    test = None
+    if test_root is not None:
+        if unknown := sorted(set(_class_names(test_root)) - set(class_names)):
+            raise DataError(
+                f"{test_root} has a class that {train_root} has not: '{unknown[0]}'.\n"
+                "Every test class needs training images. Rename or remove it."
+            )
+        test = _list_images(root, test_root, class_names)
+    images = _cached(root, train, test, image_size=image_size, cache_dir=cache_dir)
+    count = len(train.paths)
+    test_split = None if test is None else Split(images[count:], test.labels)
+    return Source(Split(images[:count], train.labels), test_split, class_names, flip=True)
+
+
+def _find_splits(root: Path) -> tuple[Path, Path | None]:
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}. Pass --data_dir=DIR, DIR holding train/<class>/.")
+    train, test = root / "train", root / "test"
+    if train.is_dir():
+        return train, test if test.is_dir() else None
+    if test.is_dir():
+        raise DataError(f"{root} has test/ but no train/. Put the training images in {train}/<class>/.")
+    return root, None
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    """Names of the class folders of a split, sorted; hidden ones are left out."""
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    names = [name for name in names if not name.startswith((".", "__"))]
+    if len(names) < 2:
+        raise DataError(
+            f"{root} must hold at least two class folders. Found: {', '.join(names) or 'none'}.\n"
+            "Expected images at train/<class>/*.png (or .jpg), or at <class>/*.png, under --data_dir."
+        )
+    return tuple(names)
+
+
+def _list_images(root: Path, split_root: Path, class_names: Sequence[str]) -> _Listing:
+    """Lists a split class by class, each sorted by name. Test splits may lack a class."""
+    paths, stamps, labels = [], [], []
+    prefix = "" if split_root == root else f"{split_root.name}/"
+    for label, name in enumerate(class_names):
+        folder = split_root / name
+        if not folder.is_dir():
+            continue
+        entries = sorted((entry for entry in os.scandir(folder) if _is_image(entry)), key=lambda e: e.name)
+        if not entries:
+            raise DataError(
+                f"Class folder {folder} holds no image. Expected: {', '.join(SUFFIXES)} files.\n"
+                "Add images or remove the folder."
+            )
+        for entry in entries:
+            status = entry.stat()
+            paths.append(f"{prefix}{name}/{entry.name}")
+            stamps.append(f"{status.st_size} {status.st_mtime_ns}")
+        labels += [label] * len(entries)
+    return _Listing(tuple(paths), tuple(stamps), np.array(labels, np.int32))
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".") and entry.is_file()
+
+
+def _cached(root: Path, train: _Listing, test: _Listing | None, *, image_size: int, cache_dir: Path) -> np.ndarray:
+    """Images of both splits one after the other, uint8 [N, H, W, C], decoded at most once."""
+    listings = [train] if test is None else [train, test]
+    paths = [path for listing in listings for path in listing.paths]
+    stamps = [stamp for listing in listings for stamp in listing.stamps]
+    cache = cache_dir / f"folder-{_digest(paths, stamps, image_size)}.npz"
+    try:
+        return files.load_npz(cache)["images"]
+    except FileNotFoundError:
+        pass
+    except (files.DamagedFileError, KeyError) as error:
+        _logger.warning("Decoding %s again: %s", root, error)
+    print(f"Decoding {len(paths):,} images of {root} (kept in {cache}).", file=sys.stderr)
+    images = decode_all(root, paths, image_size=image_size)
+    try:
+        files.save_npz(cache, {"images": images})
+    except OSError as error:
+        _logger.warning("The decoded images of %s could not be kept in %s: %s", root, cache, error)
+    return images
+
+
+def _digest(paths: Sequence[str], stamps: Sequence[str], image_size: int) -> str:
+    """Changes when a file is added, removed, renamed or rewritten, or is to be decoded otherwise."""
+    sha = hashlib.sha256(f"{_DECODER_VERSION} {image_size}\n".encode())
+    for path, stamp in zip(paths, stamps, strict=True):
+        sha.update(f"{stamp} {path}\0".encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()[:24]
+
+
+def decode_all(root: Path, paths: Sequence[str], *, image_size: int) -> np.ndarray:
+    """Decodes images of one size on all cores.
+
+    Args:
+      root: the folder that `paths` are relative to.
+      paths: at least one image.
+      image_size: side of the square to scale and crop them to; 0 keeps their size.
+
+    Returns:
+      uint8 [N, H, W, 1] where every image is grey, else [N, H, W, 3].
+
+    Raises:
+      DataError: an image is unusable, or (without `image_size`) of another size than the first.
+    """
+    shape = pictures.decode(root / paths[0], image_size=image_size).shape[:2]
+    images = np.empty((len(paths), *shape, 3), np.uint8)
+
+    def fill(start: int) -> bool:
+        """Decodes one chunk in place; returns whether it holds colour."""
+        colour = False
+        for row, path in enumerate(paths[start : start + _CHUNK], start):
+            image = pictures.decode(root / path, image_size=image_size)
+            if image.shape[:2] != shape:
+                raise _size_error(root, paths[0], shape, path, image.shape)
+            colour |= image.shape[2] == 3
+            images[row] = image
+        return colour
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        colour = any(list(pool.map(fill, range(0, len(paths), _CHUNK))))
+    return images if colour else np.ascontiguousarray(images[..., :1])
+
+
+def _size_error(root: Path, first: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> DataError:
+    return DataError(
+        f"The images of {root} differ in size:\n"
+        f"{first} is {shape[1]} x {shape[0]}, {other} is {other_shape[1]} x {other_shape[0]}.\n"
+        "Pass --image_size=N to scale and crop all of them to N x N pixels."
+    )

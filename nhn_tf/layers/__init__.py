@@ -1,0 +1,18 @@
+"""Keras layers, all serialisable under the package name `nhn_tf`."""
+
+from nhn_tf.layers.batch_norm import BatchNorm
+from nhn_tf.layers.global_pool import GroupedGlobalPool
+from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.mixed_op import MixedOp, StackedBatchNorm
+from nhn_tf.layers.reduction import FactorizedReduction
+from nhn_tf.layers.smooth_init import SmoothInit
+
+__all__ = [
+    "BatchNorm",
+    "FactorizedReduction",
+    "GroupedGlobalPool",
+    "MaskedConv2D",
+    "MixedOp",
+    "SmoothInit",
+    "StackedBatchNorm",
+]

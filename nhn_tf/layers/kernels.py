@@ -1,0 +1,92 @@
+"""The one place where TensorFlow and JAX differ: batch normalisation, and whether to compile with XLA.
+
+Everything else in the package is written in `keras.ops`. TensorFlow is imported only when it is the backend.
+
+Letters: B batch, H W spatial, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+_IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if _IS_TENSORFLOW:
+    import tensorflow as tf
+
+# The fused kernel takes these inputs (its parameters and statistics are float32) ...
+_FUSED_DTYPES = ("float16", "bfloat16", "float32")
+# ... and no epsilon below cuDNN's least.
+_FUSED_LEAST_EPSILON = 1e-5
+
+
+def default_jit_compile() -> bool | Literal["auto"]:
+    """What `compile(jit_compile=...)` should be for models of this package.
+
+    XLA takes minutes to compile these models on TensorFlow's CPU, and they run no faster; everywhere else Keras decides.
+    """
+    on_cpu = _IS_TENSORFLOW and not tf.config.list_physical_devices("GPU")
+    return False if on_cpu else "auto"
+
+
+def supports_jit() -> bool:
+    """The value of a layer's `supports_jit`, by which Keras resolves `jit_compile="auto"`."""
+    return default_jit_compile() is not False
+
+
+def batch_norm_training(x: Any, gamma: Any, beta: Any, *, epsilon: float) -> tuple[Any, Any, Any]:
+    """Normalises by the statistics of the batch.
+
+    Args:
+      x: [..., C], channels last. The fused kernel of TensorFlow is used for [B, H, W, C], `ops.moments` otherwise.
+      gamma, beta: float32 [C].
+
+    Returns:
+      y of `x`'s shape and dtype; mean and variance, float32 [C]. The variance is the biased one (divided by B*H*W), as
+      Keras defines it for moving averages: the fused kernel's is unbiased and is converted, so the backends agree.
+    """
+    if _can_fuse(x, epsilon):
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon, is_training=True)
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), variance.dtype)
+        return _unfusable(y, x), mean, variance * (count - 1.0) / count
+    wide = _at_least_float32(x)
+    mean, variance = ops.moments(wide, axes=tuple(range(len(x.shape) - 1)))
+    return _normalize(wide, gamma, beta, mean, variance, epsilon, x.dtype), mean, variance
+
+
+def batch_norm_inference(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, *, epsilon: float) -> Any:
+    """Normalises by given statistics.
+
+    Args:
+      x: [..., C], channels last.
+      gamma, beta, mean, variance: float32 [C].
+
+    Returns:
+      y of `x`'s shape and dtype.
+    """
+    if _can_fuse(x, epsilon):
+        y, _, _ = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=epsilon, is_training=False)
+        return _unfusable(y, x)
+    return _normalize(_at_least_float32(x), gamma, beta, mean, variance, epsilon, x.dtype)
+
+
+def _can_fuse(x: Any, epsilon: float) -> bool:
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return _IS_TENSORFLOW and len(x.shape) == 4 and dtype in _FUSED_DTYPES and epsilon >= _FUSED_LEAST_EPSILON
+
+
+def _unfusable(y: Any, x: Any) -> Any:
+    """Keeps TensorFlow's graph optimiser from merging a following ReLU into the kernel: the merged one is slower."""
+    return tf.ensure_shape(y, x.shape)
+
+
+def _at_least_float32(x: Any) -> Any:
+    return ops.cast(x, keras.backend.result_type(keras.backend.standardize_dtype(x.dtype), "float32"))
+
+
+def _normalize(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, dtype: Any) -> Any:
+    gamma, beta, mean, variance = (ops.cast(value, x.dtype) for value in (gamma, beta, mean, variance))
+    y = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=epsilon)
+    return ops.cast(y, dtype)

@@ -1,0 +1,171 @@
+"""From a genotype to the plain Keras model it describes.
+
+Letters: B batch, H W spatial, C channels of a segment, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from nhn_tf.genotype import Genotype
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
+from nhn_tf.space import Op, op_named
+
+
+def build(
+    genotype: Genotype,
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    filters: int = 96,
+    dropout: float = 0.0,
+    smooth_init: bool = True,
+    separable_as_dense: bool = True,
+    width_growth: int = 2,
+    seed: int = 0,
+) -> keras.Model:
+    """Builds the derived network (paper, sections 2.1 to 2.3; ENAS, macro).
+
+    Layer k: 1x1 convolution - BN - ReLU - op (a convolution: - BN - ReLU); from layer 1 on, the result is concatenated
+    with the outputs its skips name and mixed by ReLU - 1x1 convolution - BN; the results of its add-ons are added. At
+    a transition every output that is still read is halved by a factorized reduction and BN, and widened.
+
+    Layer names, which masks and weights go by: `stem_conv`, `stem_bn`, `layer{k}_in_conv`, `_in_bn`, `_in_relu`,
+    `_op`, `_op_bn`, `_op_relu`, `_concat`, `_mix_relu`, `_mix_conv`, `_mix_bn`, `transition{t}_reduce{i}`,
+    `transition{t}_bn{i}` (t the segment it leads into, i the output), `addon{n}_conv`, `addon{n}_bn`, `addon{n}_add`
+    (n the add-on's place in the genotype), `global_pool`, `dropout`, `logits`.
+
+    Args:
+      genotype: ops, skips, add-ons, and masks to be set on the layers they name.
+      input_shape: (H, W, C) of the images; H and W divisible by 2 for each transition.
+      num_classes: of the logits.
+      filters: channels of the first segment.
+      dropout: share of the classifier's inputs dropped in training.
+      smooth_init: smooth the initial k x k kernels (paper, section 2.2).
+      separable_as_dense: build separable convolutions as full ones, which can be pruned.
+      width_growth: the channels are multiplied by this at each transition.
+      seed: of the dropout.
+
+    Returns:
+      A functional model from "images" [B, H, W, C] to logits, float32 [B, num_classes].
+
+    Raises:
+      ValueError: the image cannot be halved as often, or a mask does not fit.
+    """
+    space = genotype.space
+    factor = 2 ** len(space.transitions)
+    if len(input_shape) != 3 or input_shape[0] % factor or input_shape[1] % factor:
+        raise ValueError(
+            f"`input_shape` must be (H, W, C), H and W multiples of {factor} for {space.num_segments} segments. "
+            f"Received: {tuple(input_shape)}."
+        )
+    blocks = _Blocks(filters=filters, smooth_init=smooth_init, separable_as_dense=separable_as_dense)
+
+    images = keras.Input(tuple(input_shape), name="images")
+    outputs = [blocks.convolve_bn(images, 3, "stem_conv", "stem_bn")]
+    for layer in range(space.num_layers):
+        outputs.append(_layer(genotype, layer, outputs, blocks))
+        if layer in space.transitions:
+            blocks.filters *= width_growth
+            number = space.segment_of(layer) + 1
+            outputs = [
+                blocks.reduce(output, number, i) if _is_read_after(genotype, layer, i) else None
+                for i, output in enumerate(outputs)
+            ]
+    x = GroupedGlobalPool(name="global_pool")(outputs[-1])
+    x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
+    # Softmax and loss want float32, whatever the precision of the layers.
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    model = keras.Model(images, logits, name="network")
+    _set_masks(model, genotype)
+    return model
+
+
+def _layer(genotype: Genotype, layer: int, outputs: list[Any], blocks: _Blocks) -> Any:
+    """The output [B, H, W, C] of one layer; `outputs` are those before it, the last its immediate input."""
+    name = f"layer{layer}"
+    x = blocks.convolve_bn(outputs[-1], 1, f"{name}_in_conv", f"{name}_in_bn")
+    x = keras.layers.ReLU(name=f"{name}_in_relu")(x)
+    x = blocks.op(x, op_named(genotype.ops[layer]), name)
+    if layer:
+        if joined := genotype.skips[layer]:
+            x = keras.layers.Concatenate(name=f"{name}_concat")([x, *(outputs[i] for i in joined)])
+        x = keras.layers.ReLU(name=f"{name}_mix_relu")(x)
+        x = blocks.convolve_bn(x, 1, f"{name}_mix_conv", f"{name}_mix_bn")
+    first = layer - layer % genotype.space.layers_per_segment
+    for number, addon in enumerate(genotype.addons):
+        if addon.target == layer:
+            source = outputs[first + addon.source]
+            y = blocks.masked_bn(source, addon.kernel_size, f"addon{number}_conv", f"addon{number}_bn")
+            x = keras.layers.Add(name=f"addon{number}_add")([x, y])
+    return x
+
+
+def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
+    """Whether a layer above `layer` reads the output: the next layer its input, others by a skip."""
+    return output == layer + 1 or any(output in joined for joined in genotype.skips[layer + 1 :])
+
+
+def _set_masks(model: keras.Model, genotype: Genotype) -> None:
+    maskable = {layer.name: layer for layer in model.layers if isinstance(layer, MaskedConv2D)}
+    for name, mask in (genotype.masks or {}).items():
+        if name not in maskable:
+            raise ValueError(
+                f"masks must name full k x k convolutions of the network ({', '.join(maskable) or 'it has none'}). "
+                f"Received: {name!r}."
+            )
+        maskable[name].set_mask(mask)
+
+
+class _Blocks:
+    """Makes the pieces of a network; `filters` is the width of the segment being built."""
+
+    def __init__(self, *, filters: int, smooth_init: bool, separable_as_dense: bool):
+        self.filters = filters
+        self.smooth_init = smooth_init
+        self.separable_as_dense = separable_as_dense
+
+    def kernel_initializer(self) -> Any:
+        return SmoothInit("he_normal") if self.smooth_init else "he_normal"
+
+    def convolve_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
+        """A dense convolution that is never pruned, and BN."""
+        initializer = self.kernel_initializer()
+        layer = keras.layers.Conv2D(
+            self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv
+        )
+        return BatchNorm(name=bn)(layer(x))
+
+    def masked_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
+        initializer = self.kernel_initializer()
+        layer = MaskedConv2D(
+            self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv
+        )
+        return BatchNorm(name=bn)(layer(x))
+
+    def op(self, x: Any, op: Op, name: str) -> Any:
+        """The op of a layer; a convolution with its BN and ReLU."""
+        if not op.is_convolution:
+            pool = keras.layers.AveragePooling2D if op.kind == "avg_pool" else keras.layers.MaxPooling2D
+            return pool(op.kernel_size, strides=1, padding="same", name=f"{name}_op")(x)
+        if op.kind == "conv" or self.separable_as_dense:
+            x = self.masked_bn(x, op.kernel_size, f"{name}_op", f"{name}_op_bn")
+        else:
+            layer = keras.layers.SeparableConv2D(
+                self.filters,
+                op.kernel_size,
+                padding="same",
+                use_bias=False,
+                depthwise_initializer=self.kernel_initializer(),
+                pointwise_initializer="he_normal",
+                name=f"{name}_op",
+            )
+            x = BatchNorm(name=f"{name}_op_bn")(layer(x))
+        return keras.layers.ReLU(name=f"{name}_op_relu")(x)
+
+    def reduce(self, x: Any, number: int, output: int) -> Any:
+        x = FactorizedReduction(self.filters, name=f"transition{number}_reduce{output}")(x)
+        return BatchNorm(name=f"transition{number}_bn{output}")(x)

@@ -1,0 +1,399 @@
+"""The run directory: one directory for each stage, whole or resumable, never silently mixed.
+
+    runs/NAME/run.json                     what was called, when, with which versions, on which device
+    runs/NAME/1-enas/ ... 7-final/         config.json genotype.json [masks.npz] weights.npz metrics.csv
+                                           checkpoint/ tensorboard/ done.json
+
+`done.json` is written last. A stage whose done.json carries the same digest returns at once; another digest is an
+error that names the fields that changed. A stage without done.json goes on from its newest readable checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import nhn_tf
+from nhn_tf import files
+from nhn_tf.configs import ComputeConfig, Config, DataConfig
+from nhn_tf.errors import UserError
+from nhn_tf.genotype import Genotype
+
+# Each stage: its directory, the stage it builds on, and the command that runs it.
+STAGES: dict[str, tuple[str, str | None, str]] = {
+    "enas": ("1-enas", None, "search.py --stage=enas"),
+    "base": ("2-base", "enas", "train.py --stage=base"),
+}
+
+# Settings that say where things lie or how fast they go, not what comes out.
+NOT_IN_DIGEST = {"data_dir", "cache_dir", "eval_batch_size", "steps_per_execution"}
+
+
+class RunError(UserError):
+    """The run directory does not admit what was asked; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that one stage is asked to do."""
+
+    config: Config
+    data: DataConfig
+    compute: ComputeConfig
+    seed: int = 0
+    preset: str = ""
+    overwrite: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "preset": self.preset,
+            "seed": self.seed,
+            "data": self.data.to_json(),
+            "compute": self.compute.to_json(),
+            "config": self.config.to_json(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The state of a stage after `epoch` whole epochs.
+
+    Attributes:
+      epoch: finished epochs (or cycles).
+      arrays: every variable, optimizer slot and other array, by name.
+      values: a JSON value for the rest: history, baselines, best so far.
+    """
+
+    epoch: int
+    arrays: dict[str, np.ndarray]
+    values: dict[str, Any]
+
+
+class RunDirectory:
+    """A run's directory, held by one process at a time.
+
+    Args:
+      path: the directory; made when missing.
+
+    Raises:
+      RunError: the path holds something that is not a run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"--model_dir must be a directory. Received: {self.path}, which is a file.")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.json").exists():
+            raise RunError(
+                f"{self.path} is not empty and holds no run (no run.json). Choose another --model_dir, "
+                f"or empty this one."
+            )
+
+    @contextlib.contextmanager
+    def hold(self, *, preset: str = "", seed: int = 0) -> Iterator[RunDirectory]:
+        """Locks the directory for this process and notes the call in `run.json`.
+
+        Raises:
+          RunError: another process holds the lock.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run directory {self.path}: {error.strerror}.") from None
+        lock = self.path / "lock"
+        _take_lock(lock)
+        try:
+            self._note_call(preset, seed)
+            yield self
+        finally:
+            lock.unlink(missing_ok=True)
+
+    def _note_call(self, preset: str, seed: int) -> None:
+        path = self.path / "run.json"
+        record = files.read_json(path) if path.exists() else {"schema": 1, "calls": []}
+        record["calls"].append(
+            {
+                "argv": sys.argv,
+                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "preset": preset,
+                "seed": seed,
+                "git_commit": _git_commit(),
+                "versions": _versions(),
+                "backend": keras.backend.backend(),
+                "device": device(),
+                "host": socket.gethostname(),
+                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            }
+        )
+        files.write_json(path, record)
+
+    def stage(self, name: str) -> StageDirectory:
+        """The directory of the stage called `name`, whether or not it has begun."""
+        return StageDirectory(self, name)
+
+    def require(self, name: str) -> StageDirectory:
+        """The directory of a finished stage.
+
+        Raises:
+          RunError: the stage is not finished; the message gives the command that runs it.
+        """
+        stage = self.stage(name)
+        if not stage.is_done:
+            command = STAGES[name][2]
+            raise RunError(
+                f"this needs the finished stage '{name}' in {self.path}. "
+                f"Run: python {command} --model_dir={self.path}"
+            )
+        return stage
+
+
+class StageDirectory:
+    """The files of one stage."""
+
+    def __init__(self, run: RunDirectory, name: str):
+        self.run = run
+        self.name = name
+        self.path = run.path / STAGES[name][0]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def is_done(self) -> bool:
+        return (self.path / "done.json").exists()
+
+    def done(self) -> dict[str, Any]:
+        """The content of done.json."""
+        return files.read_json(self.path / "done.json")
+
+    def genotype(self) -> Genotype:
+        return Genotype.load(self.path)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return files.load_npz(self.path / "weights.npz")
+
+    def record(self) -> dict[str, Any]:
+        """The content of config.json: the settings that the stage ran with."""
+        return files.read_json(self.path / "config.json")
+
+    def begin(
+        self, settings: Settings, *, input_genotype: Genotype | None = None, extra: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """Opens the stage for the given settings.
+
+        Args:
+          settings: what is asked.
+          input_genotype: the genotype that the stage starts from, if any.
+          extra: further facts that belong to the stage's identity, such as the network's form.
+
+        Returns:
+          The content of done.json when the stage has finished with these very settings, else None: run it.
+
+        Raises:
+          RunError: the stage was begun with other settings and `overwrite` is not set.
+        """
+        record = {
+            **settings.to_json(),
+            "stage": self.name,
+            "extra": dict(extra or {}),
+            "input_genotype": input_genotype.digest if input_genotype else None,
+        }
+        record = json.loads(json.dumps(record))
+        digest = config_digest(record)
+        if settings.overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        if (self.path / "config.json").exists():
+            before = self.record()
+            if config_digest(before) != digest:
+                changes = "; ".join(_changes(_identity(before), _identity(record)))
+                raise RunError(
+                    f"stage '{self.name}' in {self.run.path} was begun with other settings: {changes}.\n"
+                    f"Give the same settings, another --model_dir, or --overwrite to begin the stage again."
+                )
+            if self.is_done:
+                return self.done()
+        self._started = time.monotonic()
+        files.write_json(self.path / "config.json", record)
+        return None
+
+    def finish(
+        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray], **facts: Any
+    ) -> dict[str, Any]:
+        """Writes the stage's results, done.json last, and drops its checkpoints.
+
+        Args:
+          metrics: the stage's figures.
+          genotype: what it found or trained.
+          weights: arrays by variable path.
+          **facts: further entries of done.json.
+
+        Returns:
+          The content of done.json.
+        """
+        genotype.save(self.path)
+        files.save_npz(self.path / "weights.npz", weights)
+        record = self.record()
+        done = {
+            "stage": self.name,
+            "metrics": dict(metrics),
+            "config_digest": config_digest(record),
+            "input_genotype": record["input_genotype"],
+            "genotype": genotype.digest,
+            "wall_s": round(self._seconds_before() + time.monotonic() - self._started, 3),
+            "device": device(),
+            "backend": keras.backend.backend(),
+            **facts,
+        }
+        files.write_json(self.path / "done.json", done)
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+        return done
+
+    # Checkpoints: one npz an epoch, the newest two kept.
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        values = {
+            **checkpoint.values,
+            "epoch": checkpoint.epoch,
+            "seconds": self._seconds_before() + time.monotonic() - self._started,
+            "config_digest": config_digest(self.record()),
+            "arrays_digest": files.digest_arrays(checkpoint.arrays),
+        }
+        text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+        path = self.path / "checkpoint" / f"epoch_{checkpoint.epoch:06d}.npz"
+        files.save_npz(path, {**checkpoint.arrays, "values.json": text})
+        for old in self._checkpoint_paths()[2:]:
+            old.unlink()
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The newest readable checkpoint of this very configuration; None when there is none.
+
+        A damaged one is named on stderr and passed over for the one before it.
+        """
+        digest = config_digest(self.record())
+        for path in self._checkpoint_paths():
+            try:
+                arrays = files.load_npz(path)
+                values = json.loads(arrays.pop("values.json").tobytes())
+                if values["arrays_digest"] != files.digest_arrays(arrays) or values["config_digest"] != digest:
+                    raise files.DamagedFileError(f"{path} does not match its digest.")
+            except (files.DamagedFileError, KeyError, ValueError) as error:
+                print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
+                continue
+            self._before = float(values["seconds"])
+            return Checkpoint(values["epoch"], arrays, values)
+        return None
+
+    def _checkpoint_paths(self) -> list[Path]:
+        return sorted((self.path / "checkpoint").glob("epoch_*.npz"), reverse=True)
+
+    def _seconds_before(self) -> float:
+        return getattr(self, "_before", 0.0)
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that decides the result, as flat `section.field` entries."""
+    flat: dict[str, Any] = {}
+    for section, value in record.items():
+        if section == "preset":
+            continue
+        entries = value if isinstance(value, dict) else {"": value}
+        for name, item in entries.items():
+            if name not in NOT_IN_DIGEST:
+                flat[f"{section}.{name}".strip(".")] = item
+    return flat
+
+
+def config_digest(record: Mapping[str, Any]) -> str:
+    """Digest of everything in a config.json that decides the stage's result."""
+    return files.digest_json(_identity(record))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    return [f"{name.split('.')[-1]} {before.get(name)} -> {after.get(name)}" for name in names]
+
+
+def _take_lock(path: Path) -> None:
+    """Creates the lock file with this process's host and pid; takes over one whose process is dead."""
+    mine = {"host": socket.gethostname(), "pid": os.getpid()}
+    for _ in range(2):
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            try:
+                holder = json.loads(path.read_text())
+                host, pid = holder["host"], int(holder["pid"])
+            except (OSError, ValueError, KeyError, TypeError):
+                path.unlink(missing_ok=True)
+                continue
+            if host == mine["host"] and not _alive(pid):
+                path.unlink(missing_ok=True)
+                continue
+            raise RunError(
+                f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another --model_dir, "
+                f"or, if that process is gone, delete {path}."
+            ) from None
+        except OSError as error:
+            raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
+        with open(descriptor, "w") as file:
+            json.dump(mine, file)
+        return
+    raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree this package runs from, or None outside a checkout."""
+    root = Path(nhn_tf.__file__).resolve().parent.parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "nhn_tf": nhn_tf.__version__}
+    for package in ("keras", "tensorflow", "jax", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def device() -> str:
+    """The accelerators Keras sees ("gpu:0"), or the processor's name."""
+    devices = keras.distribution.list_devices()
+    accelerators = [name for name in devices if not name.lower().startswith("cpu")]
+    return ", ".join(accelerators) if accelerators else _processor()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu: {line.split(':', 1)[1].strip()}"
+    return f"cpu: {platform.processor() or platform.machine()}"

@@ -1,0 +1,336 @@
+"""ENAS: a controller and a supernet train in turns, then the controller's architectures are ranked.
+
+Letters: n architectures, G genes, B batch, H W C image.
+Source: ENAS (Pham et al. 2018), section 2.2 and the released macro search; NHN paper, section 2.1. The random control
+is the one that Li & Talwalkar (2019) ask for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from nhn_tf import training
+from nhn_tf.configs import EnasConfig
+from nhn_tf.data.batches import Batches
+from nhn_tf.genotype import Genotype
+from nhn_tf.models import GenedBatches, MacroSupernet, weights
+from nhn_tf.search.controller import Controller, assign_arrays
+from nhn_tf.search.searcher import Searcher, Trial, rank
+from nhn_tf.space import Space
+
+logger = logging.getLogger(__name__)
+
+CONTROLLER, RANDOM = "controller", "random"  # sources of trials
+RANKED_AT_ONCE = 50  # architectures measured between two signs of life
+
+
+class Stream(enum.IntEnum):
+    """What random numbers are drawn for; each purpose has generators of its own."""
+
+    CONTROLLER_INIT = 0
+    CHILD = 1  # the architectures that the supernet trains on
+    CONTROLLER = 2  # those that the controller learns from
+    FINAL = 3  # those that are ranked at the end
+    RANDOM = 4  # the random control
+    REWARD_ORDER = 5  # order of the validation images in rewards
+
+
+class EnasSearch(Searcher):
+    """Searches a macro space with shared weights and a REINFORCE controller.
+
+    An epoch trains the supernet on every training batch, each with an architecture of its own sampled at the epoch's
+    start, and then makes `config.controller_steps` updates of the controller. At the end `config.final_samples`
+    architectures sampled from the controller are ranked by their accuracy on the whole validation split, and as many
+    random ones beside them.
+
+    Building a search seeds Keras, NumPy and the backend (`keras.utils.set_random_seed`): the supernet's weights start
+    from that seed.
+
+    Args:
+      space: the architectures to search.
+      config: the search's settings. `config.space` is not read.
+      input_shape: (H, W, C) of the images.
+      num_classes: of the labels.
+      seed: of every random choice, at least 0.
+      steps_per_execution: training steps run in one call, see `keras.Model.compile`.
+      directory: as for `Searcher`.
+      project_name: as for `Searcher`.
+
+    Attributes:
+      supernet: the shared weights.
+      controller: what proposes architectures.
+
+    Example:
+
+        searcher = EnasSearch(Space(), EnasConfig(), input_shape=(32, 32, 3), num_classes=10)
+        searcher.search(train_batches, validation_data=val_batches)
+        genotype = searcher.get_best_genotypes(1)[0]
+    """
+
+    source = CONTROLLER
+
+    def __init__(
+        self,
+        space: Space,
+        config: EnasConfig,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        seed: int = 0,
+        steps_per_execution: int = 1,
+        directory: str | os.PathLike[str] | None = None,
+        project_name: str | None = None,
+    ) -> None:
+        super().__init__(space, config, seed=seed, directory=directory, project_name=project_name or "enas")
+        self.config: EnasConfig = config
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.steps_per_execution = steps_per_execution
+        keras.utils.set_random_seed(seed)
+        self.supernet = MacroSupernet(
+            space,
+            input_shape=self.input_shape,
+            num_classes=num_classes,
+            filters=config.supernet_filters,
+            dropout=1.0 - config.keep_prob,
+            use_batch_statistics=config.reward_bn == "batch",
+            seed=seed,
+        )
+        controller_seed = int(self.rng(Stream.CONTROLLER_INIT).integers(2**31))
+        self.controller = Controller.from_config(space, config, seed=controller_seed)
+        self._restored_optimizer: dict[str, np.ndarray] = {}
+
+    # The loop.
+
+    def prepare(self, train_batches: Batches, validation_data: Batches, epochs: int) -> None:
+        """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
+        config = self.config
+        optimizer_arrays = self._optimizer_arrays()
+        optimizer = training.make_optimizer(dataclasses.replace(config, epochs=epochs), len(train_batches))
+        training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
+        optimizer.build(self.supernet.trainable_variables)
+        if optimizer_arrays:
+            assign_arrays(optimizer.variables, optimizer_arrays)
+            self._restored_optimizer = {}
+
+        self._train_batches = train_batches
+        self._train_data = GenedBatches(train_batches, np.zeros(self.space.gene_length, np.int32))
+        self._validation_data = validation_data
+        self._reward_batches = Batches(
+            validation_data.split,
+            batch_size=min(config.reward_batch_size, len(validation_data.split)),
+            normalization=validation_data.normalization,
+            shuffle=True,
+            seed=int(self.rng(Stream.REWARD_ORDER).integers(2**31)),
+            drop_remainder=True,
+        )
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        return {**self._train_supernet(epoch), **self._train_controller(epoch)}
+
+    def _train_supernet(self, epoch: int) -> dict[str, float]:
+        """One pass over the training images, an architecture for each batch."""
+        steps = len(self._train_data)
+        self._train_batches.epoch = epoch
+        self._train_data.genes = self.controller.sample(steps, self.rng(Stream.CHILD, epoch))
+        lr = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
+        logs = self.supernet.fit(
+            self._train_data,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_StepReporter(self, self._steps_an_epoch())],
+        ).history
+        loss = float(logs["loss"][-1])
+        if not math.isfinite(loss):
+            logger.warning("The supernet has diverged in epoch %d: its loss is %s. Lower lr_max.", epoch + 1, loss)
+        return {"train_loss": loss, "train_accuracy": float(logs["accuracy"][-1]), "lr": lr}
+
+    def _train_controller(self, epoch: int) -> dict[str, float]:
+        """The controller's updates of one epoch."""
+        config = self.config
+        logs, genes, rewards = [], [], []
+        for step in range(config.controller_steps):
+            sampled = self.controller.sample(config.samples_per_step, self.rng(Stream.CONTROLLER, epoch, step))
+            first = (epoch * config.controller_steps + step) * config.samples_per_step
+            measured = np.array([self._measure(row, first + i) for i, row in enumerate(sampled)])
+            advantages = self.controller.advantages(np.where(np.isnan(measured), 0.0, measured))
+            logs.append(self.controller.update(sampled, advantages))
+            genes.append(sampled)
+            rewards.append(measured)
+            self.report_step(len(self._train_data) + step + 1, self._steps_an_epoch())
+        if not logs:
+            return {}
+        return self._controller_metrics(epoch, logs, np.concatenate(genes), np.concatenate(rewards))
+
+    def _measure(self, genes: np.ndarray, number: int) -> float:
+        """The reward of the `number`-th architecture since the search began, each on the next validation batch."""
+        pass_, index = divmod(number, len(self._reward_batches))
+        return self.reward(genes, *self._reward_batches.batch(pass_, index))
+
+    def reward(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
+        """What the controller maximises: accuracy of the shared weights. Override it to search for something else.
+
+        Args:
+          genes: int32 [G].
+          images: float32 [B, H, W, C], validation images.
+          labels: int32 [B].
+
+        Returns:
+          The reward, larger is better. NaN counts as 0 and is reported.
+        """
+        return self.supernet.accuracy(genes, images, labels)
+
+    def _controller_metrics(
+        self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
+    ) -> dict[str, float]:
+        """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
+        mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
+        failed = int(np.isnan(rewards).sum())
+        rewards = np.where(np.isnan(rewards), 0.0, rewards)
+        distinct = len(np.unique(genes, axis=0))
+        if distinct == 1 and len(genes) > 1 and self.space.size() > 1:
+            logger.warning(
+                "The controller has collapsed: all %d architectures of epoch %d are the same (entropy %.2g nats). "
+                "Lower controller_lr or raise entropy_weight.",
+                len(genes),
+                epoch + 1,
+                mean["entropy"],
+            )
+        if failed:
+            logger.warning("%d of %d rewards in epoch %d are NaN and count as 0.", failed, len(rewards), epoch + 1)
+        skips = genes[:, self.space.num_layers :]
+        return {
+            "reward": float(rewards.mean()),
+            "baseline": float(self.controller.baseline),
+            "best_reward": max([float(rewards.max()), *(m["best_reward"] for m in self.history)]),
+            "entropy": mean["entropy"],
+            "skip_rate": float(skips.mean()) if skips.size else 0.0,
+            "skip_kl": mean["skip_kl"],
+            "controller_loss": mean["loss"],
+            "distinct": distinct / len(genes),
+            "nan_rewards": float(failed),
+        }
+
+    def _steps_an_epoch(self) -> int:
+        return len(self._train_data) + self.config.controller_steps
+
+    # The end.
+
+    def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
+        """Ranks the controller's architectures and the random ones on the whole validation split."""
+        config = self.config
+        sampled = distinct_rows(self.controller.sample(config.final_samples, self.rng(Stream.FINAL)))
+        found = self._rank(sampled, CONTROLLER)
+        control: list[Trial] = []
+        if config.random_control:
+            control = self._rank(self._random_architectures(len(sampled)), RANDOM)
+        results = {
+            "val_accuracy": found[0].score,
+            "random_search_val_accuracy": control[0].score if control else None,
+            "mean_val_accuracy": _mean_score(found),
+            "random_search_mean_val_accuracy": _mean_score(control),
+            "mean_reward_first": self.history[0].get("reward") if self.history else None,
+            "mean_reward_last": self.history[-1].get("reward") if self.history else None,
+            "architectures_evaluated": len(found),
+            "random_architectures_evaluated": len(control),
+        }
+        return rank(found[: config.top_k] + control[: config.top_k]), results
+
+    def _random_architectures(self, count: int) -> np.ndarray:
+        """`count` distinct architectures, uniformly drawn; fewer only where the space is nearly exhausted."""
+        rng = self.rng(Stream.RANDOM)
+        drawn = distinct_rows(self.space.sample(rng, count))
+        for _ in range(20):
+            if len(drawn) < count:
+                drawn = distinct_rows(np.concatenate([drawn, self.space.sample(rng, count)]))
+        return drawn[:count]
+
+    def _rank(self, genes: np.ndarray, source: str) -> list[Trial]:
+        """Trials of architectures int32 [n, G], best first."""
+        trials: list[Trial] = []
+        for start in range(0, len(genes), RANKED_AT_ONCE):
+            rows = genes[start : start + RANKED_AT_ONCE]
+            scores = self.supernet.accuracies(rows, self._validation_data)
+            trials += [
+                Trial(Genotype.from_genes(self.space, row), float(score), source)
+                for row, score in zip(rows, scores, strict=True)
+            ]
+            self.report_step(len(trials), len(genes))
+        return rank(trials)
+
+    def build_model(self, genotype: Genotype) -> keras.Model:
+        """One architecture of the supernet as a functional model from images to logits; it shares the weights.
+
+        For a network of its own, to be trained from its start, see `nhn_tf.models.network.build`.
+        """
+        images = keras.Input(self.input_shape, name="images")
+        genes = keras.ops.convert_to_tensor(genotype.genes()[None])
+        return keras.Model(images, self.supernet({"images": images, "genes": genes}), name="best_of_search")
+
+    # State.
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        parts = {
+            "supernet": weights.to_arrays(self.supernet),
+            "optimizer": self._optimizer_arrays(),
+            "controller": self.controller.state_arrays(),
+        }
+        return {f"{part}:{path}": array for part, arrays in parts.items() for path, array in arrays.items()}
+
+    def state_values(self) -> dict[str, Any]:
+        return {**super().state_values(), "controller": self.controller.state_values()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        self.check_identity(values)
+        parts: dict[str, dict[str, np.ndarray]] = {"supernet": {}, "optimizer": {}, "controller": {}}
+        for name, array in arrays.items():
+            part, _, path = name.partition(":")
+            if part not in parts:
+                raise ValueError(f"The state holds the unknown array {name}.")
+            parts[part][path] = array
+        weights.from_arrays(self.supernet, parts["supernet"])
+        self.controller.restore(parts["controller"], values["controller"])
+        self._restored_optimizer = parts["optimizer"]
+        super().restore(arrays, values)
+
+    def _optimizer_arrays(self) -> dict[str, np.ndarray]:
+        """State of the supernet's optimizer by variable path; before `prepare`, what was restored for it."""
+        if self._restored_optimizer or not self.supernet.compiled:
+            return self._restored_optimizer
+        return {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in self.supernet.optimizer.variables}
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "input_shape": list(self.input_shape), "num_classes": self.num_classes}
+
+
+class _StepReporter(keras.callbacks.Callback):
+    """Passes the supernet's training steps on to the search's callbacks."""
+
+    def __init__(self, searcher: Searcher, steps: int) -> None:
+        super().__init__()
+        self.searcher = searcher
+        self.steps = steps
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.searcher.report_step(batch + 1, self.steps)
+
+
+def distinct_rows(genes: np.ndarray) -> np.ndarray:
+    """The different rows of int [n, G], each where it first stood."""
+    _, first = np.unique(genes, axis=0, return_index=True)
+    return genes[np.sort(first)]
+
+
+def _mean_score(trials: Sequence[Trial]) -> float | None:
+    return float(np.mean([trial.score for trial in trials])) if trials else None

@@ -1,0 +1,282 @@
+"""What every search here has in common: the loop, the trials, the state, and Keras Tuner's vocabulary.
+
+A search is epochs (or cycles) of training shared weights together with whatever proposes architectures, and then a
+ranking of candidates. `Searcher` runs the loop, calls the callbacks, ranks the trials and carries the state;
+a subclass says what one epoch does and how it finishes.
+
+A search can be stopped after any epoch and go on elsewhere: `state_arrays` and `state_values` hold all there is, and
+every random choice is a pure function of (seed, stream, epoch, step).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from nhn_tf import files
+from nhn_tf.configs import Config
+from nhn_tf.genotype import Genotype
+from nhn_tf.space import Space
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """An architecture and how well it did.
+
+    Attributes:
+      genotype: the architecture.
+      score: larger is better; NaN for one that could not be measured.
+      source: what proposed it, such as "controller" or "random".
+    """
+
+    genotype: Genotype
+    score: float
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        score = self.score if math.isfinite(self.score) else None
+        return {"genotype": self.genotype.to_json(), "score": score, "source": self.source}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+        score = math.nan if value["score"] is None else value["score"]
+        return cls(Genotype.from_json(value["genotype"]), score, value["source"])
+
+
+def rank(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials from best to worst; equal scores keep their order, NaN comes last."""
+    return sorted(trials, key=lambda trial: (math.isnan(trial.score), -trial.score))
+
+
+class SearchCallback(Protocol):
+    """What `search` calls. A callback may also have `on_step_end(searcher, step, steps)`, within an epoch."""
+
+    def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: dict[str, float]) -> None:
+        """After all that epoch `epoch` (from 0) does; the searcher's state already counts it as finished."""
+
+
+class Searcher(abc.ABC):
+    """Base class of the searches.
+
+    Args:
+      space: the architectures to search.
+      config: the search's settings; `config.epochs` is how long it runs unless `search` is told otherwise.
+      seed: of every random choice, at least 0.
+      directory: where the state is saved after each epoch, in `project_name`; `None` saves nothing.
+      project_name: a directory within `directory`.
+
+    Attributes:
+      epoch: finished epochs.
+      history: the metrics of each of them.
+      trials: the architectures kept at the end, best first.
+      results: the search's figures, `None` until it has finished.
+    """
+
+    source = "search"  # of the trials that `get_best_genotypes` chooses among
+
+    def __init__(
+        self,
+        space: Space,
+        config: Config,
+        *,
+        seed: int = 0,
+        directory: str | os.PathLike[str] | None = None,
+        project_name: str | None = None,
+    ) -> None:
+        if seed < 0:
+            raise ValueError(f"`seed` must be at least 0. Received: {seed}.")
+        self.space = space
+        self.config = config
+        self.seed = seed
+        self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+        self.trials: list[Trial] = []
+        self.results: dict[str, Any] | None = None
+        self._callbacks: Sequence[SearchCallback] = ()
+
+    # What a subclass provides.
+
+    @abc.abstractmethod
+    def prepare(self, train_batches: Any, validation_data: Any, epochs: int) -> None:
+        """Called once by `search`, before its first epoch."""
+
+    @abc.abstractmethod
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Does everything of epoch `epoch`; returns its metrics."""
+
+    @abc.abstractmethod
+    def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
+        """Measures the final candidates; returns the trials to keep, best first, and the search's figures.
+
+        It depends on seed and state only: interrupted, it is run again from its start with the same result.
+        """
+
+    @abc.abstractmethod
+    def build_model(self, genotype: Genotype) -> keras.Model:
+        """A model of one architecture, from images [B, H, W, C] to logits [B, classes], on the shared weights."""
+
+    # Keras Tuner's vocabulary.
+
+    def search_space_summary(self) -> None:
+        """Prints what is searched."""
+        space = self.space
+        print(f"Search space: {space.num_layers} layers in {space.num_segments} segments")
+        print(f"  each layer: one of {len(space.ops)} ops ({', '.join(space.ops)})")
+        print(f"  skips: {space.num_skips} bits")
+        print(f"  architectures: {space.size():.3g}")
+
+    def search(
+        self,
+        train_batches: Any,
+        *,
+        validation_data: Any,
+        epochs: int | None = None,
+        callbacks: Sequence[SearchCallback] = (),
+    ) -> dict[str, Any]:
+        """Searches; goes on where a restored state stopped.
+
+        Args:
+          train_batches: `Batches` of the training split.
+          validation_data: `Batches` of the validation split.
+          epochs: how many epochs there are in all; by default `config.epochs`.
+          callbacks: called after each epoch.
+
+        Returns:
+          `results`.
+        """
+        epochs = self.config.epochs if epochs is None else epochs
+        self._callbacks = tuple(callbacks)
+        self.prepare(train_batches, validation_data, epochs)
+        while self.epoch < epochs:
+            metrics = self.run_epoch(self.epoch)
+            self.history.append(metrics)
+            self.epoch += 1
+            if self.project_dir is not None:
+                self.save()
+            for callback in self._callbacks:
+                callback.on_epoch_end(self, self.epoch - 1, metrics)
+        return self.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """Ranks the final candidates, unless that has been done, and returns `results`."""
+        if self.results is None:
+            self.trials, self.results = self.conclude()
+            if self.project_dir is not None:
+                self.save()
+        return self.results
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Prints the best trials."""
+        best = self.get_best_trials(num_trials)
+        print(f"Results after {self.epoch} epochs: {len(best)} best of {len(self.trials)} trials")
+        for place, trial in enumerate(best, 1):
+            print(f"{place:3d}. score {trial.score:.4f} ({trial.source})")
+            for row in trial.genotype.to_enas_text().splitlines():
+                print(f"     {row}")
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The best trials of the search itself, not of its control."""
+        return [trial for trial in self.trials if trial.source == self.source][:num_trials]
+
+    def get_best_genotypes(self, num_trials: int = 1) -> list[Genotype]:
+        return [trial.genotype for trial in self.get_best_trials(num_trials)]
+
+    def get_best_models(self, num_trials: int = 1) -> list[keras.Model]:
+        """The best architectures as models with the weights that they were scored with."""
+        return [self.build_model(genotype) for genotype in self.get_best_genotypes(num_trials)]
+
+    # State.
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """Every array that the rest of the search depends on, by name. Subclasses add theirs."""
+        return {}
+
+    def state_values(self) -> dict[str, Any]:
+        """The rest of the state as a JSON value. Subclasses add theirs."""
+        return {
+            "search": self.identity(),
+            "epoch": self.epoch,
+            "history": [dict(metrics) for metrics in self.history],
+            "trials": [trial.to_json() for trial in self.trials],
+            "results": self.results,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a state to be taken over."""
+        return {
+            "class": type(self).__name__,
+            "space": self.space.to_json(),
+            "config": self.config.to_json(),
+            "seed": self.seed,
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        """Takes over a state, before `search`. Subclasses take theirs first, so that a bad one changes nothing here.
+
+        Args:
+          arrays: what `state_arrays` returned.
+          values: what `state_values` returned, also after JSON.
+
+        Raises:
+          ValueError: the state is of another search.
+        """
+        self.epoch = values["epoch"]
+        self.history = [dict(metrics) for metrics in values["history"]]
+        self.trials = [Trial.from_json(trial) for trial in values["trials"]]
+        self.results = values["results"]
+
+    def check_identity(self, values: Mapping[str, Any]) -> None:
+        """Refuses the state of another search.
+
+        Raises:
+          ValueError: it names the first thing that differs.
+        """
+        ours, theirs = json.loads(json.dumps(self.identity())), values["search"]
+        for name in ours:
+            if ours[name] != theirs[name]:
+                raise ValueError(f"The state is of another {name}: {theirs[name]}. This search's: {ours[name]}.")
+
+    def save(self) -> None:
+        """Writes the state into `project_dir` as one file, atomically."""
+        text = np.frombuffer(json.dumps(self.state_values()).encode(), np.uint8)
+        files.save_npz(self._state_path(), {**self.state_arrays(), "values.json": text})
+
+    def reload(self) -> bool:
+        """Takes over the state in `project_dir`, if there is one; returns whether there was."""
+        try:
+            arrays = files.load_npz(self._state_path())
+        except FileNotFoundError:
+            return False
+        values = json.loads(arrays.pop("values.json").tobytes())
+        self.restore(arrays, values)
+        return True
+
+    def _state_path(self) -> Path:
+        if self.project_dir is None:
+            raise ValueError("Saving a search needs `directory`. Received: None.")
+        return self.project_dir / "state.npz"
+
+    # For subclasses.
+
+    def rng(self, stream: int, epoch: int = 0, step: int = 0) -> np.random.Generator:
+        """The generator of one purpose (`stream`) at one step of one epoch."""
+        return np.random.default_rng((self.seed, stream, epoch, step))
+
+    def report_step(self, step: int, steps: int) -> None:
+        """Tells the callbacks that care that `step` of this epoch's `steps` are done."""
+        for callback in self._callbacks:
+            if hasattr(callback, "on_step_end"):
+                callback.on_step_end(self, step, steps)

@@ -1,0 +1,166 @@
+"""The ENAS macro search space: which layers there are, what each may compute, and how a choice is written down.
+
+Letters: L layers, G genes (length of an architecture's integer code), n architectures.
+Source: ENAS (Pham et al. 2018, section 2.3 "macro search"), used by the NHN paper in section 2.1.
+
+An architecture's genes are one int32 vector `[G]`: L op indices into `Space.ops`, then the skip bits row by row
+(layer 1 has one bit, layer 2 has two, ...). Outputs are numbered 0 for the stem and i for layer i - 1; layer k reads
+output k, and its bit i < k joins output i.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Literal
+
+import numpy as np
+
+OpKind = Literal["conv", "separable_conv", "avg_pool", "max_pool"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operation of the space: its name, what it computes, and the side of its window."""
+
+    name: str
+    kind: OpKind
+    kernel_size: int
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.kind in ("conv", "separable_conv")
+
+
+# In the order of ENAS's integer codes.
+OPS: tuple[Op, ...] = (
+    Op("conv3x3", "conv", 3),
+    Op("sep_conv3x3", "separable_conv", 3),
+    Op("conv5x5", "conv", 5),
+    Op("sep_conv5x5", "separable_conv", 5),
+    Op("avg_pool3x3", "avg_pool", 3),
+    Op("max_pool3x3", "max_pool", 3),
+)
+OP_NAMES: tuple[str, ...] = tuple(op.name for op in OPS)
+
+
+def op_named(name: str) -> Op:
+    """The op of that name.
+
+    Raises:
+      ValueError: no op has that name.
+    """
+    if name not in OP_NAMES:
+        raise ValueError(f"`ops` must be among {', '.join(OP_NAMES)}. Received: {name!r}.")
+    return OPS[OP_NAMES.index(name)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A macro search space.
+
+    Attributes:
+      num_layers: L, a multiple of `num_segments`.
+      num_segments: stretches of equal map size; between two of them height and width are halved.
+      ops: names of the ops a layer may choose, without repetition. Genes index into this tuple.
+    """
+
+    num_layers: int = 12
+    num_segments: int = 3
+    ops: tuple[str, ...] = OP_NAMES
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", tuple(self.ops))
+        if self.num_segments < 1:
+            raise ValueError(f"`num_segments` must be at least 1. Received: {self.num_segments}.")
+        if self.num_layers < 1 or self.num_layers % self.num_segments:
+            raise ValueError(
+                f"`num_layers` must be a positive multiple of num_segments={self.num_segments}. "
+                f"Received: {self.num_layers}."
+            )
+        if not self.ops:
+            raise ValueError("`ops` must name at least one op. Received: ().")
+        for name in self.ops:
+            op_named(name)
+        if len(set(self.ops)) != len(self.ops):
+            raise ValueError(f"`ops` must not repeat an op. Received: {self.ops}.")
+
+    @property
+    def layers_per_segment(self) -> int:
+        return self.num_layers // self.num_segments
+
+    @property
+    def transitions(self) -> tuple[int, ...]:
+        """Layers followed by a halving of height and width: (3, 7) for 12 layers in 3 segments."""
+        per = self.layers_per_segment
+        return tuple(segment * per - 1 for segment in range(1, self.num_segments))
+
+    @property
+    def num_skips(self) -> int:
+        return self.num_layers * (self.num_layers - 1) // 2
+
+    @property
+    def gene_length(self) -> int:
+        return self.num_layers + self.num_skips
+
+    def segment_of(self, layer: int) -> int:
+        return layer // self.layers_per_segment
+
+    def skip_slice(self, layer: int) -> slice:
+        """Where the `layer` skip bits of a layer stand among the genes."""
+        start = self.num_layers + layer * (layer - 1) // 2
+        return slice(start, start + layer)
+
+    def op(self, index: int) -> Op:
+        """The op that gene value `index` stands for."""
+        return op_named(self.ops[index])
+
+    def size(self) -> int:
+        """Number of architectures: |ops|^L * 2^(L (L - 1) / 2)."""
+        return len(self.ops) ** self.num_layers * 2**self.num_skips
+
+    def sample(self, rng: np.random.Generator, count: int = 1, *, skip_probability: float = 0.5) -> np.ndarray:
+        """Draws architectures: ops uniformly, each skip bit with `skip_probability`.
+
+        Returns:
+          int32 [count, G].
+        """
+        ops = rng.integers(len(self.ops), size=(count, self.num_layers))
+        skips = rng.random((count, self.num_skips)) < skip_probability
+        return np.concatenate([ops, skips], axis=1).astype(np.int32)
+
+    def check_genes(self, genes: np.ndarray) -> np.ndarray:
+        """Returns `genes` as int32 [G] after checking their length and range.
+
+        Raises:
+          ValueError: they do not describe an architecture of this space.
+        """
+        genes = np.asarray(genes)
+        if genes.shape != (self.gene_length,) or not np.issubdtype(genes.dtype, np.integer):
+            raise ValueError(
+                f"`genes` must be {self.gene_length} integers. Received: {genes.dtype} of shape {genes.shape}."
+            )
+        ops, skips = genes[: self.num_layers], genes[self.num_layers :]
+        if ops.min() < 0 or ops.max() >= len(self.ops):
+            raise ValueError(f"op genes must lie in 0..{len(self.ops) - 1}. Received: {ops.tolist()}.")
+        if not np.isin(skips, (0, 1)).all():
+            raise ValueError(f"skip genes must be 0 or 1. Received: {skips.tolist()}.")
+        return genes.astype(np.int32)
+
+    def enumerate(self) -> np.ndarray:
+        """Every architecture, int32 [size, G]; for tiny spaces only.
+
+        Raises:
+          ValueError: the space holds more than a million architectures.
+        """
+        if self.size() > 1_000_000:
+            raise ValueError(f"a space of {self.size()} architectures is too large to enumerate.")
+        choices = [range(len(self.ops))] * self.num_layers + [range(2)] * self.num_skips
+        return np.array(list(itertools.product(*choices)), np.int32)
+
+    def to_json(self) -> dict:
+        return {"num_layers": self.num_layers, "num_segments": self.num_segments, "ops": list(self.ops)}
+
+    @classmethod
+    def from_json(cls, value: dict) -> Space:
+        return cls(value["num_layers"], value["num_segments"], tuple(value["ops"]))

@@ -1,0 +1,76 @@
+"""The floors: a file imports only from its own floor's neighbours below. This table is the architecture."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "nhn_tf"
+
+# Room -> floor. A room imports rooms of lower floors, or its own folder, or a room listed before it on its floor.
+FLOORS: list[list[str]] = [
+    ["errors", "files", "space", "configs", "masks", "genotype"],
+    ["data"],
+    ["layers"],
+    ["models"],
+    ["complexity", "training", "search", "pruning"],
+    ["event_writer", "runs", "monitor", "stages"],
+    ["report", "export", "sparse"],
+]
+ORDER = [room for floor in FLOORS for room in floor]
+FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imported_modules(path) if name.startswith("nhn_tf.")}
+    return names - {"__version__"}
+
+
+def test_every_file_has_a_floor():
+    assert {room_of(path) for path in FILES} <= set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_stands_below_it(path):
+    own = room_of(path)
+    for room in imported_rooms(path) - {own}:
+        assert ORDER.index(room) < ORDER.index(own), f"{own} imports {room}, which stands above it"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if FLOOR_OF[room_of(p)] == 0], ids=lambda path: path.name)
+def test_values_need_only_numpy(path):
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert not roots & {"keras", "tensorflow", "jax", "absl", "matplotlib", "sklearn", "PIL"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_library_reads_no_flags(path):
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert not roots & {"absl", "flags"}
+
+
+def test_backends_differ_in_one_file_only():
+    # TFDS brings TensorFlow along, which must then be kept off the GPU that another backend trains on.
+    allowed = {PACKAGE / "layers" / "kernels.py", PACKAGE / "data" / "tfds_source.py"}
+    for path in FILES:
+        roots = {name.split(".")[0] for name in imported_modules(path)}
+        if path not in allowed:
+            assert not roots & {"tensorflow", "jax"}, f"{path} imports a backend"

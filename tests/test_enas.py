@@ -1,0 +1,365 @@
+"""The whole ENAS search on random images: the loop, its metrics, its ranking, its state."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from nhn_tf.configs import EnasConfig
+from nhn_tf.data.batches import Batches, Normalization
+from nhn_tf.data.splits import Split
+from nhn_tf.genotype import Genotype
+from nhn_tf.search import EnasSearch, Trial
+from nhn_tf.search.enas import distinct_rows
+from nhn_tf.search.searcher import rank
+from nhn_tf.space import Space
+
+SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # 8 architectures
+CONFIG = EnasConfig(
+    epochs=2,
+    batch_size=8,
+    lr_period_epochs=1,
+    num_layers=2,
+    num_segments=1,
+    supernet_filters=4,
+    keep_prob=0.9,
+    controller_units=8,
+    controller_steps=2,
+    samples_per_step=3,
+    reward_batch_size=8,
+    final_samples=6,
+    top_k=2,
+)
+
+
+def batches(count: int, *, train: bool, seed: int = 0) -> Batches:
+    """Images of two classes: dark and bright."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 2
+    images = (rng.integers(0, 60, (count, 4, 4, 1)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    return Batches(
+        Split(images, labels),
+        batch_size=8,
+        normalization=Normalization((0.4,), (0.3,)),
+        shuffle=train,
+        seed=seed,
+        drop_remainder=train,
+    )
+
+
+def make(config: EnasConfig = CONFIG, **kwargs) -> EnasSearch:
+    return EnasSearch(SPACE, config, **{"input_shape": (4, 4, 1), "num_classes": 2, **kwargs})
+
+
+def run(searcher: EnasSearch, **kwargs) -> dict:
+    return searcher.search(batches(24, train=True), validation_data=batches(20, train=False, seed=1), **kwargs)
+
+
+class Recorder:
+    """A callback that keeps the state after each epoch, as a checkpoint would, through JSON."""
+
+    def __init__(self) -> None:
+        self.epochs, self.metrics, self.states, self.steps = [], [], [], []
+
+    def on_epoch_end(self, searcher, epoch, metrics):
+        self.epochs.append(epoch)
+        self.metrics.append(metrics)
+        self.states.append((searcher.state_arrays(), json.loads(json.dumps(searcher.state_values()))))
+
+    def on_step_end(self, searcher, step, steps):
+        self.steps.append((step, steps))
+
+
+@pytest.fixture(scope="module")
+def finished() -> tuple[EnasSearch, Recorder, dict]:
+    searcher, recorder = make(), Recorder()
+    return searcher, recorder, run(searcher, callbacks=[recorder])
+
+
+def assert_same_arrays(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_callbacks_hear_of_every_epoch_and_step(finished):
+    searcher, recorder, _ = finished
+    assert recorder.epochs == [0, 1]
+    assert recorder.metrics == searcher.history
+    # 3 training batches and 2 controller updates an epoch; then the two rankings.
+    assert recorder.steps[:5] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [values["epoch"] for _, values in recorder.states] == [1, 2]
+
+
+def test_metrics_of_an_epoch(finished):
+    searcher, _, _ = finished
+    for metrics in searcher.history:
+        assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+        assert {"train_loss", "train_accuracy", "lr", "reward", "baseline", "entropy"} <= metrics.keys()
+        assert 0 <= metrics["reward"] <= metrics["best_reward"] <= 1
+        assert 0 < metrics["distinct"] <= 1
+        assert metrics["lr"] == pytest.approx(0.05)  # each epoch is a whole cosine period
+    first, second = searcher.history
+    assert second["best_reward"] >= first["best_reward"]
+
+
+def test_results_are_the_issued_figures(finished):
+    searcher, _, results = finished
+    assert results is searcher.results
+    best = searcher.get_best_trials(1)[0]
+    # The best genotype's accuracy on all 20 validation images, the short last batch included.
+    validation = batches(20, train=False, seed=1)
+    assert results["val_accuracy"] == best.score
+    assert best.score == searcher.supernet.accuracies(best.genotype.genes()[None], validation)[0]
+    assert results["mean_reward_first"] == searcher.history[0]["reward"]
+    assert results["mean_reward_last"] == searcher.history[1]["reward"]
+    assert 1 <= results["architectures_evaluated"] <= 6
+    assert results["random_architectures_evaluated"] == results["architectures_evaluated"]
+    assert results["random_search_val_accuracy"] >= results["random_search_mean_val_accuracy"]
+    assert results["val_accuracy"] >= results["mean_val_accuracy"]
+
+
+def test_keeps_the_top_k_of_the_controller_and_of_the_control(finished):
+    searcher, _, _ = finished
+    scores = [trial.score for trial in searcher.trials]
+    assert scores == sorted(scores, reverse=True)
+    assert [trial.source for trial in searcher.trials].count("controller") == 2
+    assert [trial.source for trial in searcher.trials].count("random") == 2
+    assert {trial.source for trial in searcher.get_best_trials(10)} == {"controller"}
+
+
+def test_best_model_classifies_as_its_trial_says(finished):
+    searcher, _, _ = finished
+    validation = batches(20, train=False, seed=1)
+    for model, trial in zip(searcher.get_best_models(2), searcher.get_best_trials(2), strict=True):
+        right = 0
+        for index in range(len(validation)):
+            images, labels = validation[index]
+            right += int((model.predict_on_batch(images).argmax(axis=-1) == labels).sum())
+        assert right / 20 == trial.score
+
+
+def test_summaries_name_the_space_and_the_best(finished, capsys):
+    searcher, _, results = finished
+    searcher.search_space_summary()
+    searcher.results_summary(1)
+    printed = capsys.readouterr().out
+    assert "2 layers in 1 segments" in printed
+    assert "architectures: 8" in printed
+    assert f"1. score {results['val_accuracy']:.4f} (controller)" in printed
+    assert "2. score" not in printed
+
+
+def test_same_seed_same_search_bit_for_bit(finished):
+    searcher, _, results = finished
+    again = make()
+    assert run(again) == results
+    assert again.history == searcher.history
+    assert_same_arrays(again.state_arrays(), searcher.state_arrays())
+
+
+def test_another_seed_another_search(finished):
+    searcher, _, _ = finished
+    other = make(seed=1)
+    assert not np.array_equal(
+        other.controller.state_arrays()["controller/start"], make().controller.state_arrays()["controller/start"]
+    )
+    run(other)
+    assert other.history != searcher.history
+
+
+def test_restored_after_an_epoch_it_ends_as_if_never_interrupted(finished):
+    searcher, recorder, results = finished
+    resumed, heard = make(), Recorder()
+    resumed.restore(*recorder.states[0])
+    assert_same_arrays(resumed.state_arrays(), recorder.states[0][0])
+    assert run(resumed, callbacks=[heard]) == results
+    assert heard.epochs == [1]
+    assert resumed.history == searcher.history
+    assert resumed.trials == searcher.trials
+    assert_same_arrays(resumed.state_arrays(), searcher.state_arrays())
+
+
+def test_restored_at_the_end_it_only_ranks(finished):
+    searcher, recorder, results = finished
+    resumed, heard = make(), Recorder()
+    resumed.restore(*recorder.states[1])
+    assert run(resumed, callbacks=[heard]) == results
+    assert heard.epochs == []
+    finished_state = searcher.state_arrays(), json.loads(json.dumps(searcher.state_values()))
+    resumed.restore(*finished_state)
+    assert resumed.finish() == results
+    assert resumed.trials == searcher.trials
+
+
+def test_a_project_directory_resumes_in_another_object(finished, tmp_path):
+    searcher, _, results = finished
+
+    class Stop(Exception):
+        pass
+
+    class Stopper:
+        def on_epoch_end(self, searcher, epoch, metrics):
+            raise Stop
+
+    first = make(directory=tmp_path, project_name="p")
+    assert not first.reload()
+    with pytest.raises(Stop):
+        run(first, callbacks=[Stopper()])
+    second = make(directory=tmp_path, project_name="p")
+    assert second.reload()
+    assert second.epoch == 1
+    assert run(second) == results
+    assert_same_arrays(second.state_arrays(), searcher.state_arrays())
+
+
+def test_the_state_of_another_search_is_refused(finished):
+    _, recorder, _ = finished
+    other = make(seed=5)
+    before = other.state_arrays()
+    with pytest.raises(ValueError, match="state is of another seed: 0. This search's: 5"):
+        other.restore(*recorder.states[0])
+    arrays, values = recorder.states[0]
+    with pytest.raises(ValueError, match="unknown array extra"):
+        make().restore({**arrays, "extra": np.zeros(1)}, values)
+    assert_same_arrays(other.state_arrays(), before)
+    assert other.epoch == 0
+
+
+def test_every_batch_trains_an_architecture_of_its_own():
+    searcher = make()
+    searcher.prepare(batches(24, train=True), batches(20, train=False, seed=1), 2)
+    searcher._train_supernet(0)
+    genes = searcher._train_data.genes
+    assert genes.shape == (3, SPACE.gene_length)
+    np.testing.assert_array_equal(genes, searcher.controller.sample(3, searcher.rng(1, 0)))
+
+
+def test_rewards_walk_through_all_validation_images_before_repeating_one():
+    searcher = make()
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    seen = []
+    searcher.reward = lambda genes, images, labels: seen.append(images) or 0.5
+    for number in range(6):
+        searcher._measure(np.zeros(3, np.int32), number)
+    everything = np.sort(batches(24, train=False, seed=1).batch(0, 0)[0].ravel())
+    assert len(everything) == 8 * 16
+    first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
+    # 24 images in 3 batches: each pass holds every image once, in another order.
+    assert len(np.unique(first.reshape(24, -1), axis=0)) == 24
+    np.testing.assert_array_equal(np.sort(first.ravel()), np.sort(second.ravel()))
+    assert not np.array_equal(first, second)
+
+
+def test_nan_rewards_count_as_zero_and_are_reported(caplog):
+    class Failing(EnasSearch):
+        def reward(self, genes, images, labels):
+            return math.nan if genes[0] == 0 else 0.5
+
+    searcher = Failing(SPACE, CONFIG, input_shape=(4, 4, 1), num_classes=2)
+    with caplog.at_level(logging.WARNING):
+        run(searcher, epochs=1)
+    metrics = searcher.history[0]
+    assert metrics["nan_rewards"] > 0
+    assert metrics["reward"] == pytest.approx(0.5 * (6 - metrics["nan_rewards"]) / 6)
+    assert math.isfinite(metrics["baseline"])
+    assert "rewards in epoch 1 are NaN" in caplog.text
+    for array in searcher.controller.state_arrays().values():
+        assert np.isfinite(array).all()
+
+
+def test_a_collapsed_controller_is_reported(caplog):
+    searcher = make()
+    only = np.tile(np.array([1, 0, 1], np.int32), (64, 1))
+    searcher.controller.sample = lambda count, rng: only[:count]
+    with caplog.at_level(logging.WARNING):
+        results = run(searcher, epochs=1)
+    assert "collapsed: all 6 architectures of epoch 1 are the same" in caplog.text
+    assert searcher.history[0]["distinct"] == pytest.approx(1 / 6)
+    assert results["architectures_evaluated"] == 1
+
+
+def test_a_supernet_whose_weights_are_lost_is_still_ranked(caplog):
+    searcher = make()
+    searcher.supernet.stem_conv.kernel.assign(np.full(searcher.supernet.stem_conv.kernel.shape, np.nan))
+    with caplog.at_level(logging.WARNING):
+        results = run(searcher, epochs=1)
+    assert "supernet has diverged in epoch 1" in caplog.text
+    assert results["val_accuracy"] == 0.0
+
+
+def test_batch_statistics_and_dropout_reach_the_supernet():
+    config = EnasConfig(**{**CONFIG.to_json(), "reward_bn": "batch", "keep_prob": 0.75})
+    supernet = make(config).supernet
+    assert supernet.use_batch_statistics
+    assert supernet.dropout_rate == 0.25
+    assert not make().supernet.use_batch_statistics
+
+
+def test_without_controller_steps_and_control_there_is_no_reward_to_report():
+    config = EnasConfig(**{**CONFIG.to_json(), "controller_steps": 0, "random_control": False, "epochs": 1})
+    results = run(make(config))
+    assert results["mean_reward_first"] is None
+    assert results["random_search_val_accuracy"] is None
+    assert results["random_architectures_evaluated"] == 0
+    assert results["val_accuracy"] >= 0
+
+
+def test_random_control_draws_distinct_architectures_up_to_the_whole_space():
+    searcher = make()
+    assert len(distinct_rows(searcher._random_architectures(5))) == 5
+    assert len(searcher._random_architectures(8)) == 8
+    assert len(searcher._random_architectures(50)) == 8
+
+
+def test_distinct_rows_keep_their_first_places():
+    rows = np.array([[1, 0], [0, 1], [1, 0], [0, 0]])
+    np.testing.assert_array_equal(distinct_rows(rows), [[1, 0], [0, 1], [0, 0]])
+
+
+def test_nan_scores_rank_last_and_equal_ones_keep_their_order():
+    genotypes = [Genotype.from_genes(SPACE, genes) for genes in SPACE.enumerate()[:4]]
+    trials = [Trial(g, score, "random") for g, score in zip(genotypes, (math.nan, 0.5, 0.9, 0.5), strict=True)]
+    assert [trials.index(trial) for trial in rank(trials)] == [2, 1, 3, 0]
+
+
+def test_a_trial_survives_json_with_any_score():
+    genotype = Genotype.from_genes(SPACE, SPACE.enumerate()[5])
+    trial = Trial(genotype, 0.1 + 0.2, "controller")
+    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
+    failed = Trial.from_json(json.loads(json.dumps(Trial(genotype, math.nan, "random").to_json())))
+    assert math.isnan(failed.score)
+    assert failed.genotype == genotype
+
+
+def test_generators_of_different_purposes_epochs_and_steps_differ():
+    searcher = make()
+    draws = {
+        searcher.rng(stream, epoch, step).integers(2**62)
+        for stream in range(3)
+        for epoch in range(3)
+        for step in range(3)
+    }
+    assert len(draws) == 27
+
+
+def test_precision_of_the_supernet_leaves_the_controller_in_float32():
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        searcher = make()
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {v.dtype for v in searcher.controller.likelihood.weights} == {"float32"}
+    noise = np.full((64, 3), 0.501, np.float32)
+    assert searcher.controller.sampler.predict_on_batch(noise)["log_prob"].dtype == np.float32
+
+
+def test_saving_without_a_directory_says_what_is_missing():
+    with pytest.raises(ValueError, match="needs `directory`"):
+        make().save()

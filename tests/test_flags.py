@@ -1,0 +1,111 @@
+"""Flags: every configuration field is one, typed flags beat the preset, mistakes are told in a sentence."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags as absl_flags
+
+from flags import define
+from nhn_tf.configs import PRESETS
+from nhn_tf.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("enas", "base")
+
+
+def parse(*arguments, stages=STAGES):
+    values = absl_flags.FlagValues()
+    define.define(stages, values)
+    values(["script", *arguments])
+    return values
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_without_typed_flags_the_preset_comes_out(stage, preset):
+    _, parts = define.configured(stage, parse(f"--preset={preset}"))
+    assert parts[stage] == PRESETS[preset].stage(stage)
+    assert parts["data"] == PRESETS[preset].data
+
+
+def typed(value):
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_field_round_trips_through_its_flag(stage):
+    """All fields of one preset, typed out, turn another preset into the first."""
+    wanted = PRESETS["demo"]
+    arguments = ["--preset=paper"]
+    for part in ("data", "compute", stage):
+        config = wanted.stage(part)
+        arguments += [f"--{f.name}={typed(getattr(config, f.name))}" for f in dataclasses.fields(config)]
+    _, parts = define.configured(stage, parse(*arguments))
+    assert parts == {part: wanted.stage(part) for part in ("data", "compute", stage)}
+
+
+def test_a_flag_of_another_stage_is_refused():
+    with pytest.raises(UserError, match="--final_samples is no setting of stage 'base'"):
+        define.configured("base", parse("--final_samples=3"))
+
+
+def test_a_typed_flag_beats_the_preset_and_leaves_the_rest():
+    _, parts = define.configured("enas", parse("--preset=demo", "--epochs=7"))
+    assert parts["enas"] == dataclasses.replace(PRESETS["demo"].enas, epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("--epochs=0", "--epochs must be between"), ("--lr_min=3", "--lr_min must not exceed"), ("--num_layers=7", "multiple")],
+)
+def test_values_out_of_range_name_their_flag(argument, message):
+    with pytest.raises(UserError, match=message):
+        define.configured("enas", parse(argument))
+
+
+def test_help_gives_unit_range_source_and_the_presets_defaults():
+    values = parse()
+    text = values["epochs"].help
+    assert "in epochs" in text
+    assert "between 1 and 100000" in text
+    assert f"demo {min(PRESETS['demo'].base.epochs, PRESETS['demo'].enas.epochs)}" in text
+    assert "paper, section 2.2" in values["smooth_init"].help
+
+
+def script(*arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["search.py"], "--stage is missing"),
+        (["search.py", "--stage=nothing"], "--stage=nothing"),
+        (["search.py", "--stage=enas", "--preset=huge"], "--preset=huge"),
+        (["search.py", "--stage=enas", "--epochs=-3"], "--epochs"),
+        (["search.py", "--stage=enas", "--epochs=many"], "--epochs=many"),
+        (["search.py", "--stage=enas", "--ops=conv3x3,conv9x9"], "conv9x9"),
+        (["search.py", "--stage=enas", "--no_such_flag=1"], "no_such_flag"),
+        (["search.py", "--stage=enas", "epochs=3"], "epochs=3"),
+        (["train.py", "--seed=-1"], "--seed=-1"),
+        (["train.py", "--stage=base", "--dropout=1"], "--dropout"),
+    ],
+)
+def test_scripts_refuse_wrong_flags_at_once(arguments, culprit):
+    result = script(*arguments)
+    assert result.returncode == 2
+    assert culprit in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+@pytest.mark.parametrize("name", ["search.py", "train.py"])
+def test_help_exits_cleanly_and_lists_the_flags(name):
+    result = script(name, "--help")
+    assert result.returncode == 0
+    assert "--model_dir" in result.stdout
+    assert "--epochs" in result.stdout

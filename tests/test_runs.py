@@ -1,0 +1,165 @@
+"""The run directory: locks, digests, checkpoints, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nhn_tf import runs
+from nhn_tf.configs import PRESETS
+from nhn_tf.genotype import Genotype
+from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings
+from nhn_tf.space import Space
+
+pytestmark = pytest.mark.jax
+
+SMOKE = PRESETS["smoke"]
+SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, preset="smoke")
+GENOTYPE = Genotype(Space(3, 3), ("conv3x3",) * 3, ((), (0,), ()))
+
+
+def changed(**fields):
+    return dataclasses.replace(SETTINGS, config=dataclasses.replace(SETTINGS.config, **fields))
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    with directory.hold(preset="smoke"):
+        yield directory
+
+
+def test_a_finished_stage_returns_its_result_for_the_same_settings(run):
+    stage = run.stage("enas")
+    assert stage.begin(SETTINGS) is None
+    done = stage.finish({"val_accuracy": 0.5}, genotype=GENOTYPE, weights={"a": np.ones(2)})
+    assert run.stage("enas").begin(SETTINGS) == done
+    assert {"stage", "metrics", "config_digest", "wall_s", "device"} <= set(done)
+    assert run.require("enas").genotype() == GENOTYPE
+
+
+def test_other_settings_are_an_error_that_names_the_fields(run):
+    run.stage("enas").begin(SETTINGS)
+    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*--overwrite"):
+        run.stage("enas").begin(changed(epochs=5))
+
+
+def test_overwrite_begins_again(run):
+    stage = run.stage("enas")
+    stage.begin(SETTINGS)
+    stage.finish({}, genotype=GENOTYPE, weights={})
+    again = dataclasses.replace(changed(epochs=5), overwrite=True)
+    assert run.stage("enas").begin(again) is None
+    assert not run.stage("enas").is_done
+
+
+def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(run):
+    run.stage("enas").begin(SETTINGS)
+    elsewhere = dataclasses.replace(
+        SETTINGS,
+        data=dataclasses.replace(SETTINGS.data, data_dir="/elsewhere", cache_dir="/tmp"),
+        compute=dataclasses.replace(SETTINGS.compute, steps_per_execution=4),
+        preset="",
+    )
+    assert run.stage("enas").begin(elsewhere) is None
+
+
+def test_the_input_genotype_is_part_of_the_identity(run):
+    base = dataclasses.replace(SETTINGS, config=SMOKE.base)
+    run.stage("base").begin(base, input_genotype=GENOTYPE)
+    other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
+    with pytest.raises(RunError, match="input_genotype"):
+        run.stage("base").begin(base, input_genotype=other)
+
+
+def test_a_missing_predecessor_names_the_command_to_run(run):
+    with pytest.raises(RunError, match=r"python search\.py --stage=enas --model_dir="):
+        run.require("enas")
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        RunDirectory(tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        RunDirectory(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_run_json_notes_each_call(tmp_path):
+    for seed in (3, 4):
+        with RunDirectory(tmp_path / "run").hold(preset="smoke", seed=seed):
+            pass
+    calls = json.loads((tmp_path / "run" / "run.json").read_text())["calls"]
+    assert [call["seed"] for call in calls] == [3, 4]
+    assert {"argv", "versions", "device", "git_commit", "preset"} <= set(calls[0])
+
+
+def test_a_second_process_is_refused_and_told_by_whom(run):
+    with pytest.raises(RunError, match=f"process {os.getpid()}"), RunDirectory(run.path).hold():
+        pass
+    assert (run.path / "lock").exists()
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with run.hold():
+        pass
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    lock = {"host": runs.socket.gethostname(), "pid": int(dead.stdout)}
+    (run.path / "lock").write_text(json.dumps(lock))
+    with RunDirectory(run.path).hold():
+        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+    assert not (run.path / "lock").exists()
+
+
+def checkpoint(epoch):
+    return Checkpoint(epoch, {"w/kernel": np.full(50, epoch, np.float32)}, {"history": [{"loss": 0.5}] * epoch})
+
+
+def test_the_newest_two_checkpoints_stay_and_the_newest_loads(run):
+    stage = run.stage("enas")
+    stage.begin(SETTINGS)
+    for epoch in (1, 2, 3):
+        stage.save_checkpoint(checkpoint(epoch))
+    assert sorted(path.name for path in (stage / "checkpoint").iterdir()) == ["epoch_000002.npz", "epoch_000003.npz"]
+    loaded = stage.load_checkpoint()
+    assert loaded.epoch == 3
+    np.testing.assert_array_equal(loaded.arrays["w/kernel"], np.full(50, 3, np.float32))
+    assert loaded.values["history"] == [{"loss": 0.5}] * 3
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, damage, capsys):
+    stage = run.stage("enas")
+    stage.begin(SETTINGS)
+    stage.save_checkpoint(checkpoint(1))
+    stage.save_checkpoint(checkpoint(2))
+    path = stage / "checkpoint" / "epoch_000002.npz"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 3] ^= 1
+    path.write_bytes({"truncate": content[:-30], "flip": content, "empty": b""}[damage])
+    assert stage.load_checkpoint().epoch == 1
+    assert "epoch_000002" in capsys.readouterr().err
+
+
+def test_no_checkpoint_is_none(run):
+    stage = run.stage("enas")
+    stage.begin(SETTINGS)
+    assert stage.load_checkpoint() is None
+
+
+def test_wall_time_adds_up_over_interruptions(run):
+    stage = run.stage("enas")
+    stage.begin(SETTINGS)
+    stage._started -= 100
+    stage.save_checkpoint(checkpoint(1))
+    again = run.stage("enas")
+    again.begin(SETTINGS)
+    again.load_checkpoint()
+    assert again.finish({}, genotype=GENOTYPE, weights={})["wall_s"] >= 100

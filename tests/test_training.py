@@ -1,0 +1,124 @@
+"""The optimizer and its schedule against hand-worked numbers and NumPy."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from nhn_tf import training
+from nhn_tf.configs import SgdConfig
+
+pytestmark = pytest.mark.jax
+
+
+def rates(schedule, steps):
+    return [float(keras.ops.convert_to_numpy(schedule(step))) for step in steps]
+
+
+def test_cosine_restarts_by_hand():
+    schedule = training.CosineRestarts(1.0, 0.0, period_steps=4, period_mult=2, total_steps=12)
+    # First period 4 steps, second 8; the rate starts at 1, is 1/2 half-way, and jumps back to 1 at step 4.
+    expected = [1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 1.0, 0.5, 1.0]
+    np.testing.assert_allclose(rates(schedule, [0, 1, 2, 3, 4, 8, 12]), [*expected[:6], 0.0], atol=1e-6)
+
+
+def test_enas_schedule_has_four_restarts_in_310_epochs():
+    schedule = training.make_schedule(SgdConfig(), steps_per_epoch=1)
+    values = rates(schedule, range(310))
+    assert [epoch for epoch in range(1, 310) if values[epoch] > values[epoch - 1]] == [10, 30, 70, 150]
+    assert max(values) == pytest.approx(0.05)
+    assert min(values) > 0.001
+
+
+def test_one_cosine_without_restart_and_with_warmup():
+    config = SgdConfig(epochs=10, lr_max=1.0, lr_min=0.0, lr_period_epochs=0, warmup_epochs=2.0)
+    values = rates(training.make_schedule(config, steps_per_epoch=5), range(50))
+    assert values[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
+    assert values[10] == pytest.approx(1.0)
+    assert all(later <= earlier for earlier, later in zip(values[10:], values[11:], strict=False))
+
+
+def test_schedule_and_optimizer_survive_serialisation():
+    optimizer = training.make_optimizer(SgdConfig(), steps_per_epoch=7)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.get_config() == optimizer.get_config()
+
+
+def numpy_nesterov(weights, gradients, *, rate, momentum, l2, clip):
+    velocity = np.zeros_like(weights)
+    for gradient in gradients:
+        gradient = gradient + 2 * l2 * weights
+        gradient = gradient * min(1.0, clip / np.linalg.norm(gradient))
+        velocity = momentum * velocity - rate * gradient
+        weights = weights + momentum * velocity - rate * gradient
+    return weights
+
+
+def test_optimizer_step_is_l2_then_clip_then_nesterov():
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=5).astype(np.float32)
+    gradients = [rng.normal(size=5).astype(np.float32) * scale for scale in (0.1, 1.0, 30.0)]
+    variable = keras.Variable(start)
+    optimizer = training.Nesterov(0.1, l2=0.05, momentum=0.9, global_clipnorm=2.0)
+    optimizer.build([variable])
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+    expected = numpy_nesterov(start, gradients, rate=0.1, momentum=0.9, l2=0.05, clip=2.0)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_kerass_on_one_hot_targets(smoothing):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 4)).astype(np.float32)
+    labels = rng.integers(0, 4, 6).astype(np.int32)
+    keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    expected = float(keras.ops.convert_to_numpy(keras_loss(np.eye(4, dtype=np.float32)[labels], logits)))
+    ours = float(keras.ops.convert_to_numpy(training.SmoothedCrossEntropy(smoothing)(labels, logits)))
+    assert ours == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "params", "expected"),
+    [(3.48, 7.0, 1.76), (3.72, 7.0, 1.88), (2.13, 34.9, 1.76), (6.43, 1.7, 3.22)],  # rows of the paper's table 1
+)
+def test_score_gives_the_papers_table(error, params, expected):
+    assert training.score(error, params) == pytest.approx(expected, abs=0.006)
+
+
+def small_model():
+    inputs = keras.Input((4,), name="images")
+    hidden = keras.layers.Dropout(0.5, seed=1, name="dropout")(keras.layers.Dense(8, name="hidden")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
+    training.compile_classifier(model, training.make_optimizer(SgdConfig(), steps_per_epoch=4))
+    return model
+
+
+def test_restored_training_goes_on_bit_for_bit():
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(16, 4)).astype(np.float32), rng.integers(0, 3, 16).astype(np.int32)
+    keras.utils.set_random_seed(0)
+    model = small_model()
+    model.fit(images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    halfway = training.state(model)
+    model.fit(images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    keras.utils.set_random_seed(99)
+    other = small_model()
+    training.restore(other, halfway)
+    other.fit(images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    expected, found = training.state(model), training.state(other)
+    assert any("seed_generator_state" in name for name in expected)
+    assert any("momentum" in name for name in expected)
+    assert set(expected) == set(found)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_restoring_something_else_names_what_differs():
+    model = small_model()
+    arrays = training.state(model)
+    arrays["model/logits/kernel"] = np.zeros((2, 2), np.float32)
+    del arrays["model/hidden/bias"]
+    with pytest.raises(ValueError, match=r"hidden/bias"):
+        training.restore(model, arrays)

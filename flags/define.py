@@ -18,9 +18,7 @@ SHARED = ("data", "compute")
 _DEFINERS = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
 
-def define(
-    stages: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS, *, choose_stage: bool = True
-) -> None:
+def define(stages: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS, *, choose_stage: bool = True) -> None:
     """Defines the flags of a script: the run's own, then one for each configuration field.
 
     Args:
@@ -114,7 +112,7 @@ def configured(stage: str, flag_values: flags.FlagValues = flags.FLAGS) -> tuple
         names = {field.name for field in dataclasses.fields(_class_of(part))}
         values = {name: value for name, value in typed.items() if name in names}
         try:
-            result[part] = dataclasses.replace(preset.stage(part), **values)
+            result[part] = preset.stage(part).replaced(**values)
         except ValueError as error:
             raise UserError(str(error).replace("`", "--", 1).replace("`", "", 1)) from None
     return preset, result

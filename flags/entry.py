@@ -56,7 +56,8 @@ def run_stage(stage: str | None, stages: Sequence[str]) -> dict[str, Any]:
     if stage is None:
         raise UserError(f"--stage is missing. Give one of: {', '.join(f'--stage={name}' for name in stages)}.")
     _, parts = define.configured(stage)
-    from nhn_tf import runs, stages as stage_functions  # Keras loads only once the flags are known to be right
+    from nhn_tf import runs  # Keras loads only once the flags are known to be right
+    from nhn_tf import stages as stage_functions
 
     settings = runs.Settings(
         config=parts[stage],

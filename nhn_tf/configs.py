@@ -19,7 +19,7 @@ from nhn_tf.space import OP_NAMES, Space
 
 def setting(
     default: Any,
-    help: str,  # noqa: A002 - the word argparse, absl and click use
+    help: str,
     *,
     unit: str = "",
     low: float | None = None,
@@ -45,6 +45,10 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    def replaced(self, **values: Any):
+        """A copy with `values` put in, as a user would type them."""
+        return dataclasses.replace(self, **values)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]):
@@ -104,7 +108,7 @@ class DataConfig(Config):
     val_fraction: float = setting(
         0.1, "share of the training images held out for validation", low=0.01, high=0.9, source="ENAS: 5k of 50k"
     )
-    image_size: int = setting(0, "side to resize a folder's images to; 0 keeps them", unit="pixels", low=0, high=1024)
+    image_size: int = setting(0, "side to scale and crop the images to; 0 keeps them", unit="pixels", low=0, high=1024)
     train_limit: int = setting(0, "use only that many training images, stratified; 0 uses all", unit="images", low=0)
     eval_limit: int = setting(
         0, "use only that many validation and test images each, stratified; 0 uses all", unit="images", low=0
@@ -129,23 +133,15 @@ class ComputeConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class SgdConfig(Config):
-    """Stochastic gradient descent as every stage uses it: Nesterov, L2, clipping, cosine with restarts."""
+class GradientConfig(Config):
+    """Gradient descent as every stage uses it: Nesterov, L2, clipping, a falling learning rate."""
 
-    epochs: int = setting(310, "passes over the training images", unit="epochs", low=1, high=100_000, source="ENAS")
     batch_size: int = setting(128, "images in a training step", unit="images", low=1, high=65_536, source="ENAS")
     lr_max: float = setting(
         0.05, "learning rate at the start of each period", low=1e-8, high=10, source="paper, section 2.1"
     )
     lr_min: float = setting(
         0.001, "learning rate at the end of each period", low=0, high=10, source="paper, section 2.1; ENAS: 0.0005"
-    )
-    lr_period_epochs: int = setting(
-        10, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, source="ENAS"
-    )
-    lr_period_mult: int = setting(2, "each period is so many times the one before", low=1, high=10, source="ENAS")
-    warmup_epochs: float = setting(
-        0.0, "linear rise of the learning rate from 0 before the cosine", unit="epochs", low=0, high=1000
     )
     momentum: float = setting(0.9, "Nesterov momentum", low=0, high=0.9999, source="paper, section 3")
     l2: float = setting(
@@ -167,6 +163,20 @@ class SgdConfig(Config):
         super().__post_init__()
         if self.lr_min > self.lr_max:
             raise ValueError(f"`lr_min` must not exceed lr_max={self.lr_max:g}. Received: {self.lr_min:g}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SgdConfig(GradientConfig):
+    """Gradient descent over epochs: a cosine with warm restarts."""
+
+    epochs: int = setting(310, "passes over the training images", unit="epochs", low=1, high=100_000, source="ENAS")
+    lr_period_epochs: int = setting(
+        10, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, source="ENAS"
+    )
+    lr_period_mult: int = setting(2, "each period is so many times the one before", low=1, high=10, source="ENAS")
+    warmup_epochs: float = setting(
+        0.0, "linear rise of the learning rate from 0 before the cosine", unit="epochs", low=0, high=1000
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +228,7 @@ class EnasConfig(SgdConfig):
         1000, "architectures sampled at the end and ranked on the whole validation split", low=1, high=1_000_000
     )
     top_k: int = setting(10, "architectures kept from the ranking", low=1, high=1_000_000)
-    random_control: bool = setting(
-        True, "also rank as many random architectures (the control of Li & Talwalkar 2019)"
-    )
+    random_control: bool = setting(True, "also rank as many random architectures (the control of Li & Talwalkar 2019)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,7 +265,9 @@ class BaseConfig(TrainConfig):
         2, "the channels are multiplied by this at each transition", low=1, high=4, source="ENAS"
     )
     separable_as_dense: bool = setting(
-        True, "build separable convolutions as full ones: only full kernels can be pruned", source="ENAS's released code"
+        True,
+        "build separable convolutions as full ones: only full kernels can be pruned",
+        source="ENAS's released code",
     )
     smooth_init: bool = setting(
         True, "smooth 3x3 and 5x5 kernels by a Gaussian after initialisation", source="paper, section 2.2"
@@ -271,6 +281,128 @@ class BaseConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class PruneConfig(SgdConfig):
+    """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
+
+    threshold: str = setting(
+        "auto", "prune kernels whose sensitivity is below this number; auto: find it for --sparsity"
+    )
+    sparsity: float = setting(
+        0.85, "share of the 3x3 and 5x5 kernels to prune, with --threshold=auto", low=0, high=0.9999,
+        source="paper, section 2.2",
+    )  # fmt: skip
+    scope: str = setting(
+        "global", "where the sparsity holds: over all layers together, or in each", choices=("global", "layer")
+    )
+    criterion: str = setting(
+        "std", "sensitivity of a kernel", choices=("std", "l1", "l2", "random"), source="paper, section 2.2: std"
+    )
+    schedule: str = setting(
+        "oneshot",
+        "prune at once, or along a cubic ramp while training",
+        choices=("oneshot", "gradual"),
+        source="paper: at once",
+    )
+    epochs: int = setting(30, "length of the gradual schedule", unit="epochs", low=1, high=100_000)
+    lr_period_epochs: int = setting(
+        0, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0
+    )
+    control: bool = setting(False, "also measure random pruning at the same sparsity")
+    allow_disconnected: bool = setting(False, "let a layer lose all its kernels; else its strongest one stays")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold != "auto":
+            try:
+                legal = float(self.threshold) >= 0
+            except ValueError:
+                legal = False
+            if not legal:
+                raise ValueError(f"`threshold` must be auto or a number of at least 0. Received: {self.threshold!r}.")
+
+    def replaced(self, **values: Any) -> PruneConfig:
+        if "sparsity" in values and values.get("threshold", "auto") != "auto":
+            raise ValueError("`threshold` and --sparsity exclude each other: give one, or --threshold=auto --sparsity.")
+        return super().replaced(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainConfig(TrainConfig):
+    """Training of a pruned or grown network (paper, sections 2.2 and 3): one cosine, no restart."""
+
+    init: str = setting(
+        "inherit",
+        "start from the weights of the stage before, or from new ones",
+        choices=("inherit", "scratch"),
+        source="paper, section 3: three passes of training",
+    )
+    epochs: int = setting(
+        160, "passes over the training images", unit="epochs", low=1, high=100_000, source="paper, section 3"
+    )
+    lr_period_epochs: int = setting(
+        0,
+        "length of the first cosine period; 0: one period, no restart",
+        unit="epochs",
+        low=0,
+        source="paper, section 3",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LdsConfig(GradientConfig):
+    """What both halves of the location-direction search share (paper, section 3 and algorithm 1)."""
+
+    cycles: int = setting(300, "evolution cycles (T)", unit="cycles", low=1, high=1_000_000, source="paper, section 3")
+    population: int = setting(20, "individuals (K)", low=2, high=10_000, source="paper, section 3")
+    iterations: int = setting(
+        25,
+        "training steps of each individual in a cycle (M)",
+        unit="steps",
+        low=0,
+        high=100_000,
+        source="paper, section 3",
+    )
+    batch_size: int = setting(
+        100, "images in a training step", unit="images", low=1, high=65_536, source="paper, section 3"
+    )
+    fitness_batches: int = setting(
+        1, "batches that measure an individual's fitness (N)", low=1, high=100_000, source="paper, section 3"
+    )
+    fitness_batch_size: int = setting(
+        500, "images in each of them", unit="images", low=1, high=100_000, source="paper, section 3"
+    )
+    eval_split: str = setting(
+        "val", "images that measure fitness; test is the paper's way and leaks", choices=("val", "test")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LocationConfig(LdsConfig):
+    """Search for the layers that add-on neurons join (paper, section 2.3)."""
+
+    none_probability: float = setting(
+        0.8, "probability of a gene without add-on neurons", low=0, high=1, source="paper, section 3"
+    )
+    mutation: str = setting(
+        "regenerate",
+        "how the last individuals are renewed",
+        choices=("regenerate", "per_gene"),
+        source="paper, section 3",
+    )
+    mutation_rate: float = setting(0.1, "share of the genes that per_gene mutation draws anew", low=0, high=1)
+    random_control: bool = setting(True, "also measure as many random codes after the search")
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectionConfig(LdsConfig):
+    """Search for the connections of add-on neurons at given locations (paper, section 2.3)."""
+
+    density: float = setting(
+        0.1, "share of an add-on's kernels that are kept", low=1e-4, high=1, source="paper, section 2.3"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Preset:
     """A configuration for every stage."""
 
@@ -279,6 +411,11 @@ class Preset:
     compute: ComputeConfig
     enas: EnasConfig
     base: BaseConfig
+    prune: PruneConfig
+    pruned: RetrainConfig
+    lds_location: LocationConfig
+    lds_direction: DirectionConfig
+    final: RetrainConfig
 
     def stage(self, name: str) -> Config:
         """The configuration of the stage called `name`."""
@@ -291,6 +428,11 @@ PAPER = Preset(
     compute=ComputeConfig(),
     enas=EnasConfig(),
     base=BaseConfig(),
+    prune=PruneConfig(),
+    pruned=RetrainConfig(),
+    lds_location=LocationConfig(),
+    lds_direction=DirectionConfig(),
+    final=RetrainConfig(epochs=260, dropout=0.5, train_on_validation=True),
 )
 
 FAST = Preset(
@@ -303,6 +445,14 @@ FAST = Preset(
     ),
     base=BaseConfig(
         epochs=40, batch_size=256, lr_max=0.1, lr_min=0.0, lr_period_epochs=0, warmup_epochs=2, label_smoothing=0.1,
+    ),
+    prune=PruneConfig(batch_size=256),
+    pruned=RetrainConfig(epochs=25, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1),
+    lds_location=LocationConfig(cycles=20, batch_size=250, iterations=10),
+    lds_direction=DirectionConfig(cycles=10, batch_size=250, iterations=10),
+    final=RetrainConfig(
+        epochs=40, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1, dropout=0.2,
+        train_on_validation=True,
     ),
 )  # fmt: skip
 
@@ -317,6 +467,15 @@ DEMO = Preset(
     base=BaseConfig(
         filters=16, epochs=30, batch_size=64, lr_period_epochs=0, cutout=0,
     ),
+    prune=PruneConfig(epochs=5, batch_size=64, cutout=0),
+    pruned=RetrainConfig(epochs=20, batch_size=64, cutout=0),
+    lds_location=LocationConfig(
+        cycles=10, population=10, iterations=3, batch_size=64, fitness_batch_size=128, cutout=0
+    ),
+    lds_direction=DirectionConfig(
+        cycles=6, population=10, iterations=3, batch_size=64, fitness_batch_size=128, cutout=0
+    ),
+    final=RetrainConfig(epochs=30, batch_size=64, cutout=0, dropout=0.2, train_on_validation=True),
 )  # fmt: skip
 
 SMOKE = Preset(
@@ -328,6 +487,15 @@ SMOKE = Preset(
         lr_period_epochs=1, controller_steps=2, samples_per_step=3, reward_batch_size=32, final_samples=4, top_k=2,
     ),
     base=BaseConfig(filters=4, epochs=3, batch_size=32, lr_period_epochs=1, cutout=2),
+    prune=PruneConfig(sparsity=0.5, epochs=2, batch_size=32, cutout=0),
+    pruned=RetrainConfig(epochs=2, batch_size=32, cutout=2),
+    lds_location=LocationConfig(
+        cycles=3, population=4, iterations=2, batch_size=32, fitness_batch_size=32, none_probability=0.5, cutout=0
+    ),
+    lds_direction=DirectionConfig(
+        cycles=2, population=4, iterations=2, batch_size=32, fitness_batch_size=32, cutout=0
+    ),
+    final=RetrainConfig(epochs=2, batch_size=32, cutout=2, dropout=0.2, train_on_validation=True),
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {"paper": PAPER, "fast": FAST, "demo": DEMO, "smoke": SMOKE}

@@ -78,7 +78,9 @@ class Genotype:
         per = self.space.layers_per_segment
         for addon in self.addons:
             if not 0 <= addon.target < self.space.num_layers:
-                raise ValueError(f"an add-on's target must be a layer below {self.space.num_layers}. Received: {addon}.")
+                raise ValueError(
+                    f"an add-on's target must be a layer below {self.space.num_layers}. Received: {addon}."
+                )
             if addon.kernel_size not in (3, 5):
                 raise ValueError(f"an add-on's kernel size must be 3 or 5. Received: {addon}.")
             if not 0 <= addon.source <= addon.target % per:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import sys
@@ -86,12 +84,8 @@ class Monitor:
         names: dict[str, None] = {}
         for row in self.history:
             names.update(dict.fromkeys(row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        with files.atomic_write(self.directory / "metrics.csv", "w") as file:
-            file.write(text.getvalue())
+        rows = [[row.get(name, "") for name in names] for row in self.history]
+        files.write_csv(self.directory / "metrics.csv", list(names), rows)
 
     @property
     def events(self) -> EventWriter:

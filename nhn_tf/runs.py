@@ -39,6 +39,11 @@ from nhn_tf.genotype import Genotype
 STAGES: dict[str, tuple[str, str | None, str]] = {
     "enas": ("1-enas", None, "search.py --stage=enas"),
     "base": ("2-base", "enas", "train.py --stage=base"),
+    "prune": ("3-prune", "base", "prune.py"),
+    "pruned": ("4-pruned", "prune", "train.py --stage=pruned"),
+    "lds_location": ("5-lds_location", "pruned", "search.py --stage=lds_location"),
+    "lds_direction": ("6-lds_direction", "lds_location", "search.py --stage=lds_direction"),
+    "final": ("7-final", "lds_direction", "train.py --stage=final"),
 }
 
 # Settings that say where things lie or how fast they go, not what comes out.
@@ -157,8 +162,7 @@ class RunDirectory:
         if not stage.is_done:
             command = STAGES[name][2]
             raise RunError(
-                f"this needs the finished stage '{name}' in {self.path}. "
-                f"Run: python {command} --model_dir={self.path}"
+                f"this needs the finished stage '{name}' in {self.path}. Run: python {command} --model_dir={self.path}"
             )
         return stage
 
@@ -193,14 +197,18 @@ class StageDirectory:
         return files.read_json(self.path / "config.json")
 
     def begin(
-        self, settings: Settings, *, input_genotype: Genotype | None = None, extra: Mapping[str, Any] | None = None
+        self,
+        settings: Settings,
+        *,
+        source: StageDirectory | None = None,
+        input_genotype: Genotype | None = None,
     ) -> dict[str, Any] | None:
         """Opens the stage for the given settings.
 
         Args:
           settings: what is asked.
+          source: the finished stage whose weights this one starts from, if any.
           input_genotype: the genotype that the stage starts from, if any.
-          extra: further facts that belong to the stage's identity, such as the network's form.
 
         Returns:
           The content of done.json when the stage has finished with these very settings, else None: run it.
@@ -211,8 +219,8 @@ class StageDirectory:
         record = {
             **settings.to_json(),
             "stage": self.name,
-            "extra": dict(extra or {}),
             "input_genotype": input_genotype.digest if input_genotype else None,
+            "input_weights": source.done()["weights"] if source else None,
         }
         record = json.loads(json.dumps(record))
         digest = config_digest(record)
@@ -255,6 +263,7 @@ class StageDirectory:
             "config_digest": config_digest(record),
             "input_genotype": record["input_genotype"],
             "genotype": genotype.digest,
+            "weights": files.digest_arrays(weights),
             "wall_s": round(self._seconds_before() + time.monotonic() - self._started, 3),
             "device": device(),
             "backend": keras.backend.backend(),

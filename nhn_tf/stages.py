@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from nhn_tf import files, training
-from nhn_tf.configs import BaseConfig, DataConfig, EnasConfig, SgdConfig, TrainConfig
+from nhn_tf import complexity, files, plots, pruning, training
+from nhn_tf.configs import BaseConfig, DataConfig, EnasConfig, PruneConfig, RetrainConfig, SgdConfig
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, FollowEpoch, Normalization
 from nhn_tf.errors import UserError
+from nhn_tf.event_writer import EventWriter
 from nhn_tf.genotype import Genotype
 from nhn_tf.models import network, weights
 from nhn_tf.monitor import FitRecorder, Monitor, SearchRecorder
@@ -89,7 +90,64 @@ def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(model))
 
 
-_STAGES: dict[str, Callable[[RunDirectory, Settings], dict[str, Any]]] = {"enas": enas, "base": base}
+def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Removes the kernels that learned nothing (paper, section 2.2)."""
+    config = settings.config
+    assert isinstance(config, PruneConfig)
+    source = _source(directory, "base", settings)
+    stage = directory.stage("prune")
+    if done := _finished(stage, stage.begin(settings, source=source, input_genotype=source.genotype())):
+        return done
+    data = datasets.load(settings.data, seed=settings.seed)
+    feed = Feed(data, settings)
+    model = _inherited(directory, source, data)
+    metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
+    dense = pruning.prune(model, sparsity=0.0)
+    if config.schedule == "gradual":
+        thresholds = _prune_gradually(stage, dense, feed, settings)
+    else:
+        thresholds = _prune_at_once(model, dense, settings)
+    pruned = dense
+    masks = pruning.masks_of(pruned)
+    metrics |= _figures(pruned, feed) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
+    if config.control:
+        control = pruning.prune(
+            model, sparsity=masks.sparsity, criterion="random", scope=config.scope, seed=settings.seed,
+            allow_disconnected=True,
+        )  # fmt: skip
+        metrics["random_test_accuracy"] = training.accuracy(control, feed.test)
+    _write_layers(stage / "layers.csv", pruned)
+    _picture_sensitivities(stage, model if config.schedule == "oneshot" else pruned, config.criterion, thresholds)
+    genotype = dataclasses.replace(source.genotype(), masks=masks)
+    return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
+
+
+def pruned(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Trains the pruned network again (paper, section 3, "network pruning")."""
+    return _retrain("pruned", "prune", directory, settings)
+
+
+def _retrain(name: str, source_name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    config = settings.config
+    assert isinstance(config, RetrainConfig)
+    source = _source(directory, source_name, settings)
+    stage = directory.stage(name)
+    genotype = source.genotype()
+    if done := _finished(stage, stage.begin(settings, source=source, input_genotype=genotype)):
+        return done
+    data = datasets.load(settings.data, seed=settings.seed)
+    inherit = config.init == "inherit"
+    model = _inherited(directory, source, data, dropout=config.dropout, inherit=inherit)
+    metrics = _train(stage, model, Feed(data, settings), settings)
+    return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(model))
+
+
+_STAGES: dict[str, Callable[[RunDirectory, Settings], dict[str, Any]]] = {
+    "enas": enas,
+    "base": base,
+    "prune": prune,
+    "pruned": pruned,
+}
 
 
 class Feed:
@@ -107,7 +165,9 @@ class Feed:
         if getattr(config, "train_on_validation", False):
             split = split.joined(self._data.val)
         if config.batch_size > len(split):
-            raise UserError(f"--batch_size must not exceed the {len(split)} training images. Received: {config.batch_size}.")
+            raise UserError(
+                f"--batch_size must not exceed the {len(split)} training images. Received: {config.batch_size}."
+            )
         return Batches(
             split,
             batch_size=config.batch_size,
@@ -126,14 +186,26 @@ class Feed:
 
 
 def _train(stage: StageDirectory, model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:
-    """Trains a derived network to the end, from its newest checkpoint if there is one; returns its figures."""
+    """Trains a derived network to the end; returns its figures."""
+    _fit(stage, model, feed, settings)
+    return _figures(model, feed)
+
+
+def _fit(
+    stage: StageDirectory,
+    model: keras.Model,
+    feed: Feed,
+    settings: Settings,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Trains as the stage's configuration says, from the newest checkpoint if there is one."""
     config = settings.config
-    assert isinstance(config, TrainConfig)
+    assert isinstance(config, SgdConfig)
     batches = feed.train(config)
     training.compile_classifier(
         model,
-        training.make_optimizer(config, len(batches), ema=config.ema),
-        label_smoothing=config.label_smoothing,
+        training.make_optimizer(config, len(batches), ema=getattr(config, "ema", 0.0)),
+        label_smoothing=getattr(config, "label_smoothing", 0.0),
         steps_per_execution=settings.compute.steps_per_execution,
     )
     checkpoint = stage.load_checkpoint()
@@ -142,29 +214,157 @@ def _train(stage: StageDirectory, model: keras.Model, feed: Feed, settings: Sett
     monitor = _monitor(stage, config.epochs, checkpoint)
     model.fit(
         batches,
-        validation_data=None if config.train_on_validation else feed.validation,
+        validation_data=None if getattr(config, "train_on_validation", False) else feed.validation,
         initial_epoch=checkpoint.epoch if checkpoint else 0,
         epochs=config.epochs,
-        callbacks=[FollowEpoch(batches), FitRecorder(stage, monitor)],
+        callbacks=[FollowEpoch(batches), *callbacks, FitRecorder(stage, monitor)],
         shuffle=False,  # the batches bring their own order
         verbose=0,
     )
     monitor.close()
-    return _figures(model, feed)
 
 
 def _figures(model: keras.Model, feed: Feed) -> dict[str, float]:
     test_accuracy = training.accuracy(model, feed.test)
-    params = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    params, live = complexity.model_cost(model).params, pruning.live_parameters(model)
     error = 100.0 * (1.0 - test_accuracy)
     return {
         "test_accuracy": test_accuracy,
         "test_error": error,
         "val_accuracy": training.accuracy(model, feed.validation),
         "params": params,
-        "live_params": params,
-        "score": training.score(error, params / 1e6),
+        "live_params": live,
+        "score": training.score(error, live / 1e6),
     }
+
+
+def _source(directory: RunDirectory, name: str, settings: Settings) -> StageDirectory:
+    """The finished stage that another builds on, checked to have seen the same data."""
+    source = directory.require(name)
+    _check_same_data(source, settings.data)
+    return source
+
+
+def _inherited(
+    directory: RunDirectory,
+    source: StageDirectory,
+    data: datasets.Dataset,
+    *,
+    dropout: float = 0.0,
+    inherit: bool = True,
+) -> keras.Model:
+    """The network of a finished stage, with its weights unless `inherit` is False."""
+    form = BaseConfig.from_json(directory.stage("base").record()["config"]).form
+    model = network.build(
+        source.genotype(), input_shape=data.image_shape, num_classes=data.num_classes, dropout=dropout, **form
+    )
+    if inherit:
+        lost = [path for path in weights.transfer(source.weights(), model).missing if "seed_generator" not in path]
+        if lost:
+            raise RunError(f"{source / 'weights.npz'} lacks {', '.join(lost[:5])}. Run stage '{source.name}' again.")
+    return model
+
+
+def _pruning_options(settings: Settings) -> dict[str, Any]:
+    """What the library's pruning functions are asked for."""
+    config = settings.config
+    assert isinstance(config, PruneConfig)
+    auto = config.threshold == "auto"
+    return {
+        "threshold": None if auto else float(config.threshold),
+        "sparsity": config.sparsity if auto else None,
+        "criterion": config.criterion,
+        "scope": config.scope,
+        "allow_disconnected": config.allow_disconnected,
+        "seed": settings.seed,
+    }
+
+
+def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) -> Mapping[str, float]:
+    """Masks `masked`, a maskable copy of `model`; says which layers kept a kernel for connection's sake.
+
+    Returns:
+      For each layer the sensitivity below which kernels went.
+    """
+    try:
+        proposal = pruning.propose(model, **_pruning_options(settings))
+    except ValueError as error:
+        raise UserError(f"pruning: {error}") from None
+    for name in proposal.rescued:
+        print(f"warning: every kernel of {name} was to go; its strongest stays (--allow_disconnected lets it go)")
+    for name in proposal.disconnected:
+        print(f"warning: {name} has no kernel left")
+    pruning.apply_masks(masked, proposal.masks)
+    return proposal.thresholds
+
+
+def _prune_gradually(
+    stage: StageDirectory, masked: keras.Model, feed: Feed, settings: Settings
+) -> Mapping[str, float]:
+    """Trains `masked` while its masks follow the ramp, which ends after three quarters of the epochs.
+
+    Returns:
+      For each layer the least sensitivity that stayed.
+    """
+    config = settings.config
+    assert isinstance(config, PruneConfig)
+    end = max(1, config.epochs * len(feed.train(config)) * 3 // 4)
+    schedule = pruning.PruningSchedule(**_pruning_options(settings), end_step=end, every=max(1, end // 50))
+    _fit(stage, masked, feed, settings, callbacks=[schedule])
+    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.masked_layers(masked).items()}
+    masks = pruning.masks_of(masked)
+    scores = pruning.score(kernels, config.criterion, seed=settings.seed)
+    return {name: float(scores[name][masks[name]].min(initial=np.inf)) for name in masks}
+
+
+def _savings(model: keras.Model) -> dict[str, float]:
+    """What pruning took away: shares in [0, 1] and counts."""
+    layers = pruning.liveness(model)
+    before, after = complexity.layer_costs(model), pruning.live_costs(model)
+    kernels = pruning.masked_layers(model)
+    total = sum(before[name].params for name in kernels)
+    live = sum(after[name].live_params for name in kernels)
+    return {
+        "kxk_params_removed": 1.0 - live / total,
+        "params_removed": 1.0 - sum(c.live_params for c in after.values()) / sum(c.params for c in before.values()),
+        "flops": sum(cost.flops for cost in before.values()),
+        "live_flops": sum(cost.live_flops for cost in after.values()),
+        "dead_neurons": sum(layers[name].dead_neurons for name in layers if before[name].params),
+    }
+
+
+def _write_layers(path: Path, model: keras.Model) -> None:
+    """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after."""
+    layers = pruning.liveness(model)
+    before, after = complexity.layer_costs(model), pruning.live_costs(model)
+    header = (
+        "layer", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
+    )  # fmt: skip
+    rows = [
+        (
+            name, layer.kernels, layer.live_kernels, layer.dead_neurons, before[name].params,
+            after[name].live_params, before[name].flops, after[name].live_flops,
+        )
+        for name, layer in layers.items()
+        if before[name].params
+    ]  # fmt: skip
+    files.write_csv(path, header, rows)
+
+
+def _picture_sensitivities(
+    stage: StageDirectory, model: keras.Model, criterion: str, thresholds: Mapping[str, float]
+) -> None:
+    """The histogram of sensitivities with the threshold drawn in, as a file and for TensorBoard."""
+    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
+    scores = pruning.score(kernels, criterion)
+    png, (height, width) = plots.std_histogram(scores, thresholds, criterion=criterion)
+    with files.atomic_write(stage / "sensitivities.png") as file:
+        file.write(png)
+    events = EventWriter(stage / "tensorboard")
+    events.image("prune/sensitivities", png, 0, height=height, width=width)
+    for name, values in scores.items():
+        events.histogram(f"prune/{criterion}/{name}", values, 0)
+    events.close()
 
 
 def _monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None) -> Monitor:
@@ -177,10 +377,7 @@ def _monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None) -
 def _write_trials(path: Path, trials: Sequence[Trial]) -> None:
     """The ranked candidates: place, score, what proposed them, the architecture in ENAS's text form on one line."""
     rows = [(trial.source, trial.score, " ".join(trial.genotype.to_enas_text().split())) for trial in trials]
-    with files.atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("place", "source", "score", "architecture"))
-        writer.writerows((place, *row) for place, row in enumerate(rows, 1))
+    files.write_csv(path, ("place", "source", "score", "architecture"), [(i, *row) for i, row in enumerate(rows, 1)])
 
 
 def _finished(stage: StageDirectory, done: dict[str, Any] | None) -> dict[str, Any] | None:

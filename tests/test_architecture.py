@@ -15,7 +15,7 @@ FLOORS: list[list[str]] = [
     ["layers"],
     ["models"],
     ["complexity", "training", "search", "pruning"],
-    ["event_writer", "runs", "monitor", "stages"],
+    ["event_writer", "plots", "runs", "monitor", "stages"],
     ["report", "export", "sparse"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]

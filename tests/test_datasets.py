@@ -103,7 +103,7 @@ def test_hold_out_divides_every_image_once_and_keeps_the_order():
 
 
 def test_hold_out_names_the_class_that_is_too_small():
-    with pytest.raises(DataError, match="Class 'b' has 1 image"):
+    with pytest.raises(DataError, match="Class 'b' has too few images"):
         splits.hold_out(numbered([0, 0, 0, 1]), 0.5, np.random.default_rng(0), ("a", "b"))
 
 
@@ -302,8 +302,8 @@ def test_cache_respects_xdg(tmp_path, monkeypatch):
         ({"train/a": 3, "train/b": 0}, "at least two class folders"),
         ({"test/a": 3, "test/b": 3}, "has test/ but no train/"),
         ({"train/a": 3, "train/b": 3, "test/a": 1, "test/c": 1}, "that .*train has not: 'c'"),
-        ({"a": 3, "b": 1}, "Class 'b' has 1 image"),
-        ({"a": 3, "b": 2}, "Class 'b' has 1 image"),  # one went into the test split
+        ({"a": 3, "b": 1}, "Class 'b' has too few images"),
+        ({"a": 3, "b": 2}, "Class 'b' has too few images"),  # one went into the test split
     ],
 )
 def test_unusable_folders_are_explained(tmp_path, counts, message):
@@ -608,9 +608,22 @@ def tfds():
     return pytest.importorskip("tensorflow_datasets")
 
 
-def test_unknown_names_are_met_with_close_ones(tfds, tmp_path):
-    with pytest.raises(DataError, match=r"There is no data set 'cifar11'.\nDid you mean .*'cifar10'"):
-        load(DataConfig(dataset="cifar11", data_dir=str(tmp_path)), seed=0)
+@pytest.mark.parametrize("name", ["cifar11", "CIFAR10", "cifar-10", "cifr10/x"])
+def test_unknown_names_are_met_with_close_ones(tfds, tmp_path, name):
+    with pytest.raises(DataError, match=rf"There is no data set '{name}'.\nDid you mean .*'cifar10'"):
+        load(DataConfig(dataset=name, data_dir=str(tmp_path)), seed=0)
+
+
+@pytest.mark.parametrize("name", ["mnist/", "mnist:9.9.9", "mnist/no_such_config"])
+def test_names_that_tfds_cannot_parse_are_refused(tfds, tmp_path, name):
+    with pytest.raises(DataError, match="TFDS cannot build"):
+        load(DataConfig(dataset=name, data_dir=str(tmp_path)), seed=0)
+
+
+@pytest.mark.parametrize("name", ["", "../data", "zzzzzzzzz"])
+def test_names_near_to_none_are_met_with_the_catalog(tfds, tmp_path, name):
+    with pytest.raises(DataError, match=r"There is no data set .*\n(Known are cifar10|Did you mean)"):
+        load(DataConfig(dataset=name, data_dir=str(tmp_path)), seed=0)
 
 
 def test_data_sets_of_text_are_refused(tfds, tmp_path):

@@ -108,6 +108,7 @@ def test_metrics_of_an_epoch(finished):
     assert second["best_reward"] >= first["best_reward"]
 
 
+@pytest.mark.jax
 def test_results_are_the_issued_figures(finished):
     searcher, _, results = finished
     assert results is searcher.results
@@ -133,6 +134,7 @@ def test_keeps_the_top_k_of_the_controller_and_of_the_control(finished):
     assert {trial.source for trial in searcher.get_best_trials(10)} == {"controller"}
 
 
+@pytest.mark.jax
 def test_best_model_classifies_as_its_trial_says(finished):
     searcher, _, _ = finished
     validation = batches(20, train=False, seed=1)
@@ -155,24 +157,27 @@ def test_summaries_name_the_space_and_the_best(finished, capsys):
     assert "2. score" not in printed
 
 
-def test_same_seed_same_search_bit_for_bit(finished):
+def test_same_seed_same_search_bit_for_bit_also_in_two_calls(finished):
     searcher, _, results = finished
     again = make()
+    run(again, epochs=1)
+    assert len(again.history) == 1
     assert run(again) == results
     assert again.history == searcher.history
+    assert again.trials == searcher.trials
     assert_same_arrays(again.state_arrays(), searcher.state_arrays())
 
 
-def test_another_seed_another_search(finished):
-    searcher, _, _ = finished
-    other = make(seed=1)
-    assert not np.array_equal(
-        other.controller.state_arrays()["controller/start"], make().controller.state_arrays()["controller/start"]
-    )
-    run(other)
-    assert other.history != searcher.history
+def test_another_seed_another_search():
+    ours, other = make(), make(seed=1)
+    for path, array in ours.state_arrays().items():
+        if path.endswith("kernel"):  # smoothed or not, every kernel that is drawn at random
+            assert not np.array_equal(array, other.state_arrays()[path]) or path.endswith("global_pool/kernel"), path
+    samples = [searcher.controller.sample(64, searcher.rng(1)) for searcher in (ours, other)]
+    assert not np.array_equal(*samples)
 
 
+@pytest.mark.jax
 def test_restored_after_an_epoch_it_ends_as_if_never_interrupted(finished):
     searcher, recorder, results = finished
     resumed, heard = make(), Recorder()
@@ -197,32 +202,44 @@ def test_restored_at_the_end_it_only_ranks(finished):
     assert resumed.trials == searcher.trials
 
 
-def test_a_project_directory_resumes_in_another_object(finished, tmp_path):
+def test_a_project_directory_carries_the_state_to_another_object(finished, tmp_path):
     searcher, _, results = finished
+    saved = make(directory=tmp_path, project_name="p")
+    assert not saved.reload()
+    arrays, values = searcher.state_arrays(), searcher.state_values()
+    saved.restore(arrays, values)
+    saved.save()
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["state.npz"]
+    other = make(directory=tmp_path, project_name="p")
+    assert other.reload()
+    assert other.epoch == 2
+    assert other.finish() == results
+    assert_same_arrays(other.state_arrays(), arrays)
 
-    class Stop(Exception):
+
+def test_a_project_directory_receives_every_epoch(tmp_path):
+    class Stopped(Exception):
         pass
 
     class Stopper:
         def on_epoch_end(self, searcher, epoch, metrics):
-            raise Stop
+            raise Stopped
 
-    first = make(directory=tmp_path, project_name="p")
-    assert not first.reload()
-    with pytest.raises(Stop):
-        run(first, callbacks=[Stopper()])
-    second = make(directory=tmp_path, project_name="p")
-    assert second.reload()
-    assert second.epoch == 1
-    assert run(second) == results
-    assert_same_arrays(second.state_arrays(), searcher.state_arrays())
+    searcher = make(directory=tmp_path)
+    searcher.run_epoch = lambda epoch: {"reward": 0.25}
+    with pytest.raises(Stopped):
+        run(searcher, callbacks=[Stopper()])
+    other = make(directory=tmp_path)
+    assert other.reload()
+    assert other.epoch == 1
+    assert other.history == [{"reward": 0.25}]
 
 
 def test_the_state_of_another_search_is_refused(finished):
     _, recorder, _ = finished
     other = make(seed=5)
     before = other.state_arrays()
-    with pytest.raises(ValueError, match="state is of another seed: 0. This search's: 5"):
+    with pytest.raises(ValueError, match=r"state is of another seed: 0\. This search's: 5"):
         other.restore(*recorder.states[0])
     arrays, values = recorder.states[0]
     with pytest.raises(ValueError, match="unknown array extra"):
@@ -231,18 +248,20 @@ def test_the_state_of_another_search_is_refused(finished):
     assert other.epoch == 0
 
 
-def test_every_batch_trains_an_architecture_of_its_own():
-    searcher = make()
-    searcher.prepare(batches(24, train=True), batches(20, train=False, seed=1), 2)
-    searcher._train_supernet(0)
-    genes = searcher._train_data.genes
-    assert genes.shape == (3, SPACE.gene_length)
-    np.testing.assert_array_equal(genes, searcher.controller.sample(3, searcher.rng(1, 0)))
+def prepared(kind: type[EnasSearch] = EnasSearch) -> EnasSearch:
+    searcher = kind(SPACE, CONFIG, input_shape=(4, 4, 1), num_classes=2)
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    return searcher
+
+
+def test_every_batch_trains_an_architecture_of_its_own(finished):
+    searcher, _, _ = finished
+    assert searcher._train_data.genes.shape == (3, SPACE.gene_length)
+    assert len(searcher._train_data) == 3
 
 
 def test_rewards_walk_through_all_validation_images_before_repeating_one():
-    searcher = make()
-    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    searcher = prepared()
     seen = []
     searcher.reward = lambda genes, images, labels: seen.append(images) or 0.5
     for number in range(6):
@@ -261,10 +280,9 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
         def reward(self, genes, images, labels):
             return math.nan if genes[0] == 0 else 0.5
 
-    searcher = Failing(SPACE, CONFIG, input_shape=(4, 4, 1), num_classes=2)
+    searcher = prepared(Failing)
     with caplog.at_level(logging.WARNING):
-        run(searcher, epochs=1)
-    metrics = searcher.history[0]
+        metrics = searcher._train_controller(0)
     assert metrics["nan_rewards"] > 0
     assert metrics["reward"] == pytest.approx(0.5 * (6 - metrics["nan_rewards"]) / 6)
     assert math.isfinite(metrics["baseline"])
@@ -274,14 +292,18 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
 
 
 def test_a_collapsed_controller_is_reported(caplog):
-    searcher = make()
+    class Constant(EnasSearch):
+        def reward(self, genes, images, labels):
+            return 0.5
+
+    searcher = prepared(Constant)
     only = np.tile(np.array([1, 0, 1], np.int32), (64, 1))
     searcher.controller.sample = lambda count, rng: only[:count]
     with caplog.at_level(logging.WARNING):
-        results = run(searcher, epochs=1)
+        metrics = searcher._train_controller(0)
     assert "collapsed: all 6 architectures of epoch 1 are the same" in caplog.text
-    assert searcher.history[0]["distinct"] == pytest.approx(1 / 6)
-    assert results["architectures_evaluated"] == 1
+    assert metrics["distinct"] == pytest.approx(1 / 6)
+    assert metrics["baseline"] == 0.5
 
 
 def test_a_supernet_whose_weights_are_lost_is_still_ranked(caplog):

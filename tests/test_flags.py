@@ -59,7 +59,11 @@ def test_a_typed_flag_beats_the_preset_and_leaves_the_rest():
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("--epochs=0", "--epochs must be between"), ("--lr_min=3", "--lr_min must not exceed"), ("--num_layers=7", "multiple")],
+    [
+        ("--epochs=0", "--epochs must be between"),
+        ("--lr_min=3", "--lr_min must not exceed"),
+        ("--num_layers=7", "multiple"),
+    ],
 )
 def test_values_out_of_range_name_their_flag(argument, message):
     with pytest.raises(UserError, match=message):

@@ -28,7 +28,11 @@ def convolve(x, kernel):
 
 
 LAYERS = {
-    "masked_conv": (lambda **kw: MaskedConv2D(5, 3, padding="same", kernel_regularizer="l2", **kw), (4, 6, 6, 3), (4, 6, 6, 5)),
+    "masked_conv": (
+        lambda **kw: MaskedConv2D(5, 3, padding="same", kernel_regularizer="l2", **kw),
+        (4, 6, 6, 3),
+        (4, 6, 6, 5),
+    ),
     "global_pool": (GroupedGlobalPool, (4, 6, 4, 3), (4, 3)),
     "batch_norm": (BatchNorm, (4, 6, 6, 3), (4, 6, 6, 3)),
     "batch_norm_of_the_batch": (lambda **kw: BatchNorm(use_batch_statistics=True, **kw), (4, 6, 6, 3), (4, 6, 6, 3)),

@@ -1,5 +1,6 @@
 """The optimizer and its schedule against hand-worked numbers and NumPy."""
 
+import itertools
 import math
 
 import keras
@@ -36,7 +37,7 @@ def test_one_cosine_without_restart_and_with_warmup():
     values = rates(training.make_schedule(config, steps_per_epoch=5), range(50))
     assert values[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
     assert values[10] == pytest.approx(1.0)
-    assert all(later <= earlier for earlier, later in zip(values[10:], values[11:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(values[10:]))
 
 
 def test_schedule_and_optimizer_survive_serialisation():

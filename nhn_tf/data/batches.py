@@ -48,9 +48,7 @@ class Normalization:
         """The statistics of a split's images; a channel that never varies is only shifted."""
         if not len(split):
             raise ValueError("Statistics need at least one image. Received: an empty split.")
-        channels = split.images.shape[-1]
-        # Of counts of the 256 levels: exact, and fast enough for any data set in memory.
-        counts = np.stack([np.bincount(split.images[..., c].ravel(), minlength=256) for c in range(channels)])
+        counts = _count_levels(split.images)
         levels = np.arange(256) / 255
         share = counts / counts.sum(axis=1, keepdims=True)
         mean = share @ levels
@@ -78,6 +76,17 @@ class Normalization:
         rows *= scale
         rows += offset
         return rows.reshape(images.shape)
+
+
+def _count_levels(images: np.ndarray) -> np.ndarray:
+    """How often each channel takes each of the 256 levels, int64 [C, 256]: statistics of them are exact."""
+    channels = images.shape[-1]
+    counts = np.zeros(channels * 256, np.int64)
+    # A few hundred images at a time stay in the processor's cache.
+    for start in range(0, len(images), 256):
+        levels = images[start : start + 256] + 256 * np.arange(channels)
+        counts += np.bincount(levels.ravel(), minlength=len(counts))
+    return counts.reshape(channels, 256)
 
 
 @dataclass(frozen=True)

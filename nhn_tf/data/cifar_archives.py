@@ -31,9 +31,10 @@ class Layout:
       test_records: images in the test file.
       num_classes: number of labels.
       names: file that holds the class names.
-      label_key: key of the labels (and `names_key` of the class names) in the Python version.
-      label_bytes: label bytes before each image in the binary version, the last of which counts.
       python: whether this is the Python version.
+      label_key: key of the labels in the Python version.
+      names_key: key of the class names in the Python version.
+      label_bytes: label bytes before each image in the binary version, the last of which counts.
     """
 
     directory: str

@@ -66,12 +66,12 @@ def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Au
       cutout: side of the square of the stage at hand: -1 is half the image, 16 at 32; 0 is none.
 
     Raises:
-      ValueError: the padding is as large as the image.
+      DataError: the padding is as large as the image.
     """
     side = min(dataset.image_shape[:2])
     pad = round(side / 8) if config.pad < 0 else config.pad
     if pad >= side:
-        raise ValueError(f"`pad` must be smaller than the image, {side} pixels. Received: {pad}.")
+        raise DataError(f"`pad` must be smaller than the image, {side} pixels. Received: {pad}.")
     return Augmentation(
         pad=pad,
         flip=dataset.flip if config.flip == "auto" else config.flip == "on",

@@ -47,21 +47,29 @@ def read(root: Path, *, image_size: int, cache_dir: Path) -> Source:
     Raises:
       DataError: the folder is missing, empty or laid out otherwise, or an image is unusable.
     """
-    train_root, test_root = _find_splits(root)
-    class_names = _class_names(train_root)
-    train = _list_images(root, train_root, class_names)
-    test = None
-    if test_root is not None:
-        if unknown := sorted(set(_class_names(test_root)) - set(class_names)):
-            raise DataError(
-                f"{test_root} has a class that {train_root} has not: '{unknown[0]}'.\n"
-                "Every test class needs training images. Rename or remove it."
-            )
-        test = _list_images(root, test_root, class_names)
+    try:
+        train, test, class_names = _list(root)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
     images = _cached(root, train, test, image_size=image_size, cache_dir=cache_dir)
     count = len(train.paths)
     test_split = None if test is None else Split(images[count:], test.labels)
     return Source(Split(images[:count], train.labels), test_split, class_names, flip=True)
+
+
+def _list(root: Path) -> tuple[_Listing, _Listing | None, tuple[str, ...]]:
+    """Lists the training and test images, and names the classes."""
+    train_root, test_root = _find_splits(root)
+    class_names = _class_names(train_root)
+    train = _list_images(root, train_root, class_names)
+    if test_root is None:
+        return train, None, class_names
+    if unknown := sorted(set(_class_names(test_root)) - set(class_names)):
+        raise DataError(
+            f"{test_root} has a class that {train_root} has not: '{unknown[0]}'.\n"
+            "Every test class needs training images. Rename or remove it."
+        )
+    return train, _list_images(root, test_root, class_names), class_names
 
 
 def _find_splits(root: Path) -> tuple[Path, Path | None]:

@@ -42,7 +42,7 @@ def decode(path: Path, *, image_size: int = 0) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(path, "far more") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
-        reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error)
+        reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error) or type(error).__name__
         raise DataError(
             f"{path} cannot be read as a PNG or JPEG image: {reason}.\nReplace or remove the file."
         ) from None

@@ -172,7 +172,7 @@ def hold_out(
     for name, count in zip(class_names, counts, strict=True):
         if count == 1:
             raise DataError(
-                f"Class '{name}' has 1 image: too few to hold some out for validation or test.\n"
+                f"Class '{name}' has too few images: training, validation and test each need one of their own.\n"
                 "Add images to the class or remove it."
             )
     present = np.count_nonzero(counts)

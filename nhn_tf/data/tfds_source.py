@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import socket
 import sys
 import urllib.parse
@@ -19,6 +20,7 @@ from nhn_tf.data.splits import DataError, Source, Split
 # Handwriting and house numbers: a mirrored 3 is no 3. (Clothes of fashion_mnist may be mirrored.)
 _NOT_FLIPPED = ("mnist", "svhn", "digits", "omniglot", "cmaterdb")
 _CONNECT_SECONDS = 5.0
+_MIRROR = "https://storage.googleapis.com/tfds-data"
 
 
 def flips(name: str) -> bool:
@@ -83,18 +85,30 @@ def _leave_accelerators_alone() -> None:
 
 def _builder(tfds: Any, name: str, data_dir: str, others: Sequence[str]) -> Any:
     try:
-        return tfds.builder(name, data_dir=data_dir or None)
-    except tfds.core.DatasetNotFoundError:
-        known = dict.fromkeys([*others, *tfds.list_builders(with_community_datasets=False)])
-        close = difflib.get_close_matches(name.split("/")[0].split(":")[0], known, n=3, cutoff=0.5)
-        hint = (
-            f"Did you mean {' or '.join(repr(match) for match in close)}?"
-            if close
-            else (f"Known are {', '.join(others)} and the names of tensorflow.org/datasets/catalog.")
-        )
-        raise DataError(f"There is no data set '{name}'.\n{hint}") from None
-    except (ValueError, TypeError, AssertionError) as error:
+        return tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
+    except (ValueError, TypeError, AssertionError, ImportError) as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        if _base_name(name) not in known:
+            raise _unknown(name, [*others, *known]) from None
         raise DataError(f"TFDS cannot build '{name}': {_first_line(error)}") from None
+
+
+def _base_name(name: str) -> str:
+    """A TFDS name without its configuration and version: "emnist/letters:3.1.0" is "emnist"."""
+    return name.split("/")[0].split(":")[0]
+
+
+def _unknown(name: str, known: Sequence[str]) -> DataError:
+    close = difflib.get_close_matches(_base_name(name).lower(), dict.fromkeys(known), n=3, cutoff=0.5)
+    hint = (
+        f"Did you mean {' or '.join(repr(match) for match in close)}?"
+        if close
+        else (
+            "Known are cifar10, cifar100, digits, folder and the image-classification names of "
+            "tensorflow.org/datasets/catalog."
+        )
+    )
+    return DataError(f"There is no data set '{name}'.\n{hint}")
 
 
 def _check_features(tfds: Any, name: str, builder: Any) -> None:
@@ -112,32 +126,30 @@ def _check_features(tfds: Any, name: str, builder: Any) -> None:
 
 def _download(name: str, builder: Any) -> None:
     """Downloads and prepares a data set, saying so first; fails at once where there is no network."""
-    size = builder.info.download_size or "unknown size"
-    print(
-        f"Downloading data set '{name}' ({size}) to {builder.data_dir}, once.",
-        file=sys.stderr,
-        flush=True,
-    )
-    if unreachable := _unreachable_host(builder):
-        raise _download_error(name, f"host {unreachable} cannot be reached")
+    urls = dict(getattr(builder, "url_infos", None) or {})
+    size = f" ({sum(info.size for info in urls.values()) / 2**20:,.0f} MiB)" if urls else ""
+    print(f"Downloading data set '{name}'{size} to {builder.data_dir}, once.", file=sys.stderr, flush=True)
+    # TFDS itself would retry for minutes. It asks the original host, or its own mirror.
+    if urls and not any(_reachable(url) for url in (next(iter(urls)), _MIRROR)):
+        host = urllib.parse.urlsplit(next(iter(urls))).hostname
+        raise _download_error(name, f"host {host} cannot be reached")
     try:
         builder.download_and_prepare()
     except Exception as error:  # network, checksums, disk, manual downloads: TFDS has no common base
         raise _download_error(name, _first_line(error)) from error
 
 
-def _unreachable_host(builder: Any) -> str | None:
-    """The first download host if no connection to it can be made; TFDS itself retries for minutes."""
-    urls = list(getattr(builder, "url_infos", None) or ())
-    parts = urllib.parse.urlsplit(urls[0]) if urls else None
-    if parts is None or not parts.hostname or parts.scheme in urllib.request.getproxies():
-        return None
-    port = parts.port or (80 if parts.scheme == "http" else 443)
+def _reachable(url: str) -> bool:
+    """Whether a connection to the URL's host can be made; True where a proxy would make it."""
+    parts = urllib.parse.urlsplit(url)
+    if not parts.hostname or parts.scheme in urllib.request.getproxies():
+        return True
     try:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
     except OSError:
-        return parts.hostname
-    return None
+        return False
+    return True
 
 
 def _download_error(name: str, reason: str) -> DataError:

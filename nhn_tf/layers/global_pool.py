@@ -18,7 +18,7 @@ class GroupedGlobalPool(keras.layers.Layer):
     Output shape: [B, C].
     """
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         if len(input_shape) != 4 or None in input_shape[1:]:
             raise ValueError(f"the input must be [B, H, W, C] with H, W and C known. Received: {tuple(input_shape)}.")
         _, height, width, channels = input_shape

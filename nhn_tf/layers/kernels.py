@@ -25,7 +25,7 @@ _FUSED_LEAST_EPSILON = 1e-5
 def default_jit_compile() -> bool | Literal["auto"]:
     """What `compile(jit_compile=...)` should be for models of this package.
 
-    XLA takes minutes to compile these models on TensorFlow's CPU, and they run no faster; everywhere else Keras decides.
+    On TensorFlow's CPU XLA takes minutes to compile these models, which then run no faster; elsewhere Keras decides.
     """
     on_cpu = _IS_TENSORFLOW and not tf.config.list_physical_devices("GPU")
     return False if on_cpu else "auto"

@@ -48,9 +48,7 @@ class StackedBatchNorm(keras.layers.Layer):
         shape = (self.count, input_shape[-1])
 
         def add(name: str, initializer: str, trainable: bool) -> Any:
-            return self.add_weight(
-                name=name, shape=shape, initializer=initializer, trainable=trainable, autocast=False
-            )
+            return self.add_weight(name=name, shape=shape, initializer=initializer, trainable=trainable, autocast=False)
 
         self.gamma = add("gamma", "ones", True)
         self.beta = add("beta", "zeros", True)
@@ -131,7 +129,7 @@ class MixedOp(keras.layers.Layer):
         self.in_bn = StackedBatchNorm(len(self.ops), name="in_bn", **bn)
         self.op_bn = StackedBatchNorm(len(self._convolutions), name="op_bn", **bn) if self._convolutions else None
 
-    def build(self, inputs_shape: tuple[int | None, ...], choice_shape: tuple[()] | None = None) -> None:
+    def build(self, inputs_shape: tuple[Any, ...], choice_shape: tuple[()] | None = None) -> None:
         channels = inputs_shape[-1]
         self.in_kernel = self.add_weight(
             name="in_kernel",
@@ -178,7 +176,7 @@ class MixedOp(keras.layers.Layer):
         among_convolutions = K.stack([one_hot[index] for index in self._convolutions])
         chosen = self.op_bn.select(among_convolutions)
         branches = [
-            self._convolution(op, weights, chosen, by_batch=by_batch)
+            self._convolution(op, weights, self.op_bn, chosen, by_batch=by_batch)
             if op.is_convolution
             else self._pooling(op, chosen.mean, chosen.variance)
             for op, weights in zip(self.ops, self._op_kernels, strict=True)
@@ -192,14 +190,14 @@ class MixedOp(keras.layers.Layer):
         return branches[0](x) if len(branches) == 1 else K.switch(choice, branches, x)
 
     def _convolution(
-        self, op: Op, weights: tuple[Any, ...], chosen: _Statistics, *, by_batch: bool
+        self, op: Op, weights: tuple[Any, ...], bn: StackedBatchNorm, chosen: _Statistics, *, by_batch: bool
     ) -> Callable[[Any], tuple[Any, Any, Any]]:
         """The branch x -> (y, mean, variance) of a convolution."""
 
         def branch(x: Any) -> tuple[Any, Any, Any]:
             if op.kind == "separable_conv":
                 x = K.depthwise_conv(x, weights[0], strides=1, padding="same", data_format="channels_last")
-            y, mean, variance = self.op_bn.normalize(_convolve(x, weights[-1]), chosen, by_batch=by_batch)
+            y, mean, variance = bn.normalize(_convolve(x, weights[-1]), chosen, by_batch=by_batch)
             return K.relu(y), mean, variance
 
         return branch

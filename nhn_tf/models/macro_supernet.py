@@ -139,7 +139,7 @@ class MacroSupernet(Superset):
         outputs = [self.stem_bn(self.stem_conv(images), training=training)]
         for layer, mixed in enumerate(self.mixed_ops):
             choice = genes[layer] if self._static is None else None
-            y = mixed(outputs[-1], choice, training=training)
+            y = mixed(outputs[-1], choice=choice, training=training)
             if layer:
                 y = self.skip_bns[layer - 1](self._join(y, outputs, genes, layer), training=training)
             outputs.append(y)

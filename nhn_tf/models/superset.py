@@ -78,11 +78,11 @@ class Superset(keras.Model, abc.ABC):
         Returns:
           float64 [n], in [0, 1], over all images.
         """
-        genes = [self.check_genes(row) for row in np.asarray(genes)]
-        correct, total = np.zeros(len(genes), np.int64), 0
+        architectures = [self.check_genes(row) for row in np.asarray(genes)]
+        correct, total = np.zeros(len(architectures), np.int64), 0
         for index in range(len(batches)):
             images, labels = batches[index]
-            correct += [self._correct(row, images, np.asarray(labels)) for row in genes]
+            correct += [self._correct(row, images, np.asarray(labels)) for row in architectures]
             total += len(labels)
         if total == 0:
             raise ValueError("`batches` must hold at least one image. Received: none.")
@@ -104,8 +104,7 @@ class GenedBatches(keras.utils.PyDataset):
 
     Yields ({"images": [B, H, W, C], "genes": int32 [B, G]}, labels).
 
-    Keras may prepare the first batches of an epoch before any `on_epoch_begin` callback runs: to give each epoch other
-    genes, set `genes` before the `fit` of that epoch.
+    To give each epoch other genes, set `genes` before `fit` or in a callback's `on_epoch_begin`.
 
     Args:
       batches: indexed (images, labels); its `on_epoch_end`, if it has one, is called at the end of an epoch.

@@ -37,24 +37,23 @@ def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
       ValueError: two variables share a path.
     """
     found: dict[str, keras.Variable] = {}
-    states = dict(_seed_states(model))
-    for variable in [*model.weights, *states.values()]:
-        path = next((name for name, state in states.items() if state is variable), variable.path)
-        if path in found and found[path] is not variable:
+    for path, variable in [*((weight.path, weight) for weight in model.weights), *_seed_states(model)]:
+        if path in found:
             raise ValueError(f"variable paths must be unique; name the layers. Received: {path!r} twice.")
         found[path] = variable
     return found
 
 
-def _seed_states(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Variable]]:
-    """(path, state) of the random generators in a layer and its sublayers, once each."""
+def _seed_states(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """(path, state) of every random generator in a model, once each."""
     seen = set()
-    for sublayer in layer._flatten_layers():  # noqa: SLF001 - Keras has no public walk over nested layers
-        for number, generator in enumerate(getattr(sublayer, "_seed_generators", ())):
-            if id(generator.state) not in seen:
-                seen.add(id(generator.state))
+    # Keras has no public walk over nested layers and their generators.
+    for layer in model._flatten_layers():
+        for number, generator in enumerate(layer._seed_generators):
+            if id(generator) not in seen:
+                seen.add(id(generator))
                 suffix = f"_{number}" if number else ""
-                yield f"{sublayer.path or sublayer.name}/{_SEED_STATE}{suffix}", generator.state
+                yield f"{layer.path or layer.name}/{_SEED_STATE}{suffix}", generator.state
 
 
 def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -123,9 +122,7 @@ def transfer(source: Mapping[str, np.ndarray], model: keras.Model) -> Transfer:
     loaded = {path for path in variables if path in source and _fits(source[path], variables[path])}
     for path in loaded:
         variables[path].assign(source[path])
-    return Transfer(
-        tuple(sorted(loaded)), tuple(sorted(set(variables) - loaded)), tuple(sorted(set(source) - loaded))
-    )
+    return Transfer(tuple(sorted(loaded)), tuple(sorted(set(variables) - loaded)), tuple(sorted(set(source) - loaded)))
 
 
 def _fits(array: np.ndarray, variable: keras.Variable) -> bool:

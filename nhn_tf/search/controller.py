@@ -37,8 +37,8 @@ class Policy(keras.layers.Layer):
 
     For each layer in turn: one step gives the op's logits; a second step, on the chosen op's embedding, gives the
     layer's *anchor*; each skip bit is decided by attention between that anchor and an earlier layer's. The next step
-    reads the sum of the chosen anchors over one plus their number. The first two steps that have no such input (at
-    the start and after layer 0) read a learned start vector.
+    reads the sum of the chosen anchors over one plus their number. The first steps of layers 0 and 1, which have no
+    such input, read a learned start vector.
 
     Args:
       space: the architectures to distribute over.

@@ -20,7 +20,7 @@ import numpy as np
 
 from nhn_tf import training
 from nhn_tf.configs import EnasConfig
-from nhn_tf.data.batches import Batches
+from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.genotype import Genotype
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
 from nhn_tf.search.controller import Controller, assign_arrays
@@ -140,7 +140,6 @@ class EnasSearch(Searcher):
     def _train_supernet(self, epoch: int) -> dict[str, float]:
         """One pass over the training images, an architecture for each batch."""
         steps = len(self._train_data)
-        self._train_batches.epoch = epoch
         self._train_data.genes = self.controller.sample(steps, self.rng(Stream.CHILD, epoch))
         lr = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
         logs = self.supernet.fit(
@@ -149,7 +148,7 @@ class EnasSearch(Searcher):
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=[_StepReporter(self, self._steps_an_epoch())],
+            callbacks=[FollowEpoch(self._train_batches), _StepReporter(self, self._steps_an_epoch())],
         ).history
         loss = float(logs["loss"][-1])
         if not math.isfinite(loss):
@@ -210,9 +209,10 @@ class EnasSearch(Searcher):
         if failed:
             logger.warning("%d of %d rewards in epoch %d are NaN and count as 0.", failed, len(rewards), epoch + 1)
         skips = genes[:, self.space.num_layers :]
+        baseline = self.controller.baseline
         return {
             "reward": float(rewards.mean()),
-            "baseline": float(self.controller.baseline),
+            "baseline": math.nan if baseline is None else baseline,
             "best_reward": max([float(rewards.max()), *(m["best_reward"] for m in self.history)]),
             "entropy": mean["entropy"],
             "skip_rate": float(skips.mean()) if skips.size else 0.0,

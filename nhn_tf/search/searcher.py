@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from nhn_tf import files
-from nhn_tf.configs import Config
+from nhn_tf.configs import SgdConfig
 from nhn_tf.genotype import Genotype
 from nhn_tf.space import Space
 
@@ -89,7 +89,7 @@ class Searcher(abc.ABC):
     def __init__(
         self,
         space: Space,
-        config: Config,
+        config: SgdConfig,
         *,
         seed: int = 0,
         directory: str | os.PathLike[str] | None = None,
@@ -164,6 +164,7 @@ class Searcher(abc.ABC):
             metrics = self.run_epoch(self.epoch)
             self.history.append(metrics)
             self.epoch += 1
+            self.trials, self.results = [], None  # of a shorter search before this one
             if self.project_dir is not None:
                 self.save()
             for callback in self._callbacks:

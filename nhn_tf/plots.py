@@ -1,0 +1,162 @@
+"""Pictures as bytes: what every figure of the project shares, and the histogram that pruning shows.
+
+Figures are made with matplotlib's Agg canvas and never through pyplot, so there is no window, no current figure and
+nothing to close. The same input gives the same bytes: no dates and no random ids go into a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+DPI: Final = 144
+
+INK: Final = "#263238"
+MUTED: Final = "#78909C"
+GRID: Final = "#E3E8EB"
+BLUE: Final = "#1F6FB2"
+ORANGE: Final = "#E07B00"
+GREEN: Final = "#2E8B57"
+GREY: Final = "#B0BEC5"
+
+_STYLE: Final = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "hatch.linewidth": 0.8,
+    "svg.hashsalt": "nhn_tf",
+    "svg.fonttype": "path",
+}
+
+_BINS = 60
+_COLUMNS = 4
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The project's look, for the figures that are made and written within."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches on an Agg canvas."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, `DPI` pixels an inch."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, letters drawn as outlines."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def pixels(figure: Figure) -> tuple[int, int]:
+    """(height, width) of the figure's PNG."""
+    width, height = figure.canvas.get_width_height()
+    return height, width
+
+
+def std_histogram(
+    scores: Mapping[str, np.ndarray], thresholds: float | Mapping[str, float], *, criterion: str = "std"
+) -> tuple[bytes, tuple[int, int]]:
+    """How sensitive the connections are, and where the threshold cuts (paper, section 2.2).
+
+    One panel for all layers when they share a threshold, else one for each layer.
+
+    Args:
+      scores: layer name to finite floats of any shape, usually [Cin, Cout]: one score for each kernel.
+      thresholds: the score below which a kernel goes: one number, or one for each layer; `inf` where none stayed.
+      criterion: what the scores are, for the axis: std, l1, l2, random.
+
+    Returns:
+      PNG bytes, and (height, width) in pixels.
+
+    Raises:
+      ValueError: no scores, scores that are not finite, or a layer without a threshold.
+    """
+    flat = {name: np.asarray(array, np.float64).ravel() for name, array in scores.items()}
+    if not any(values.size for values in flat.values()):
+        raise ValueError("`scores` must hold at least one score. Received: none.")
+    if bad := [name for name, values in flat.items() if not np.isfinite(values).all()]:
+        raise ValueError(f"`scores` must be finite. Received: NaN or infinity in {', '.join(bad)}.")
+    cuts = dict(thresholds) if isinstance(thresholds, Mapping) else dict.fromkeys(flat, float(thresholds))
+    if missing := [name for name in flat if name not in cuts]:
+        raise ValueError(f"`thresholds` must name every layer. Received: none for {', '.join(missing)}.")
+
+    label = {"std": "standard deviation of a kernel"}.get(criterion, f"{criterion} score of a kernel")
+    with style():
+        if len({cuts[name] for name in flat}) == 1:
+            figure = new_figure(7.0, 3.6)
+            axes = figure.subplots()
+            cut = cuts[next(iter(flat))]
+            _histogram(axes, np.concatenate(list(flat.values())), cut)
+            axes.set(xlabel=label, ylabel="kernels", title=f"Kernels of {len(flat)} layers")
+            axes.legend(loc="upper right")
+        else:
+            figure = _panels(flat, cuts)
+            figure.supxlabel(label, fontsize=9)
+            figure.supylabel("kernels", fontsize=9)
+        figure.set_layout_engine("constrained")
+        return png(figure), pixels(figure)
+
+
+def _panels(flat: Mapping[str, np.ndarray], cuts: Mapping[str, float]) -> Figure:
+    columns = min(_COLUMNS, len(flat))
+    rows = math.ceil(len(flat) / columns)
+    figure = new_figure(max(2.3 * columns, 5.0), 1.7 * rows + 0.6)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, values) in zip(grid, flat.items(), strict=False):
+        _histogram(axes, values, cuts[name])
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=4)
+    for axes in grid[len(flat) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _histogram(axes: Axes, values: np.ndarray, cut: float) -> None:
+    """Bars of the scores, those below the cut in grey, and the cut as a line."""
+    gone = values < cut
+    top = max(float(values.max(initial=0.0)), cut if math.isfinite(cut) else 0.0)
+    low = min(float(values.min(initial=0.0)), 0.0)
+    edges = np.linspace(low, top * 1.02 if top > low else low + 1.0, _BINS + 1)
+    counts = [f"pruned: {int(gone.sum()):,}", f"kept: {int((~gone).sum()):,}"]
+    axes.hist([values[gone], values[~gone]], bins=list(edges), stacked=True, color=[GREY, BLUE], label=counts)
+    if math.isfinite(cut):
+        axes.axvline(cut, color=ORANGE, linewidth=1.5, label=f"threshold: {cut:.4g}")
+    axes.set_xlim(edges[0], edges[-1])

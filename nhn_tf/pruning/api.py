@@ -1,0 +1,179 @@
+"""Pruning of any functional Keras model: which convolutions, which kernels, and the masked clone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final
+
+import keras
+from keras import layers as klayers
+
+from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.pruning import criteria, graph
+from nhn_tf.pruning.masked import apply_masks, kernels_of
+
+PRUNED_SIZES: Final = (3, 5)
+"""Sizes of the square kernels that are pruned unless layers are named (paper, section 3)."""
+
+
+def prune(
+    model: keras.Model,
+    *,
+    threshold: float | None = None,
+    sparsity: float | None = None,
+    criterion: str = "std",
+    scope: str = "global",
+    allow_disconnected: bool = False,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+) -> keras.Model:
+    """Copies a model with its least important k x k kernels switched off (paper, section 2.2).
+
+    Every prunable convolution becomes a MaskedConv2D, which keeps its pruned kernels at zero in later training; all
+    else stays as it is. Compile and train the result, then `compact` it. Pruning a pruned model never revives a kernel.
+    `prune(model, sparsity=0.0)` only makes the convolutions maskable, for `PruningSchedule`.
+
+    Args:
+      model: functional or Sequential, built; not changed.
+      threshold: a kernel goes when its score is below it. Give this or `sparsity`.
+      sparsity: share of the kernels to be gone, in [0, 1).
+      criterion: `std` (the paper's), `l1`, `l2` or `random` (a control).
+      scope: whether `sparsity` holds over all layers together (`global`) or in each (`layer`).
+      allow_disconnected: let a layer lose its last kernel; otherwise its strongest stays, with a warning.
+      seed: of the `random` criterion.
+      layers: names of the convolutions to prune. By default those with 3x3 or 5x5 kernels and `groups=1`, except
+        stems: convolutions with no other convolution between them and the model's input.
+
+    Returns:
+      A new model, not compiled, of the same layer names and weights.
+
+    Raises:
+      ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, or
+        a layer that cannot be pruned; the message names it.
+    """
+    chosen = prunable(model, layers)
+    selection = _select(
+        chosen,
+        threshold=threshold,
+        sparsity=sparsity,
+        criterion=criterion,
+        scope=scope,
+        allow_disconnected=allow_disconnected,
+        seed=seed,
+    )
+    for name in selection.rescued:
+        warnings.warn(
+            f"every kernel of layer {name!r} was to go; its strongest was kept. Pass allow_disconnected=True to let a "
+            "layer lose all of them.",
+            stacklevel=2,
+        )
+    pruned = _masked_clone(model, frozenset(chosen))
+    apply_masks(pruned, selection.masks)
+    return pruned
+
+
+def propose(
+    model: keras.Model,
+    *,
+    threshold: float | None = None,
+    sparsity: float | None = None,
+    criterion: str = "std",
+    scope: str = "global",
+    allow_disconnected: bool = False,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+) -> criteria.Selection:
+    """What `prune` would switch off, with the thresholds and the layers it would rescue; nothing is changed.
+
+    Arguments and errors are those of `prune`.
+    """
+    return _select(
+        prunable(model, layers),
+        threshold=threshold,
+        sparsity=sparsity,
+        criterion=criterion,
+        scope=scope,
+        allow_disconnected=allow_disconnected,
+        seed=seed,
+    )
+
+
+def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[str, klayers.Conv2D]:
+    """The convolutions that `prune` works on, by name, in the order of the graph.
+
+    Args:
+      model: functional or Sequential, built.
+      layers: names to check and return; by default all that qualify.
+
+    Raises:
+      ValueError: none qualifies, or one of `layers` is no Conv2D or MaskedConv2D with `groups=1`.
+    """
+    nodes = graph.trace(model).nodes
+    behind_convolution: dict[str, bool] = {}
+    for name, node in nodes.items():
+        behind_convolution[name] = any(
+            behind_convolution[parent] or _is_convolution(nodes[parent].layer) for parent in node.parents
+        )
+    candidates = {name: node.layer for name, node in nodes.items() if _is_maskable(node.layer)}
+    if layers is not None:
+        if isinstance(layers, str) or not layers:
+            raise ValueError(f"`layers` must be a list of one or more layer names. Received: {layers!r}.")
+        if unknown := [name for name in layers if name not in candidates]:
+            raise ValueError(
+                "`layers` must name Conv2D or MaskedConv2D layers of the model with groups=1. "
+                f"Received: {', '.join(unknown)}. It has: {', '.join(candidates) or 'none'}."
+            )
+        return {name: layer for name, layer in candidates.items() if name in set(layers)}
+    sizes = [(k, k) for k in PRUNED_SIZES]
+    found = {
+        name: layer for name, layer in candidates.items() if layer.kernel_size in sizes and behind_convolution[name]
+    }
+    if not found:
+        raise ValueError(
+            "the model has nothing to prune: no Conv2D with 3x3 or 5x5 kernels and groups=1 behind its stem. Name "
+            f"convolutions by `layers=`. It has: {', '.join(candidates) or 'none'}."
+        )
+    return found
+
+
+def _select(chosen: dict[str, klayers.Conv2D], **options: Any) -> criteria.Selection:
+    criterion, seed = options.pop("criterion"), options.pop("seed")
+    targets = {key: options[key] for key in ("threshold", "sparsity", "scope")}
+    criteria.check_target(**targets)
+    flat = [name for name, layer in chosen.items() if layer.kernel_size == (1, 1)]
+    if criterion == "std" and flat:
+        raise ValueError(
+            f"a 1x1 kernel has no spread: criterion 'std' cannot rank layers {', '.join(flat)}. Use 'l1' or 'l2'."
+        )
+    scores = criteria.score(kernels_of(chosen), criterion, seed=seed)
+    current = {
+        name: keras.ops.convert_to_numpy(layer.mask) > 0
+        for name, layer in chosen.items()
+        if isinstance(layer, MaskedConv2D)
+    }
+    return criteria.select(scores, current=current, **options)
+
+
+def _masked_clone(model: keras.Model, masked: frozenset[str]) -> keras.Model:
+    def clone(layer: Any) -> Any:
+        kind = MaskedConv2D if layer.name in masked else type(layer)
+        return kind.from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    for source, target in zip(model.layers, copy.layers, strict=True):
+        # By name: a MaskedConv2D has a mask besides the weights of the Conv2D it replaces.
+        weights = graph.weights_of(source)
+        for variable in target.variables:
+            if variable.name in weights:
+                variable.assign(weights[variable.name])
+    return copy
+
+
+def _is_convolution(layer: Any) -> bool:
+    kinds = (klayers.Conv2D, klayers.DepthwiseConv2D, klayers.SeparableConv2D)
+    return isinstance(layer, kinds)
+
+
+def _is_maskable(layer: Any) -> bool:
+    return type(layer) in (klayers.Conv2D, MaskedConv2D) and layer.groups == 1

@@ -1,0 +1,99 @@
+"""A masked network as a physically smaller one with the same outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from nhn_tf import complexity
+from nhn_tf.pruning import channels, graph
+from nhn_tf.pruning.liveness import Analysis, analyse
+
+
+def compact(model: keras.Model) -> keras.Model:
+    """Rebuilds a model without its dead neurons.
+
+    A channel goes when the masks leave no live kernel that leads to it, or when nothing alive reads it, over the whole
+    graph (see `liveness`). What a dead channel emitted all the same, such as a bias, moves into the next bias or batch
+    normalisation, or, where zero padding forbids that, into the kernels of one kept constant channel; so the outputs
+    agree on any input up to rounding. The branches that an `Add` joins keep the union of their channels. The model's
+    inputs and outputs keep theirs.
+
+    Args:
+      model: functional (or built Sequential), of ordinary layers: convolutions, batch normalisation, activations,
+        pooling, Concatenate, Add, Flatten, Dense, Dropout and the layers of `nhn_tf`.
+
+    Returns:
+      A new functional model, not compiled. Layers keep their names and classes, a MaskedConv2D its mask; layers
+      without a live output are gone.
+
+    Raises:
+      ValueError: a layer type that is not known, a layer called twice, a nested or subclassed model; the message names
+        the layer.
+    """
+    analysis = analyse(model)
+    cuts = cut_layers(analysis)
+    tensors: dict[str, Any] = {}
+    for name, node in analysis.graph.nodes.items():
+        if name not in cuts:
+            continue
+        layer = type(node.layer).from_config({**node.layer.get_config(), **cuts[name].config})
+        if not node.parents:
+            tensors[name] = layer.output
+            continue
+        read = zip(node.parents, analysis.kept_inputs(name), strict=True)
+        inputs = [tensors[parent] for parent, kept in read if kept.any()]
+        tensors[name] = layer(inputs if node.is_list else inputs[0], *node.args, **node.kwargs)
+        for variable in layer.variables:
+            variable.assign(cuts[name].weights[variable.name])
+
+    inputs, outputs = (
+        keras.tree.map_structure(lambda tensor: tensors[graph.layer_of(tensor)], part)
+        for part in graph.structure_of(model)
+    )
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def cut_layers(analysis: Analysis) -> dict[str, channels.Cut]:
+    """Configuration and weights of every layer that the compacted model has, by name."""
+    cuts: dict[str, channels.Cut] = {}
+    for name, node in analysis.graph.nodes.items():
+        kept = analysis.kept[name]
+        if not kept.any():
+            continue
+        kept_inputs = analysis.kept_inputs(name)
+        shift = cuts[node.parents[0]].shift if len(node.parents) == 1 else np.zeros(kept.sum())
+        site = analysis.sites[name]
+        rule = channels.RULES[type(site.layer)]
+        cuts[name] = rule.cut(site, analysis.inputs(name), kept_inputs, kept, shift)
+    return cuts
+
+
+def live_parameters(model: keras.Model) -> int:
+    """Parameters as the paper counts them: those of the compacted model outside masked kernels.
+
+    The model is not rebuilt. Moving statistics and masks are no parameters (see `complexity`).
+
+    Raises:
+      ValueError: as in `compact`.
+    """
+    cuts = cut_layers(analyse(model))
+    return sum(complexity.parameter_counts(cut.weights)[1] for cut in cuts.values())
+
+
+def live_costs(model: keras.Model) -> dict[str, complexity.Cost]:
+    """Cost of every layer of the compacted model, by layer name, without building it.
+
+    Multiply-adds need known spatial sizes; layers that the compacted model lacks cost nothing.
+
+    Raises:
+      ValueError: as in `compact` and `complexity.layer_cost`.
+    """
+    analysis = analyse(model)
+    costs = dict.fromkeys(analysis.graph.nodes, complexity.Cost())
+    for name, cut in cut_layers(analysis).items():
+        node = analysis.graph.nodes[name]
+        costs[name] = complexity.layer_cost(type(node.layer), cut.weights, node.shape, name=name)
+    return costs

@@ -1,0 +1,64 @@
+"""What pruning saves, layer by layer, as text."""
+
+from __future__ import annotations
+
+import keras
+
+from nhn_tf import complexity
+from nhn_tf.pruning.compact import live_costs
+from nhn_tf.pruning.liveness import liveness
+
+_HEADER = ("layer", "kernels kept", "dead neurons", "params", "live", "MFLOPs", "live")
+
+
+def summary(model: keras.Model) -> str:
+    """A table of a pruned model: per layer with weights, what it has and what is alive.
+
+    "Live" is what the compacted model has outside masked kernels; FLOPs are multiply-adds for one image (see
+    `complexity`).
+
+    Args:
+      model: functional, of layer types that `compact` knows, with an input of known height and width.
+
+    Returns:
+      Lines of text, the totals last.
+
+    Raises:
+      ValueError: as in `compact` and `complexity.layer_cost`.
+    """
+    counts, before, after = liveness(model), complexity.layer_costs(model), live_costs(model)
+    rows = [_HEADER]
+    for name, count in counts.items():
+        if before[name].params:
+            kernels = (count.live_kernels, count.kernels)
+            rows.append(_row(name, kernels, count.dead_neurons, before[name], after[name]))
+    weighted = [count for name, count in counts.items() if count.kernels]
+    kernels = (sum(c.live_kernels for c in weighted), sum(c.kernels for c in weighted))
+    dead = sum(count.dead_neurons for count in weighted)
+    zero = complexity.Cost()
+    rows.append(_row("total", kernels, dead, sum(before.values(), zero), sum(after.values(), zero)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _row(
+    name: str,
+    kernels: tuple[int, int],
+    dead: int,
+    before: complexity.Cost,
+    after: complexity.Cost,
+) -> tuple[str, ...]:
+    return (
+        name,
+        f"{kernels[0]:,} / {kernels[1]:,}" if kernels[1] else "",
+        f"{dead:,}",
+        f"{before.params:,}",
+        f"{after.live_params:,}",
+        f"{before.flops / 1e6:,.3f}",
+        f"{after.live_flops / 1e6:,.3f}",
+    )
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+    return "  ".join(cells).rstrip()

@@ -1,0 +1,199 @@
+"""When kernels go: at once, or step by step while training.
+
+A step is one update of the optimizer, counted by `optimizer.iterations`. What is pruned at a step depends on that
+count and on the model's variables alone, so a run that is stopped and resumed prunes the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.pruning import criteria
+from nhn_tf.pruning.masked import apply_masks, kernels_of, masked_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    """A target that rises from `initial` to `final` along a cubic, fast at first.
+
+    Between the steps `begin` and `end` (s and n * dt in Zhu & Gupta 2017, equation 1) the target at step t is
+    final + (initial - final) * (1 - (t - begin) / (end - begin))^3. With `begin == end` it is reached at once.
+
+    Args:
+      final: target at `end` and after.
+      begin: first step at which kernels go, at least 0.
+      end: the step that settles the masks, at least `begin`.
+      every: steps between two evaluations, at least 1; `end` is always one of them.
+      initial: target at `begin`, from 0 to `final`.
+
+    Raises:
+      ValueError: a value out of range.
+    """
+
+    final: float
+    begin: int = 0
+    end: int = 0
+    every: int = 100
+    initial: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= self.end:
+            raise ValueError(f"steps must satisfy 0 <= begin <= end. Received: begin={self.begin}, end={self.end}.")
+        if self.every < 1:
+            raise ValueError(f"`every` must be at least 1. Received: {self.every}.")
+        if not 0 <= self.initial <= self.final:
+            raise ValueError(f"`initial` must be from 0 to the final target, {self.final}. Received: {self.initial}.")
+
+    def target(self, step: int) -> float:
+        """The target at a step, `begin` or later."""
+        if step >= self.end:
+            return self.final
+        left = 1.0 - (step - self.begin) / (self.end - self.begin)
+        return self.final + (self.initial - self.final) * left**3
+
+    def is_due(self, step: int) -> bool:
+        """Whether the masks are to be evaluated once `step` updates are done."""
+        if not self.begin <= step <= self.end:
+            return False
+        return step == self.end or (step - self.begin) % self.every == 0
+
+    def last_due(self, after: int, upto: int) -> int | None:
+        """The latest step in (after, upto] that is due, if any."""
+        return next((step for step in range(upto, after, -1) if self.is_due(step)), None)
+
+
+class PruningSchedule(keras.callbacks.Callback):
+    """Prunes a model while `fit` trains it.
+
+    `gradual` follows a cubic ramp (Zhu & Gupta 2017): at every due step all kernels are scored anew and the lowest are
+    hidden by their masks. Their weights stay, so they return if others fall below them (dynamic pruning; a kernel that
+    was masked before the ramp competes too). At `end_step` the masks are settled: weights of pruned kernels, and what
+    the optimizer remembers of them, become zero, and stay so. `oneshot` does this at `begin_step`, all at once.
+
+    Resuming needs no state of the callback: restore the model and its optimizer (`keras.callbacks.BackupAndRestore`)
+    and pass a schedule of the same arguments.
+
+    Args:
+      sparsity: share of kernels gone at the end, in [0, 1). Give this or `threshold`.
+      threshold: score below which kernels are gone at the end; the ramp raises it from 0.
+      schedule: `gradual` or `oneshot`.
+      begin_step: optimizer step at which pruning begins.
+      end_step: step at which `gradual` ends.
+      every: steps between two evaluations in between.
+      initial_sparsity: where the ramp of `sparsity` begins.
+      criterion: as for `prune`.
+      scope: as for `prune`.
+      allow_disconnected: as for `prune`.
+      seed: as for `prune`.
+      layers: names of MaskedConv2D layers; by default all of the model.
+
+    Raises:
+      ValueError: values out of range; in `fit`, a model without such layers (make them by `prune(model, sparsity=0.0)`).
+
+    Example:
+      model = nhn_tf.pruning.prune(trained, sparsity=0.0)
+      model.compile(...)
+      model.fit(x, y, epochs=10, callbacks=[PruningSchedule(sparsity=0.85, end_step=2000)])
+      small = nhn_tf.pruning.compact(model)
+    """
+
+    def __init__(
+        self,
+        *,
+        sparsity: float | None = None,
+        threshold: float | None = None,
+        schedule: str = "gradual",
+        begin_step: int = 0,
+        end_step: int | None = None,
+        every: int = 100,
+        initial_sparsity: float = 0.0,
+        criterion: str = "std",
+        scope: str = "global",
+        allow_disconnected: bool = False,
+        seed: int = 0,
+        layers: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        criteria.check_target(threshold=threshold, sparsity=sparsity, scope=scope)
+        criteria.check_criterion(criterion)
+        if schedule not in ("gradual", "oneshot"):
+            raise ValueError(f"`schedule` must be gradual or oneshot. Received: {schedule!r}.")
+        if (schedule == "gradual") == (end_step is None):
+            raise ValueError(
+                f"`end_step` belongs to a gradual schedule, and only to it. Received: schedule={schedule!r}, "
+                f"end_step={end_step}."
+            )
+        if threshold is not None and initial_sparsity:
+            raise ValueError(f"`initial_sparsity` goes with `sparsity`, not `threshold`. Received: {initial_sparsity}.")
+        self.ramp = Ramp(
+            final=sparsity if threshold is None else threshold,
+            begin=begin_step,
+            end=begin_step if end_step is None else end_step,
+            every=every,
+            initial=initial_sparsity,
+        )
+        self.unit = "sparsity" if threshold is None else "threshold"
+        self.criterion = criterion
+        self.scope = scope
+        self.allow_disconnected = allow_disconnected
+        self.seed = seed
+        self.layer_names = None if layers is None else tuple(layers)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if not masked_layers(self.model, self.layer_names):
+            raise ValueError(
+                f"model {self.model.name!r} has no MaskedConv2D layer to prune. Train the result of "
+                "nhn_tf.pruning.prune(model, sparsity=0.0) instead."
+            )
+        # Later steps are evaluated as they end; the first of all, step 0, never does.
+        step = int(self.model.optimizer.iterations)
+        if step == self.ramp.begin:
+            self._evaluate(step)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Counting from here spares a transfer from the device after each step; both counts follow from the optimizer.
+        self._epoch_start = self._seen = int(self.model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        step = self._epoch_start + batch + 1
+        due = self.ramp.last_due(self._seen, step)
+        self._seen = step
+        if due is not None:
+            self._evaluate(due)
+
+    def _evaluate(self, step: int) -> None:
+        """Sets the masks of a due step from the weights as they are."""
+        layers = masked_layers(self.model, self.layer_names)
+        selection = criteria.select(
+            criteria.score(kernels_of(layers), self.criterion, seed=self.seed),
+            scope=self.scope,
+            current={n: keras.ops.convert_to_numpy(l.mask) > 0 for n, l in layers.items()},
+            may_return=True,
+            allow_disconnected=self.allow_disconnected,
+            **{self.unit: self.ramp.target(step)},
+        )
+        if step < self.ramp.end:
+            for name, layer in layers.items():
+                layer.mask.assign(selection.masks[name].astype("float32"))
+            return
+        for name in selection.rescued:
+            warnings.warn(f"every kernel of layer {name!r} was to go; its strongest was kept.", stacklevel=2)
+        apply_masks(self.model, selection.masks)
+        for layer in layers.values():
+            _forget_pruned(self.model.optimizer, layer)
+
+
+def _forget_pruned(optimizer: keras.optimizers.Optimizer, layer: MaskedConv2D) -> None:
+    """Zeroes momenta and averages of pruned kernels, which would move them away from zero again."""
+    mask = keras.ops.convert_to_numpy(layer.mask)
+    slot = layer.kernel.path.replace("/", "_") + "_"
+    for variable in optimizer.variables:
+        if variable.name.startswith(slot) and variable.shape == layer.kernel.shape:
+            variable.assign(np.asarray(keras.ops.convert_to_numpy(variable)) * mask)

@@ -1,0 +1,60 @@
+"""Parameters and multiply-adds against hand-worked counts."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from nhn_tf import complexity
+from nhn_tf.complexity import Cost
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
+
+
+def model_of(*stack: layers.Layer, shape=(8, 8, 3)) -> keras.Model:
+    return keras.Sequential([keras.Input(shape), *stack])
+
+
+@pytest.mark.parametrize(
+    ("layer", "params", "flops"),
+    [
+        (layers.Conv2D(4, 3, padding="same"), 3 * 3 * 3 * 4 + 4, 64 * 108),
+        (layers.Conv2D(4, 3, strides=2, use_bias=False), 108, 9 * 108),  # 8 -> 3
+        (layers.Conv2D(6, 3, groups=3, padding="same"), 9 * 1 * 6 + 6, 64 * 54),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), 9 * 3 * 2 + 6, 64 * 54),
+        (layers.SeparableConv2D(5, 3, padding="same"), 9 * 3 + 3 * 5 + 5, 64 * (27 + 15)),
+        (layers.Dense(5), 3 * 5 + 5, 64 * 15),  # on every position
+        (GroupedGlobalPool(), 8 * 8 * 3, 192),
+        (FactorizedReduction(5), 3 * 3 + 3 * 2, 16 * 15),
+        (layers.BatchNormalization(), 6, 0),  # gamma and beta; moving statistics are state
+        (BatchNorm(), 6, 0),
+        (layers.Dropout(0.5), 0, 0),
+        (layers.MaxPooling2D(), 0, 0),
+    ],
+)
+def test_cost_of_a_layer(layer, params, flops):
+    model = model_of(layer)
+    assert complexity.layer_costs(model) == {layer.name: Cost(params, params, flops, flops)}
+
+
+def test_masked_kernels_are_not_counted():
+    model = model_of(MaskedConv2D(4, 3, padding="same", name="conv"))
+    mask = np.zeros((3, 4), bool)
+    mask[0, :2] = mask[2, 3] = True  # 3 of 12 kernels
+    model.get_layer("conv").set_mask(mask)
+    assert complexity.layer_costs(model)["conv"] == Cost(
+        params=112, live_params=3 * 9 + 4, flops=64 * 108, live_flops=64 * 27
+    )
+
+
+def test_a_model_costs_what_its_layers_do():
+    model = model_of(layers.Conv2D(4, 3), layers.BatchNormalization(), layers.GlobalAveragePooling2D(), layers.Dense(2))
+    assert complexity.model_cost(model) == Cost(112 + 8 + 10, 112 + 8 + 10, 36 * 108 + 8, 36 * 108 + 8)
+
+
+def test_unknown_types_and_sizes_are_refused_by_name():
+    with pytest.raises(ValueError, match="'norm' of type LayerNormalization is not known"):
+        complexity.layer_costs(model_of(layers.LayerNormalization(name="norm")))
+    with pytest.raises(ValueError, match="known sizes. Received: output .* of layer 'conv'"):
+        complexity.layer_costs(model_of(layers.Conv2D(4, 3, name="conv"), shape=(None, None, 3)))

@@ -1,0 +1,202 @@
+"""`prune` on whole models: which convolutions, which kernels, and what training leaves of them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from nhn_tf import complexity, pruning
+from nhn_tf.layers import MaskedConv2D
+from nhn_tf.masks import Masks
+
+
+def array(variable) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def plain_model(seed: int = 0) -> keras.Model:
+    """Plain Keras layers: stem, a 3x3, a 5x5, a 1x1 and a grouped convolution."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 3), name="images")
+    x = layers.ReLU(name="relu")(layers.Conv2D(8, 3, padding="same", name="stem")(inputs))
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", kernel_regularizer=keras.regularizers.L2(1e-2), name="three")(x)
+    x = layers.Conv2D(16, 5, padding="same", use_bias=False, name="five")(x)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Conv2D(8, 1, name="one")(x)
+    x = layers.Conv2D(8, 3, groups=2, name="grouped")(x)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)
+    return keras.Model(inputs, layers.Dropout(0.1, name="dropout")(layers.Dense(4, name="logits")(x)))
+
+
+MODEL = plain_model()
+
+
+def test_three_by_three_and_five_by_five_kernels_behind_the_stem_are_prunable():
+    assert list(pruning.prunable(MODEL)) == ["three", "five"]
+    assert list(pruning.prunable(MODEL, ["one", "stem"])) == ["stem", "one"]
+
+
+def test_a_threshold_prunes_exactly_the_kernels_whose_std_is_below_it():
+    pruned = pruning.prune(MODEL, threshold=0.05)
+    for name, mask in pruning.masks_of(pruned).items():
+        kernel = array(MODEL.get_layer(name).kernel)
+        for i, j in np.ndindex(mask.shape):
+            entries = kernel[:, :, i, j].astype("float64").ravel()
+            std = np.sqrt(np.mean((entries - entries.mean()) ** 2))
+            assert mask[i, j] == (std >= 0.05)
+        np.testing.assert_array_equal(array(pruned.get_layer(name).kernel), kernel * mask)
+    assert 0 < pruning.masks_of(pruned).sparsity < 1
+
+
+@pytest.mark.parametrize("criterion", pruning.CRITERIA)
+def test_sparsity_is_met_over_all_or_in_each_layer(criterion):
+    overall = pruning.masks_of(pruning.prune(MODEL, sparsity=0.85, criterion=criterion))
+    assert overall.sparsity == pytest.approx(0.85, abs=0.005)
+    for mask in pruning.masks_of(pruning.prune(MODEL, sparsity=0.85, criterion=criterion, scope="layer")).values():
+        assert 1 - mask.mean() == pytest.approx(0.85, abs=0.005)
+
+
+def test_the_model_is_copied_with_its_weights_and_names():
+    pruned = pruning.prune(MODEL, sparsity=0.0)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(pruned(x), MODEL(x), atol=1e-6)
+    assert [layer.name for layer in pruned.layers] == [layer.name for layer in MODEL.layers]
+    changed = {layer.name for layer in pruned.layers if isinstance(layer, MaskedConv2D)}
+    assert changed == {"three", "five"}
+    assert not any(isinstance(layer, MaskedConv2D) for layer in MODEL.layers)
+    pruned.get_layer("logits").bias.assign(np.ones(4))
+    assert not array(MODEL.get_layer("logits").bias).any()
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.floats(0.0, 0.99), st.floats(0.0, 0.99), st.sampled_from(["l1", "random"]))
+def test_pruning_twice_never_revives_a_kernel(first, second, criterion):
+    once = pruning.prune(MODEL, sparsity=first)
+    twice = pruning.masks_of(pruning.prune(once, sparsity=second, criterion=criterion))
+    for name, mask in pruning.masks_of(once).items():
+        assert (twice[name] <= mask).all()
+
+
+def test_pruning_to_the_same_target_twice_changes_nothing():
+    once = pruning.prune(MODEL, sparsity=0.7)
+    assert pruning.masks_of(pruning.prune(once, sparsity=0.7)) == pruning.masks_of(once)
+
+
+def test_masks_can_be_read_and_set_again():
+    source, target = pruning.prune(MODEL, sparsity=0.6), pruning.prune(MODEL, sparsity=0.0)
+    pruning.apply_masks(target, pruning.masks_of(source))
+    pruning.apply_masks(target, pruning.masks_of(source))
+    assert pruning.masks_of(target) == pruning.masks_of(source)
+    for a, b in zip(source.variables, target.variables, strict=True):
+        np.testing.assert_array_equal(array(a), array(b))
+
+
+def test_masks_that_do_not_fit_change_nothing():
+    model = pruning.prune(MODEL, sparsity=0.0)
+    none = np.zeros((8, 16), bool)
+    with pytest.raises(ValueError, match="Received: stem"):
+        pruning.apply_masks(model, {"three": none, "stem": none})
+    with pytest.raises(ValueError, match=r"'five' must be of shape \(16, 16\)"):
+        pruning.apply_masks(model, {"three": none, "five": none})
+    assert pruning.masks_of(model).sparsity == 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_pruned_kernels_stay_exactly_zero_in_training(optimizer):
+    pruned = pruning.prune(MODEL, sparsity=0.8)
+    made = {
+        "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
+        "adamw": lambda: keras.optimizers.AdamW(0.01, use_ema=True, ema_momentum=0.5),
+    }[optimizer]()
+    before = array(pruned.get_layer("three").kernel)
+    pruned.compile(made, "mse", jit_compile=False)
+    rng = np.random.default_rng(0)
+    pruned.fit(rng.normal(size=(16, 8, 8, 3)), rng.normal(size=(16, 4)), batch_size=4, epochs=2, verbose=0)
+    for name, mask in pruning.masks_of(pruned).items():
+        assert not array(pruned.get_layer(name).kernel)[:, :, ~mask].any()
+    assert (array(pruned.get_layer("three").kernel) != before).any()
+
+
+def test_layers_that_would_end_empty_are_rescued_by_name():
+    with pytest.warns(UserWarning, match="layer '(three|five)' was to go; its strongest was kept") as warned:
+        pruned = pruning.prune(MODEL, threshold=10.0)
+    assert len(warned) == 2
+    for name, mask in pruning.masks_of(pruned).items():
+        assert mask.sum() == 1
+        std = array(MODEL.get_layer(name).kernel).std((0, 1))
+        assert mask.flat[std.argmax()]
+    emptied = pruning.prune(MODEL, threshold=10.0, allow_disconnected=True)
+    assert pruning.masks_of(emptied).kept == 0
+
+
+def test_a_proposal_changes_nothing_and_says_what_prune_would_do():
+    proposal = pruning.propose(MODEL, sparsity=0.9, criterion="l2")
+    assert proposal.masks == pruning.masks_of(pruning.prune(MODEL, sparsity=0.9, criterion="l2"))
+    scores = pruning.score({n: array(layer.kernel) for n, layer in pruning.prunable(MODEL).items()}, "l2")
+    for name, mask in proposal.masks.items():
+        np.testing.assert_array_equal(mask, scores[name] >= proposal.thresholds[name])
+
+
+def test_a_pruned_model_survives_a_file(tmp_path):
+    pruned = pruning.prune(MODEL, sparsity=0.5)
+    pruned.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert pruning.masks_of(loaded) == pruning.masks_of(pruned)
+
+
+def test_summary_lists_every_layer_with_weights_and_the_totals():
+    inputs = keras.Input((8, 8, 3))
+    x = MaskedConv2D(4, 3, padding="same", name="conv")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D()(x)))
+    mask = np.zeros((3, 4), bool)
+    mask[0, :2] = True  # outputs 2 and 3 are dead: their biases move into that of the logits
+    pruning.apply_masks(model, {"conv": mask})
+    lines = [line.split() for line in pruning.summary(model).splitlines()]
+    # 64 positions; 12 kernels of 9 before, 2 after. Inputs 1 and 2 are read no more but stay, for a model's do.
+    assert lines[1] == ["conv", "2", "/", "12", "2", "112", "20", "0.007", "0.001"]
+    assert lines[2] == ["logits", "0", "10", "6", "0.000", "0.000"]
+    assert lines[3] == ["total", "2", "/", "12", "2", "122", "26", "0.007", "0.001"]
+    assert pruning.live_parameters(model) == 26
+    assert sum(pruning.live_costs(model).values(), complexity.Cost()).live_flops == 64 * 18 + 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of `threshold` and `sparsity`"),
+        ({"threshold": 0.1, "sparsity": 0.1}, "exactly one of `threshold` and `sparsity`"),
+        ({"sparsity": 1.0}, r"in \[0, 1\). Received: 1.0"),
+        ({"sparsity": 0.5, "criterion": "size"}, "std, l1, l2, random"),
+        ({"sparsity": 0.5, "scope": "model"}, "global, layer"),
+        ({"sparsity": 0.5, "layers": ["logits"]}, "Received: logits. It has: stem, three, five, one"),
+        ({"sparsity": 0.5, "layers": "three"}, "must be a list"),
+        ({"sparsity": 0.5, "layers": []}, "must be a list"),
+        ({"sparsity": 0.5, "layers": ["one"]}, "1x1 kernel has no spread.*layers one"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pruning.prune(MODEL, **arguments)
+
+
+def test_models_with_nothing_to_prune_or_broken_weights_are_refused():
+    with pytest.raises(ValueError, match="nothing to prune"):
+        pruning.prune(keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)]), sparsity=0.5)
+    with pytest.raises(ValueError, match="no weights yet"):
+        pruning.prune(keras.Sequential([layers.Conv2D(4, 3)]), sparsity=0.5)
+    with pytest.raises(ValueError, match=r"must be a keras.Model. Received: str"):
+        pruning.prune("model.keras", sparsity=0.5)
+    broken = plain_model()
+    kernel = array(broken.get_layer("five").kernel)
+    kernel[0, 0, 0, 0] = np.nan
+    broken.get_layer("five").kernel.assign(kernel)
+    with pytest.raises(ValueError, match="layer 'five' holds NaN"):
+        pruning.prune(broken, sparsity=0.5)
+
+
+def test_a_model_without_masked_layers_has_no_masks():
+    assert pruning.masks_of(MODEL) == Masks({})

@@ -1,0 +1,151 @@
+"""The stages on real digits: what they leave behind, what they refuse, and that an interrupted one ends the same."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from nhn_tf import stages
+from nhn_tf.errors import UserError
+from nhn_tf.monitor import Monitor
+from nhn_tf.runs import RunDirectory, RunError
+from tests.conftest import smoke_settings
+
+pytestmark = pytest.mark.jax
+
+TRAINING_METRICS = {"test_accuracy", "test_error", "params", "live_params", "score"}
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
+    stage = smoke_run.stage("enas")
+    done = stage.done()
+    assert done["stage"] == "enas"
+    assert done["wall_s"] > 0
+    assert {
+        "val_accuracy", "mean_reward_first", "mean_reward_last", "random_search_val_accuracy", "architectures_evaluated",
+    } <= set(done["metrics"])  # fmt: skip
+    assert [row["epoch"] for row in rows(stage / "metrics.csv")] == ["1", "2"]
+    assert {"reward", "baseline", "entropy", "skip_rate", "best_reward"} <= set(rows(stage / "metrics.csv")[0])
+    trials = rows(stage / "trials.csv")
+    best = max(float(row["score"]) for row in trials if row["source"] == "controller")
+    assert best == done["metrics"]["val_accuracy"]
+    assert done["genotype"] == stage.genotype().digest
+    assert any((stage / "tensorboard").iterdir())
+    assert not (stage / "checkpoint").exists()
+
+
+def test_base_trains_the_genotype_that_enas_found(smoke_run):
+    done = smoke_run.stage("base").done()
+    assert done["input_genotype"] == smoke_run.stage("enas").done()["genotype"]
+    metrics = done["metrics"]
+    assert set(metrics) >= TRAINING_METRICS
+    assert metrics["test_error"] == pytest.approx(100 * (1 - metrics["test_accuracy"]))
+    assert 0 < metrics["live_params"] <= metrics["params"]
+
+
+def test_a_finished_stage_returns_at_once_and_says_so(smoke_run, capsys):
+    before = (smoke_run.stage("base") / "done.json").stat().st_mtime_ns
+    done = stages.run("base", smoke_run, smoke_settings("base"))
+    assert "already finished" in capsys.readouterr().out
+    assert done == smoke_run.stage("base").done()
+    assert (smoke_run.stage("base") / "done.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_setting_is_refused_by_name_and_nothing_is_lost(smoke_run):
+    with pytest.raises(RunError, match="lr_max 0.05 -> 0.01"):
+        stages.run("base", smoke_run, smoke_settings("base", lr_max=0.01))
+    assert smoke_run.stage("base").is_done
+
+
+def test_base_without_a_search_names_the_command(tmp_path):
+    with pytest.raises(RunError, match=r"search\.py --stage=enas"):
+        stages.run("base", RunDirectory(tmp_path / "run"), smoke_settings("base"))
+
+
+def test_base_on_other_data_than_the_search_is_refused(smoke_run):
+    settings = smoke_settings("base")
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, train_limit=128))
+    with pytest.raises(RunError, match="train_limit 256 -> 128"):
+        stages.run("base", smoke_run, settings)
+
+
+def test_a_batch_larger_than_the_data_is_refused(smoke_run, tmp_path):
+    with pytest.raises(UserError, match="256 training images. Received: 4096"):
+        stages.run("enas", RunDirectory(tmp_path / "run"), smoke_settings("enas", batch_size=4096))
+
+
+def test_an_architecture_from_a_file_needs_no_search(tmp_path):
+    path = tmp_path / "arc.txt"
+    path.write_text("0\n5 1\n2 0 1\n")
+    settings = smoke_settings("base", genotype=str(path), epochs=1)
+    run = RunDirectory(tmp_path / "run")
+    stages.run("base", run, settings)
+    assert run.stage("base").genotype().ops == ("conv3x3", "max_pool3x3", "conv5x5")
+
+
+@pytest.mark.parametrize("content", ["0 1 2 3", "zero", "", None])
+def test_a_wrong_architecture_file_is_named(tmp_path, content):
+    path = tmp_path / "arc.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"arc\.txt is no architecture"):
+        stages.run("base", RunDirectory(tmp_path / "run"), smoke_settings("base", genotype=str(path)))
+
+
+class InterruptedError_(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, epochs):
+    """Makes the process 'die' when epoch number `epochs` + 1 has been reported but not saved."""
+    report = Monitor.epoch
+
+    def dying(self, metrics):
+        if len(self.history) == epochs:
+            raise InterruptedError_
+        report(self, metrics)
+
+    monkeypatch.setattr(Monitor, "epoch", dying)
+
+
+@pytest.mark.parametrize("stage", ["enas", "base"])
+def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_run, tmp_path, monkeypatch, stage):
+    run = RunDirectory(tmp_path / "run")
+    if stage == "base":
+        shutil.copytree(smoke_run.path, run.path)
+        shutil.rmtree(run.stage("base").path)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(InterruptedError_):
+            stages.run(stage, run, smoke_settings(stage))
+    assert not run.stage(stage).is_done
+    stages.run(stage, run, smoke_settings(stage))
+    expected, found = smoke_run.stage(stage), run.stage(stage)
+    assert found.done()["metrics"] == expected.done()["metrics"]
+    assert found.genotype() == expected.genotype()
+    weights, resumed = expected.weights(), found.weights()
+    assert set(weights) == set(resumed)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    for before, after in zip(rows(expected / "metrics.csv"), rows(found / "metrics.csv"), strict=True):
+        assert {**before, "seconds": ""} == {**after, "seconds": ""}
+
+
+def test_two_runs_with_one_seed_agree_and_another_seed_differs(smoke_run, tmp_path):
+    def search(seed, name):
+        run = RunDirectory(tmp_path / name)
+        stages.run("enas", run, dataclasses.replace(smoke_settings("enas"), seed=seed))
+        return run.stage("enas")
+
+    same, other = search(0, "same"), search(1, "other")
+    assert json.dumps(same.done()["metrics"]) == json.dumps(smoke_run.stage("enas").done()["metrics"])
+    assert same.genotype() == smoke_run.stage("enas").genotype()
+    assert not all(np.array_equal(a, other.weights()[name]) for name, a in same.weights().items())

@@ -74,13 +74,14 @@ def layer_cost(kind: type, weights: Weights, shape: Shape, *, name: str = "") ->
             f"Known types: {', '.join(sorted(k.__name__ for k in _COUNTED))}."
         )
     counted = _COUNTED[kind]
-    if counted and None in shape[1:]:
+    sizes = [size for size in shape[1:-1] if size is not None]
+    if counted and len(sizes) < len(shape) - 2:
         raise ValueError(
             f"counting multiply-adds needs known sizes. Received: output {tuple(shape)} of layer {name!r}. Build the "
             "model with an input of fixed height and width."
         )
     params, live_params = parameter_counts(weights)
-    positions = 1 if kind is GroupedGlobalPool else math.prod(shape[1:-1])
+    positions = 1 if kind is GroupedGlobalPool else math.prod(sizes)
     each = sum(int(weights[name].size) for name in counted)
     return Cost(
         params=params,

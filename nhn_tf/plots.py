@@ -10,13 +10,15 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 DPI: Final = 144
 
@@ -28,7 +30,7 @@ ORANGE: Final = "#E07B00"
 GREEN: Final = "#2E8B57"
 GREY: Final = "#B0BEC5"
 
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,
@@ -46,6 +48,8 @@ _STYLE: Final = {
     "legend.frameon": False,
     "legend.fontsize": 8.0,
     "hatch.linewidth": 0.8,
+    "savefig.bbox": None,
+    "text.usetex": False,
     "svg.hashsalt": "nhn_tf",
     "svg.fonttype": "path",
 }
@@ -146,17 +150,30 @@ def _panels(flat: Mapping[str, np.ndarray], cuts: Mapping[str, float]) -> Figure
         axes.locator_params(nbins=4)
     for axes in grid[len(flat) :]:
         axes.set_axis_off()
+    keys = [Patch(facecolor=GREY), Patch(facecolor=BLUE), Line2D([], [], color=ORANGE)]
+    figure.legend(keys, ["pruned", "kept", "the layer's threshold"], loc="outside upper center", ncols=3)
     return figure
 
 
 def _histogram(axes: Axes, values: np.ndarray, cut: float) -> None:
     """Bars of the scores, those below the cut in grey, and the cut as a line."""
     gone = values < cut
-    top = max(float(values.max(initial=0.0)), cut if math.isfinite(cut) else 0.0)
-    low = min(float(values.min(initial=0.0)), 0.0)
-    edges = np.linspace(low, top * 1.02 if top > low else low + 1.0, _BINS + 1)
+    edges = _edges(values, cut)
     counts = [f"pruned: {int(gone.sum()):,}", f"kept: {int((~gone).sum()):,}"]
-    axes.hist([values[gone], values[~gone]], bins=list(edges), stacked=True, color=[GREY, BLUE], label=counts)
+    axes.hist([values[gone], values[~gone]], bins=edges.tolist(), stacked=True, color=[GREY, BLUE], label=counts)
     if math.isfinite(cut):
         axes.axvline(cut, color=ORANGE, linewidth=1.5, label=f"threshold: {cut:.4g}")
     axes.set_xlim(edges[0], edges[-1])
+
+
+def _edges(values: np.ndarray, cut: float) -> np.ndarray:
+    """Edges of about `_BINS` equal bins over `values` and 0, one edge at the cut if the bins are fine enough for it."""
+    low = min(float(values.min(initial=0.0)), 0.0)
+    top = max(float(values.max(initial=0.0)), cut if math.isfinite(cut) else low)
+    if top <= low:
+        top = low + 1.0
+    width = (top - low) / _BINS
+    below = round((cut - low) / width) if math.isfinite(cut) else 0
+    if below > 0:
+        width = (cut - low) / below
+    return low + width * np.arange(math.ceil((top - low) / width - 1e-9) + 2)

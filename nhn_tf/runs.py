@@ -117,6 +117,7 @@ class RunDirectory:
         Raises:
           RunError: another process holds the lock.
         """
+        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -126,6 +127,11 @@ class RunDirectory:
         try:
             self._note_call(preset, seed)
             yield self
+        except UserError:
+            lock.unlink(missing_ok=True)
+            if is_new and {path.name for path in self.path.iterdir()} <= {"run.json"}:
+                shutil.rmtree(self.path)  # refused before it began
+            raise
         finally:
             lock.unlink(missing_ok=True)
 
@@ -203,7 +209,7 @@ class StageDirectory:
         source: StageDirectory | None = None,
         input_genotype: Genotype | None = None,
     ) -> dict[str, Any] | None:
-        """Opens the stage for the given settings.
+        """Compares the stage with the given settings; writes nothing yet, see `start`.
 
         Args:
           settings: what is asked.
@@ -224,9 +230,8 @@ class StageDirectory:
         }
         record = json.loads(json.dumps(record))
         digest = config_digest(record)
-        if settings.overwrite and self.path.exists():
-            shutil.rmtree(self.path)
-        if (self.path / "config.json").exists():
+        self._to_start, self._overwrite = record, settings.overwrite
+        if (self.path / "config.json").exists() and not settings.overwrite:
             before = self.record()
             if config_digest(before) != digest:
                 changes = "; ".join(_changes(_identity(before), _identity(record)))
@@ -236,9 +241,18 @@ class StageDirectory:
                 )
             if self.is_done:
                 return self.done()
-        self._started = time.monotonic()
-        files.write_json(self.path / "config.json", record)
         return None
+
+    def start(self) -> None:
+        """Opens the stage for the settings given to `begin`: from here on the directory belongs to them.
+
+        Called once everything that can be refused has been looked at, the data above all: until then nothing is
+        written, and with `overwrite` nothing is discarded.
+        """
+        if self._overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        self._started = time.monotonic()
+        files.write_json(self.path / "config.json", self._to_start)
 
     def finish(
         self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray], **facts: Any

@@ -46,7 +46,7 @@ def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     stage = directory.stage("enas")
     if done := _finished(stage, stage.begin(settings)):
         return done
-    data = datasets.load(settings.data, seed=settings.seed)
+    data = _load_data(stage, settings)
     feed = Feed(data, settings)
     searcher = EnasSearch(
         config.space,
@@ -82,7 +82,7 @@ def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     stage = directory.stage("base")
     if done := _finished(stage, stage.begin(settings, input_genotype=genotype)):
         return done
-    data = datasets.load(settings.data, seed=settings.seed)
+    data = _load_data(stage, settings)
     model = network.build(
         genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=config.dropout, **config.form
     )
@@ -98,16 +98,18 @@ def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     stage = directory.stage("prune")
     if done := _finished(stage, stage.begin(settings, source=source, input_genotype=source.genotype())):
         return done
-    data = datasets.load(settings.data, seed=settings.seed)
+    data = _load_data(stage, settings)
     feed = Feed(data, settings)
     model = _inherited(directory, source, data)
     metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
-    dense = pruning.prune(model, sparsity=0.0)
+    try:
+        pruned = pruning.prune(model, sparsity=0.0)
+    except ValueError as error:
+        raise UserError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
     if config.schedule == "gradual":
-        thresholds = _prune_gradually(stage, dense, feed, settings)
+        thresholds = _prune_gradually(stage, pruned, feed, settings)
     else:
-        thresholds = _prune_at_once(model, dense, settings)
-    pruned = dense
+        thresholds = _prune_at_once(model, pruned, settings)
     masks = pruning.masks_of(pruned)
     metrics |= _figures(pruned, feed) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
     if config.control:
@@ -135,7 +137,7 @@ def _retrain(name: str, source_name: str, directory: RunDirectory, settings: Set
     genotype = source.genotype()
     if done := _finished(stage, stage.begin(settings, source=source, input_genotype=genotype)):
         return done
-    data = datasets.load(settings.data, seed=settings.seed)
+    data = _load_data(stage, settings)
     inherit = config.init == "inherit"
     model = _inherited(directory, source, data, dropout=config.dropout, inherit=inherit)
     metrics = _train(stage, model, Feed(data, settings), settings)
@@ -164,10 +166,6 @@ class Feed:
         split = self._data.train
         if getattr(config, "train_on_validation", False):
             split = split.joined(self._data.val)
-        if config.batch_size > len(split):
-            raise UserError(
-                f"--batch_size must not exceed the {len(split)} training images. Received: {config.batch_size}."
-            )
         return Batches(
             split,
             batch_size=config.batch_size,
@@ -238,6 +236,16 @@ def _figures(model: keras.Model, feed: Feed) -> dict[str, float]:
     }
 
 
+def _load_data(stage: StageDirectory, settings: Settings) -> datasets.Dataset:
+    """Loads the data and, once that has gone well, starts the stage."""
+    data = datasets.load(settings.data, seed=settings.seed)
+    batch_size = getattr(settings.config, "batch_size", 1)
+    if batch_size > len(data.train):
+        raise UserError(f"--batch_size must not exceed the {len(data.train)} training images. Received: {batch_size}.")
+    stage.start()
+    return data
+
+
 def _source(directory: RunDirectory, name: str, settings: Settings) -> StageDirectory:
     """The finished stage that another builds on, checked to have seen the same data."""
     source = directory.require(name)
@@ -286,10 +294,7 @@ def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) 
     Returns:
       For each layer the sensitivity below which kernels went.
     """
-    try:
-        proposal = pruning.propose(model, **_pruning_options(settings))
-    except ValueError as error:
-        raise UserError(f"pruning: {error}") from None
+    proposal = pruning.propose(model, **_pruning_options(settings))
     for name in proposal.rescued:
         print(f"warning: every kernel of {name} was to go; its strongest stays (--allow_disconnected lets it go)")
     for name in proposal.disconnected:

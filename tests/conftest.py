@@ -18,11 +18,11 @@ def smoke_settings(stage, **changes):
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
-    """A run directory whose stages `enas` and `base` have finished with the smoke preset. Not to be changed."""
+    """A run directory whose stages up to `pruned` have finished with the smoke preset. Not to be changed."""
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory
 
     run = RunDirectory(tmp_path_factory.mktemp("smoke") / "run")
-    for stage in ("enas", "base"):
+    for stage in ("enas", "base", "prune", "pruned"):
         stages.run(stage, run, smoke_settings(stage))
     return run

@@ -10,11 +10,11 @@ PACKAGE = ROOT / "nhn_tf"
 
 # Room -> floor. A room imports rooms of lower floors, or its own folder, or a room listed before it on its floor.
 FLOORS: list[list[str]] = [
-    ["errors", "files", "space", "configs", "masks", "genotype"],
+    ["errors", "files", "space", "configs", "masks", "genotype", "locations"],
     ["data"],
     ["layers"],
     ["models"],
-    ["complexity", "training", "search", "pruning"],
+    ["complexity", "training", "pruning", "search"],
     ["event_writer", "plots", "runs", "monitor", "stages"],
     ["report", "export", "sparse"],
 ]

@@ -20,11 +20,11 @@ def _kernels(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
 def test_scores_of_a_worked_kernel():
     kernel = np.zeros((2, 2, 1, 2), np.float32)
     kernel[:, :, 0, 0] = 3.0  # flat
-    kernel[:, :, 0, 1] = [[1, -1], [1, -1]]
+    kernel[:, :, 0, 1] = [[2, -2], [0, 0]]
     scores = {name: criteria.score({"a": kernel}, name)["a"] for name in ("std", "l1", "l2")}
-    np.testing.assert_array_equal(scores["std"], [[0, 1]])  # mean 0, all entries 1 away from it
-    np.testing.assert_array_equal(scores["l1"], [[12, 4]])
-    np.testing.assert_array_equal(scores["l2"], [[6, 2]])
+    np.testing.assert_array_equal(scores["std"], [[0, np.float32(2**0.5)]])  # mean 0, variance 8 / 4
+    np.testing.assert_array_equal(scores["l1"], [[3, 1]])
+    np.testing.assert_array_equal(scores["l2"], [[3, np.float32(2**0.5)]])
 
 
 @pytest.mark.parametrize("criterion", criteria.CRITERIA)
@@ -34,6 +34,13 @@ def test_every_criterion_gives_one_float32_score_for_each_connection(criterion):
         "a": ((4, 6), "float32"),
         "b": ((2, 3), "float32"),
     }
+
+
+def test_kernels_of_different_sizes_compare():
+    kernels = {"three": np.full((3, 3, 1, 1), 0.5), "five": np.full((5, 5, 1, 1), 0.5)}
+    for criterion in ("l1", "l2"):
+        scores = criteria.score(kernels, criterion)
+        assert scores["three"] == scores["five"] == 0.5
 
 
 def test_random_scores_depend_on_seed_and_name_only():

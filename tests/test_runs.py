@@ -22,6 +22,13 @@ SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, p
 GENOTYPE = Genotype(Space(3, 3), ("conv3x3",) * 3, ((), (0,), ()))
 
 
+def begun(run, settings=SETTINGS, **kwargs):
+    stage = run.stage("enas")
+    assert stage.begin(settings, **kwargs) is None
+    stage.start()
+    return stage
+
+
 def changed(**fields):
     return dataclasses.replace(SETTINGS, config=dataclasses.replace(SETTINGS.config, **fields))
 
@@ -34,8 +41,7 @@ def run(tmp_path):
 
 
 def test_a_finished_stage_returns_its_result_for_the_same_settings(run):
-    stage = run.stage("enas")
-    assert stage.begin(SETTINGS) is None
+    stage = begun(run)
     done = stage.finish({"val_accuracy": 0.5}, genotype=GENOTYPE, weights={"a": np.ones(2)})
     assert run.stage("enas").begin(SETTINGS) == done
     assert {"stage", "metrics", "config_digest", "wall_s", "device"} <= set(done)
@@ -43,22 +49,24 @@ def test_a_finished_stage_returns_its_result_for_the_same_settings(run):
 
 
 def test_other_settings_are_an_error_that_names_the_fields(run):
-    run.stage("enas").begin(SETTINGS)
+    begun(run)
     with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*--overwrite"):
         run.stage("enas").begin(changed(epochs=5))
 
 
 def test_overwrite_begins_again(run):
-    stage = run.stage("enas")
-    stage.begin(SETTINGS)
+    stage = begun(run)
     stage.finish({}, genotype=GENOTYPE, weights={})
     again = dataclasses.replace(changed(epochs=5), overwrite=True)
-    assert run.stage("enas").begin(again) is None
-    assert not run.stage("enas").is_done
+    stage = run.stage("enas")
+    assert stage.begin(again) is None
+    assert stage.is_done  # nothing is lost until the new one starts
+    stage.start()
+    assert not stage.is_done
 
 
 def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(run):
-    run.stage("enas").begin(SETTINGS)
+    begun(run)
     elsewhere = dataclasses.replace(
         SETTINGS,
         data=dataclasses.replace(SETTINGS.data, data_dir="/elsewhere", cache_dir="/tmp"),
@@ -70,7 +78,9 @@ def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(ru
 
 def test_the_input_genotype_is_part_of_the_identity(run):
     base = dataclasses.replace(SETTINGS, config=SMOKE.base)
-    run.stage("base").begin(base, input_genotype=GENOTYPE)
+    stage = run.stage("base")
+    stage.begin(base, input_genotype=GENOTYPE)
+    stage.start()
     other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
     with pytest.raises(RunError, match="input_genotype"):
         run.stage("base").begin(base, input_genotype=other)
@@ -122,8 +132,7 @@ def checkpoint(epoch):
 
 
 def test_the_newest_two_checkpoints_stay_and_the_newest_loads(run):
-    stage = run.stage("enas")
-    stage.begin(SETTINGS)
+    stage = begun(run)
     for epoch in (1, 2, 3):
         stage.save_checkpoint(checkpoint(epoch))
     assert sorted(path.name for path in (stage / "checkpoint").iterdir()) == ["epoch_000002.npz", "epoch_000003.npz"]
@@ -135,8 +144,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_loads(run):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, damage, capsys):
-    stage = run.stage("enas")
-    stage.begin(SETTINGS)
+    stage = begun(run)
     stage.save_checkpoint(checkpoint(1))
     stage.save_checkpoint(checkpoint(2))
     path = stage / "checkpoint" / "epoch_000002.npz"
@@ -149,17 +157,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, damage, capsys):
 
 
 def test_no_checkpoint_is_none(run):
-    stage = run.stage("enas")
-    stage.begin(SETTINGS)
+    stage = begun(run)
     assert stage.load_checkpoint() is None
 
 
 def test_wall_time_adds_up_over_interruptions(run):
-    stage = run.stage("enas")
-    stage.begin(SETTINGS)
+    stage = begun(run)
     stage._started -= 100
     stage.save_checkpoint(checkpoint(1))
-    again = run.stage("enas")
-    again.begin(SETTINGS)
+    again = begun(run)
     again.load_checkpoint()
     assert again.finish({}, genotype=GENOTYPE, weights={})["wall_s"] >= 100
+
+
+def test_what_is_refused_before_it_starts_leaves_no_directory(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(RunError), run.hold():
+        run.require("enas")
+    assert not run.path.exists()

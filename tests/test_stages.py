@@ -14,7 +14,7 @@ from nhn_tf.monitor import Monitor
 from nhn_tf.runs import RunDirectory, RunError
 from tests.conftest import smoke_settings
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.xdist_group("stages")]
 
 TRAINING_METRICS = {"test_accuracy", "test_error", "params", "live_params", "score"}
 

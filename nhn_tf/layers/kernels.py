@@ -1,12 +1,13 @@
-"""The one place where TensorFlow and JAX differ: batch normalisation, and whether to compile with XLA.
+"""The one place where TensorFlow and JAX differ: batch normalisation, gated gradients, whether to compile with XLA.
 
-Everything else in the package is written in `keras.ops`. TensorFlow is imported only when it is the backend.
+Everything else in the package is written in `keras.ops`. Only the library of the running backend is imported.
 
 Letters: B batch, H W spatial, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -15,6 +16,8 @@ from keras import ops
 _IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if _IS_TENSORFLOW:
     import tensorflow as tf
+else:
+    import jax
 
 # The fused kernel takes these inputs (its parameters and statistics are float32) ...
 _FUSED_DTYPES = ("float16", "bfloat16", "float32")
@@ -90,3 +93,57 @@ def _normalize(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon:
     gamma, beta, mean, variance = (ops.cast(value, x.dtype) for value in (gamma, beta, mean, variance))
     y = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=epsilon)
     return ops.cast(y, dtype)
+
+
+def gate_gradient(function: Callable[..., Any], inputs: Sequence[Any], needed: Any) -> Any:
+    """`function(*inputs)`, whose backward pass runs only where it is needed, decided at run time.
+
+    Args:
+      function: of tensors, to one tensor. It may read variables, but none that is to get a gradient.
+      inputs: its arguments, floating-point tensors.
+      needed: bool scalar tensor. Where it is False every gradient with respect to `inputs` is 0, and none of
+        `function`'s gradients is computed.
+
+    Returns:
+      What `function` returns.
+    """
+    gate = _gate_gradient_tensorflow if _IS_TENSORFLOW else _gate_gradient_jax
+    return gate(function, tuple(inputs), needed)
+
+
+def _gate_gradient_tensorflow(function: Callable[..., Any], inputs: tuple[Any, ...], needed: Any) -> Any:
+    @tf.custom_gradient
+    def gated(*tensors: Any) -> tuple[Any, Callable[..., Any]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tensors)
+            y = function(*tensors)
+
+        def backward(dy: Any, variables: Sequence[Any] = ()) -> Any:
+            grads = tf.cond(
+                needed,
+                lambda: tuple(tape.gradient(y, tensors, dy, unconnected_gradients=tf.UnconnectedGradients.ZERO)),
+                lambda: tuple(tf.zeros_like(x) for x in tensors),
+            )
+            return (grads, [None] * len(variables)) if variables else grads
+
+        return y, backward
+
+    return gated(*inputs)
+
+
+def _gate_gradient_jax(function: Callable[..., Any], inputs: tuple[Any, ...], needed: Any) -> Any:
+    @jax.custom_vjp
+    def gated(needed: Any, *tensors: Any) -> Any:
+        return function(*tensors)
+
+    def forward(needed: Any, *tensors: Any) -> tuple[Any, Any]:
+        y, pullback = jax.vjp(function, *tensors)
+        return y, (needed, pullback, tensors)
+
+    def backward(residuals: Any, dy: Any) -> tuple[Any, ...]:
+        needed, pullback, tensors = residuals
+        zeros = lambda: tuple(jax.numpy.zeros_like(x) for x in tensors)  # noqa: E731
+        return (None, *jax.lax.cond(needed, lambda: pullback(dy), zeros))
+
+    gated.defvjp(forward, backward)
+    return gated(needed, *inputs)

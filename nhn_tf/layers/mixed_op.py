@@ -36,13 +36,23 @@ class StackedBatchNorm(keras.layers.Layer):
       count: n, how many.
       momentum: of the moving statistics.
       epsilon: added to the variance.
+      gamma_initializer: of the scales.
     """
 
-    def __init__(self, count: int, *, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any):
+    def __init__(
+        self,
+        count: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        gamma_initializer: str = "ones",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.count = count
         self.momentum = momentum
         self.epsilon = epsilon
+        self.gamma_initializer = gamma_initializer
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = (self.count, input_shape[-1])
@@ -50,7 +60,7 @@ class StackedBatchNorm(keras.layers.Layer):
         def add(name: str, initializer: str, trainable: bool) -> Any:
             return self.add_weight(name=name, shape=shape, initializer=initializer, trainable=trainable, autocast=False)
 
-        self.gamma = add("gamma", "ones", True)
+        self.gamma = add("gamma", self.gamma_initializer, True)
         self.beta = add("beta", "zeros", True)
         self.moving_mean = add("moving_mean", "zeros", False)
         self.moving_variance = add("moving_variance", "ones", False)
@@ -75,7 +85,8 @@ class StackedBatchNorm(keras.layers.Layer):
             moving.assign(K.where(is_chosen, old * self.momentum + value * (1.0 - self.momentum), old))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "count": self.count, "momentum": self.momentum, "epsilon": self.epsilon}
+        names = ("count", "momentum", "epsilon", "gamma_initializer")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable("nhn_tf")

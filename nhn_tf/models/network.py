@@ -5,7 +5,8 @@ Letters: B batch, H W spatial, C channels of a segment, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +14,13 @@ import keras
 from nhn_tf.genotype import Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
 from nhn_tf.space import Op, op_named
+
+Apply = Callable[..., Any]
+"""(reads, part, *inputs) -> part(*inputs), where `reads` is the last layer whose output the inputs depend on, or -1."""
+
+Join = Callable[[int, Any, Sequence[Any]], Any]
+"""(layer, x, sources) -> x with the layer's add-ons; both [B, H, W, C]. `sources[0]` is the segment's input,
+`sources[i]` its layer i - 1, as in `Addon.source`."""
 
 
 def build(
@@ -55,62 +63,89 @@ def build(
     Raises:
       ValueError: the image cannot be halved as often, or a mask does not fit.
     """
-    space = genotype.space
+    images = keras.Input(tuple(input_shape), name="images")
+    logits = wire(
+        genotype,
+        images,
+        num_classes=num_classes,
+        filters=filters,
+        dropout=dropout,
+        smooth_init=smooth_init,
+        separable_as_dense=separable_as_dense,
+        width_growth=width_growth,
+        seed=seed,
+    )
+    model = keras.Model(images, logits, name="network")
+    set_masks(model.layers, genotype)
+    return model
+
+
+def wire(
+    genotype: Genotype,
+    images: Any,
+    *,
+    num_classes: int,
+    filters: int = 96,
+    dropout: float = 0.0,
+    smooth_init: bool = True,
+    separable_as_dense: bool = True,
+    width_growth: int = 2,
+    seed: int = 0,
+    apply: Apply | None = None,
+    join: Join | None = None,
+) -> Any:
+    """Makes the layers of `build` and connects them; the supernet of add-ons grows on the same wires.
+
+    Args:
+      genotype: as for `build`, except that its masks are left to `set_masks`.
+      images: symbolic, [B, H, W, C].
+      num_classes, filters, dropout, smooth_init, separable_as_dense, width_growth, seed: as for `build`.
+      apply: calls each part of the network, see `Apply`; by default it just calls it.
+      join: adds to each layer's output, see `Join`; by default the genotype's add-ons.
+
+    Returns:
+      Logits, symbolic float32 [B, num_classes].
+
+    Raises:
+      ValueError: the image cannot be halved as often.
+    """
+    space, (height, width) = genotype.space, images.shape[1:3]
     factor = 2 ** len(space.transitions)
-    if len(input_shape) != 3 or input_shape[0] % factor or input_shape[1] % factor:
+    if height % factor or width % factor:
         raise ValueError(
             f"`input_shape` must be (H, W, C), H and W multiples of {factor} for {space.num_segments} segments. "
-            f"Received: {tuple(input_shape)}."
+            f"Received: {tuple(images.shape[1:])}."
         )
     blocks = _Blocks(filters=filters, smooth_init=smooth_init, separable_as_dense=separable_as_dense)
+    apply = apply or (lambda reads, part, *inputs: part(*inputs))
+    join = join or functools.partial(_join_addons, genotype, blocks)
 
-    images = keras.Input(tuple(input_shape), name="images")
-    outputs = [blocks.convolve_bn(images, 3, "stem_conv", "stem_bn")]
+    outputs = [apply(-1, blocks.stem, images)]
     for layer in range(space.num_layers):
-        outputs.append(_layer(genotype, layer, outputs, blocks))
+        joined = (outputs[i] for i in genotype.skips[layer])
+        x = apply(layer - 1, functools.partial(_layer, genotype, layer, blocks), outputs[-1], *joined)
+        first = layer - layer % space.layers_per_segment
+        outputs.append(join(layer, x, outputs[first:]))
         if layer in space.transitions:
             blocks.filters *= width_growth
             number = space.segment_of(layer) + 1
             outputs = [
-                blocks.reduce(output, number, i) if _is_read_after(genotype, layer, i) else None
+                apply(i - 1, functools.partial(blocks.reduce, number, i), output)
+                if _is_read_after(genotype, layer, i)
+                else None
                 for i, output in enumerate(outputs)
             ]
-    x = GroupedGlobalPool(name="global_pool")(outputs[-1])
-    x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
-    # Softmax and loss want float32, whatever the precision of the layers.
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
-    model = keras.Model(images, logits, name="network")
-    _set_masks(model, genotype)
-    return model
+    head = functools.partial(_head, num_classes=num_classes, dropout=dropout, seed=seed)
+    return apply(space.num_layers - 1, head, outputs[-1])
 
 
-def _layer(genotype: Genotype, layer: int, outputs: list[Any], blocks: _Blocks) -> Any:
-    """The output [B, H, W, C] of one layer; `outputs` are those before it, the last its immediate input."""
-    name = f"layer{layer}"
-    x = blocks.convolve_bn(outputs[-1], 1, f"{name}_in_conv", f"{name}_in_bn")
-    x = keras.layers.ReLU(name=f"{name}_in_relu")(x)
-    x = blocks.op(x, op_named(genotype.ops[layer]), name)
-    if layer:
-        if joined := genotype.skips[layer]:
-            x = keras.layers.Concatenate(name=f"{name}_concat")([x, *(outputs[i] for i in joined)])
-        x = keras.layers.ReLU(name=f"{name}_mix_relu")(x)
-        x = blocks.convolve_bn(x, 1, f"{name}_mix_conv", f"{name}_mix_bn")
-    first = layer - layer % genotype.space.layers_per_segment
-    for number, addon in enumerate(genotype.addons):
-        if addon.target == layer:
-            source = outputs[first + addon.source]
-            y = blocks.masked_bn(source, addon.kernel_size, f"addon{number}_conv", f"addon{number}_bn")
-            x = keras.layers.Add(name=f"addon{number}_add")([x, y])
-    return x
+def set_masks(layers: Iterable[keras.layers.Layer], genotype: Genotype) -> None:
+    """Sets the genotype's masks on the layers they name.
 
-
-def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
-    """Whether a layer above `layer` reads the output: the next layer its input, others by a skip."""
-    return output == layer + 1 or any(output in joined for joined in genotype.skips[layer + 1 :])
-
-
-def _set_masks(model: keras.Model, genotype: Genotype) -> None:
-    maskable = {layer.name: layer for layer in model.layers if isinstance(layer, MaskedConv2D)}
+    Raises:
+      ValueError: there is no such layer, or the mask does not fit.
+    """
+    maskable = {layer.name: layer for layer in layers if isinstance(layer, MaskedConv2D)}
     for name, mask in (genotype.masks or {}).items():
         if name not in maskable:
             raise ValueError(
@@ -118,6 +153,42 @@ def _set_masks(model: keras.Model, genotype: Genotype) -> None:
                 f"Received: {name!r}."
             )
         maskable[name].set_mask(mask)
+
+
+def _layer(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
+    """The output [B, H, W, C] of one layer from its immediate input and the outputs its skips name."""
+    name = f"layer{layer}"
+    x = blocks.convolve_bn(x, 1, f"{name}_in_conv", f"{name}_in_bn")
+    x = keras.layers.ReLU(name=f"{name}_in_relu")(x)
+    x = blocks.op(x, op_named(genotype.ops[layer]), name)
+    if layer:
+        if joined:
+            x = keras.layers.Concatenate(name=f"{name}_concat")([x, *joined])
+        x = keras.layers.ReLU(name=f"{name}_mix_relu")(x)
+        x = blocks.convolve_bn(x, 1, f"{name}_mix_conv", f"{name}_mix_bn")
+    return x
+
+
+def _join_addons(genotype: Genotype, blocks: _Blocks, layer: int, x: Any, sources: Sequence[Any]) -> Any:
+    for number, addon in enumerate(genotype.addons):
+        if addon.target == layer:
+            source = sources[addon.source]
+            y = blocks.masked_bn(source, addon.kernel_size, f"addon{number}_conv", f"addon{number}_bn")
+            x = keras.layers.Add(name=f"addon{number}_add")([x, y])
+    return x
+
+
+def _head(x: Any, *, num_classes: int, dropout: float, seed: int) -> Any:
+    """Logits [B, num_classes] of the last output."""
+    x = GroupedGlobalPool(name="global_pool")(x)
+    x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
+    # Softmax and loss want float32, whatever the precision of the layers.
+    return keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+
+
+def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
+    """Whether a layer above `layer` reads the output: the next layer its input, others by a skip."""
+    return output == layer + 1 or any(output in joined for joined in genotype.skips[layer + 1 :])
 
 
 class _Blocks:
@@ -130,6 +201,9 @@ class _Blocks:
 
     def kernel_initializer(self) -> Any:
         return SmoothInit("he_normal") if self.smooth_init else "he_normal"
+
+    def stem(self, images: Any) -> Any:
+        return self.convolve_bn(images, 3, "stem_conv", "stem_bn")
 
     def convolve_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
         """A dense convolution that is never pruned, and BN."""
@@ -166,6 +240,6 @@ class _Blocks:
             x = BatchNorm(name=f"{name}_op_bn")(layer(x))
         return keras.layers.ReLU(name=f"{name}_op_relu")(x)
 
-    def reduce(self, x: Any, number: int, output: int) -> Any:
+    def reduce(self, number: int, output: int, x: Any) -> Any:
         x = FactorizedReduction(self.filters, name=f"transition{number}_reduce{output}")(x)
         return BatchNorm(name=f"transition{number}_bn{output}")(x)

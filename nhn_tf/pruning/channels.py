@@ -91,7 +91,12 @@ class Site:
     @property
     def width(self) -> int:
         """Channels of the output."""
-        return self.node.shape[-1]
+        return _channel_count(self.node.shape)
+
+    @property
+    def in_width(self) -> int:
+        """Channels of the first input."""
+        return _channel_count(self.in_shapes[0])
 
     def refusal(self, reason: str) -> ValueError:
         kind = type(self.layer).__name__
@@ -229,7 +234,7 @@ class DepthwiseRule(Rule):
         return channels(np.repeat(constant, times), _apply(site.layer.activation, out))
 
     def needs(self, site: Site, inputs: Sequence[Channels], kept: np.ndarray) -> Sequence[np.ndarray]:
-        return [kept.reshape(-1, site.layer.depth_multiplier).any(1)]
+        return [np.any(kept.reshape(-1, site.layer.depth_multiplier), axis=1)]
 
     def follows(self, site: Site, kept_inputs: Sequence[np.ndarray], kept: np.ndarray) -> np.ndarray:
         return np.repeat(kept_inputs[0], site.layer.depth_multiplier)
@@ -290,14 +295,14 @@ class FlattenRule(Rule):
         return Channels(*(np.tile(part, self._positions(site)) for part in inputs[0]))
 
     def needs(self, site: Site, inputs: Sequence[Channels], kept: np.ndarray) -> Sequence[np.ndarray]:
-        return [kept.reshape(self._positions(site), -1).any(0)]
+        return [np.any(kept.reshape(self._positions(site), -1), axis=0)]
 
     def follows(self, site: Site, kept_inputs: Sequence[np.ndarray], kept: np.ndarray) -> np.ndarray:
         return np.tile(kept_inputs[0], self._positions(site))
 
     @staticmethod
     def _positions(site: Site) -> int:
-        return site.width // site.in_shapes[0][-1]
+        return site.width // site.in_width
 
 
 class LinearRule(Rule):
@@ -331,7 +336,7 @@ class LinearRule(Rule):
 
     def needs(self, site: Site, inputs: Sequence[Channels], kept: np.ndarray) -> Sequence[np.ndarray]:
         kept = self.follows(site, [], kept)
-        used = self.connected(site)[:, kept].any(1)
+        used = np.any(self.connected(site)[:, kept], axis=1)
         stays = ~inputs[0].constant
         if not self._takes_shift(site):
             stays = stays | (inputs[0].value != 0)
@@ -436,7 +441,7 @@ class SeparableRule(LinearRule):
     """SeparableConv2D: input i makes `depth_multiplier` maps, which the pointwise kernel mixes."""
 
     def connected(self, site: Site) -> np.ndarray:
-        return np.ones((site.in_shapes[0][-1], site.width), bool)
+        return np.ones((site.in_width, site.width), bool)
 
     def sums(self, site: Site) -> np.ndarray:
         depthwise = site.weights["depthwise_kernel"].sum((0, 1), dtype=np.float64)  # [Cin, m]
@@ -460,7 +465,7 @@ class ReductionRule(LinearRule):
         return np.concatenate(parts, axis=-1)[0, 0]
 
     def connected(self, site: Site) -> np.ndarray:
-        return np.ones((site.in_shapes[0][-1], site.width), bool)
+        return np.ones((site.in_width, site.width), bool)
 
     def sums(self, site: Site) -> np.ndarray:
         return self._kernel(site).astype(np.float64)
@@ -534,6 +539,12 @@ def rule_of(site: Site) -> Rule:
     rule = RULES[type(layer)]
     rule.check(site)
     return rule
+
+
+def _channel_count(shape: tuple[int | None, ...]) -> int:
+    if shape[-1] is None:
+        raise ValueError(f"the number of channels must be known. Received: shape {shape}.")
+    return shape[-1]
 
 
 def _activation(site: Site) -> Any:

@@ -36,17 +36,20 @@ def kernel_std(kernel: np.ndarray, rng: np.random.Generator | None = None) -> np
     Returns:
       float32 [Cin, Cout], the standard deviation over the kh * kw entries.
     """
-    return np.std(kernel, axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return np.asarray(np.std(kernel, axis=(0, 1), dtype=np.float64), np.float32)
 
 
 def kernel_l1(kernel: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """float32 [Cin, Cout], the sum of absolute entries of each kernel."""
-    return np.sum(np.abs(kernel), axis=(0, 1), dtype=np.float64).astype(np.float32)
+    """float32 [Cin, Cout], the mean absolute entry of each kernel: its L1 norm / (kh * kw).
+
+    Per entry, like the standard deviation, so that kernels of different sizes can be ranked together.
+    """
+    return np.mean(np.abs(kernel), axis=(0, 1), dtype=np.float64).astype(np.float32)
 
 
 def kernel_l2(kernel: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """float32 [Cin, Cout], the Euclidean norm of each kernel."""
-    return np.sqrt(np.sum(np.square(kernel, dtype=np.float64), axis=(0, 1))).astype(np.float32)
+    """float32 [Cin, Cout], the root mean square entry of each kernel: its L2 norm / sqrt(kh * kw)."""
+    return np.sqrt(np.mean(np.square(kernel, dtype=np.float64), axis=(0, 1))).astype(np.float32)
 
 
 def kernel_random(kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -168,7 +171,7 @@ def select(
         wanted = {name: candidates[name] & (scores[name] >= threshold) for name in scores}
         masks = {name: wanted[name] | protected[name] for name in scores}
         thresholds = dict.fromkeys(scores, float(threshold))
-    else:
+    elif sparsity is not None:
         groups = [list(scores)] if scope == "global" else [[name] for name in scores]
         order = (scores, alive, candidates)
         nothing = {name: np.zeros_like(mask) for name, mask in alive.items()}

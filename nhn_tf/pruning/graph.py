@@ -159,7 +159,7 @@ def _node(layer: Any, call: Any) -> Node:
         return Node(layer, (), False, True, (), {}, tuple(layer.output.shape))
     first, *rest = call.arguments.args or (None,)
     is_list = isinstance(first, (list, tuple))
-    given = tuple(first) if is_list else (first,)
+    given = list(first) if isinstance(first, (list, tuple)) else [first]
     return Node(
         layer=layer,
         parents=tuple(layer_of(tensor) for tensor in call.input_tensors),

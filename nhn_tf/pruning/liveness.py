@@ -145,7 +145,7 @@ def _kept_channels(
     kept = {name: np.zeros(site.width, bool) for name, site in sites.items()}
     for name in (*traced.inputs, *traced.outputs):
         kept[name][:] = True
-    backwards = list(reversed(traced.nodes.values()))
+    backwards = list(traced.nodes.values())[::-1]
 
     def grow() -> bool:
         before = sum(int(mask.sum()) for mask in kept.values())

@@ -27,7 +27,7 @@ def summary(model: keras.Model) -> str:
       ValueError: as in `compact` and `complexity.layer_cost`.
     """
     counts, before, after = liveness(model), complexity.layer_costs(model), live_costs(model)
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for name, count in counts.items():
         if before[name].params:
             kernels = (count.live_kernels, count.kernels)

@@ -16,7 +16,7 @@ import numpy as np
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.pruning import criteria
-from nhn_tf.pruning.masked import apply_masks, kernels_of, masked_layers
+from nhn_tf.pruning.masked import apply_masks, kernels_of, masked_layers, masks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class PruningSchedule(keras.callbacks.Callback):
       layers: names of MaskedConv2D layers; by default all of the model.
 
     Raises:
-      ValueError: values out of range; in `fit`, a model without such layers (make them by `prune(model, sparsity=0.0)`).
+      ValueError: values out of range; in `fit`, a model without such layers (`prune(model, sparsity=0.0)` makes them).
 
     Example:
       model = nhn_tf.pruning.prune(trained, sparsity=0.0)
@@ -132,14 +132,14 @@ class PruningSchedule(keras.callbacks.Callback):
             )
         if threshold is not None and initial_sparsity:
             raise ValueError(f"`initial_sparsity` goes with `sparsity`, not `threshold`. Received: {initial_sparsity}.")
+        self.unit = "sparsity" if threshold is None else "threshold"
         self.ramp = Ramp(
-            final=sparsity if threshold is None else threshold,
+            final=threshold or sparsity or 0.0,  # one is None, and 0 is a target too
             begin=begin_step,
             end=begin_step if end_step is None else end_step,
             every=every,
             initial=initial_sparsity,
         )
-        self.unit = "sparsity" if threshold is None else "threshold"
         self.criterion = criterion
         self.scope = scope
         self.allow_disconnected = allow_disconnected
@@ -174,7 +174,7 @@ class PruningSchedule(keras.callbacks.Callback):
         selection = criteria.select(
             criteria.score(kernels_of(layers), self.criterion, seed=self.seed),
             scope=self.scope,
-            current={n: keras.ops.convert_to_numpy(l.mask) > 0 for n, l in layers.items()},
+            current={name: mask for name, mask in masks_of(self.model).items() if name in layers},
             may_return=True,
             allow_disconnected=self.allow_disconnected,
             **{self.unit: self.ramp.target(step)},

@@ -1,0 +1,159 @@
+"""The stages `prune` and `pruned` on real digits."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nhn_tf import pruning, stages
+from nhn_tf.data import datasets
+from nhn_tf.errors import UserError
+from nhn_tf.models import network, weights
+from nhn_tf.runs import RunDirectory, RunError
+from tests.conftest import smoke_settings
+
+pytestmark = pytest.mark.xdist_group("stages")
+
+
+def masked_kernels(arrays):
+    """Kernel [kh, kw, Cin, Cout] and mask [Cin, Cout] of every masked convolution in a weights.npz."""
+    paths = [path.removesuffix("/mask") for path in arrays if path.endswith("/mask")]
+    return {path: (arrays[f"{path}/kernel"], arrays[f"{path}/mask"].astype(bool)) for path in paths}
+
+
+@pytest.fixture
+def trained(smoke_run, tmp_path):
+    """A copy of the run up to the trained base network."""
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(smoke_run.path, run.path)
+    for name in ("prune", "pruned"):
+        shutil.rmtree(run.stage(name).path)
+    return run
+
+
+def test_sparsity_is_what_was_asked_for_and_the_figures_agree(smoke_run):
+    stage = smoke_run.stage("prune")
+    metrics, masks = stage.done()["metrics"], stage.genotype().masks
+    assert metrics["kernel_sparsity"] == masks.sparsity == pytest.approx(0.5, abs=1 / masks.total)
+    assert metrics["live_params"] < metrics["params"]
+    assert metrics["live_flops"] < metrics["flops"]
+    assert metrics["test_accuracy_before"] == smoke_run.stage("base").done()["metrics"]["test_accuracy"]
+    with open(stage / "layers.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["params"]) for row in rows) == metrics["params"]
+    assert sum(int(row["live_params"]) for row in rows) == metrics["live_params"]
+    assert (stage / "sensitivities.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_absolute_threshold_prunes_exactly_the_flat_kernels(trained):
+    kernels = {path: kernel for path, kernel in trained.stage("base").weights().items() if path.endswith("_op/kernel")}
+    flat = {path: kernel.reshape(-1, *kernel.shape[2:]).std(axis=0) for path, kernel in kernels.items()}
+    threshold = round(float(np.median(np.concatenate([s.ravel() for s in flat.values()]))), 4)
+    stages.run("prune", trained, smoke_settings("prune", threshold=str(threshold), allow_disconnected=True))
+    masks = trained.stage("prune").genotype().masks
+    assert {f"{name}/kernel" for name in masks} == set(flat)
+    for path, sensitivity in flat.items():
+        np.testing.assert_array_equal(masks[path.removesuffix("/kernel")], sensitivity >= threshold)
+
+
+def test_pruned_kernels_are_zero_before_and_after_retraining(smoke_run):
+    for name in ("prune", "pruned"):
+        kernels = masked_kernels(smoke_run.stage(name).weights())
+        assert not all(mask.all() for _, mask in kernels.values())
+        for kernel, mask in kernels.values():
+            assert np.all(kernel[:, :, ~mask] == 0)
+            assert np.all(np.abs(kernel[:, :, mask]).sum(axis=(0, 1)) > 0)
+
+
+def test_retraining_inherits_masks_and_moves_the_weights(smoke_run):
+    before, after = smoke_run.stage("prune"), smoke_run.stage("pruned")
+    assert before.genotype() == after.genotype()
+    changed = [not np.array_equal(array, after.weights()[path]) for path, array in before.weights().items()]
+    assert sum(changed) > len(changed) / 2
+    assert after.done()["metrics"]["live_params"] == before.done()["metrics"]["live_params"]
+
+
+def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
+    data = datasets.load(smoke_settings("prune").data, seed=0)
+    stage = smoke_run.stage("pruned")
+    model = network.build(
+        stage.genotype(), input_shape=data.image_shape, num_classes=data.num_classes,
+        **smoke_settings("base").config.form,
+    )  # fmt: skip
+    weights.transfer(stage.weights(), model)
+    small = pruning.compact(model)
+    images = stages.Feed(data, smoke_settings("prune")).test[0][0]
+    difference = np.abs(model.predict_on_batch(images) - small.predict_on_batch(images)).max()
+    assert difference <= 1e-4
+    assert small.count_params() <= model.count_params()
+
+
+def test_gradual_pruning_reaches_its_target_and_survives_an_interruption(trained, tmp_path, monkeypatch):
+    from tests.test_stages import InterruptedError_, interrupt_after
+
+    settings = smoke_settings("prune", schedule="gradual")
+    twin = RunDirectory(tmp_path / "twin")
+    shutil.copytree(trained.path, twin.path)
+    stages.run("prune", trained, settings)
+    assert trained.stage("prune").done()["metrics"]["kernel_sparsity"] == pytest.approx(0.5, abs=0.02)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(InterruptedError_):
+            stages.run("prune", twin, settings)
+    stages.run("prune", twin, settings)
+    assert twin.stage("prune").genotype() == trained.stage("prune").genotype()
+    for path, array in trained.stage("prune").weights().items():
+        np.testing.assert_array_equal(twin.stage("prune").weights()[path], array, err_msg=path)
+
+
+def test_a_layer_that_would_lose_everything_keeps_its_strongest_kernel(trained, capsys):
+    done = stages.run("prune", trained, smoke_settings("prune", threshold="1000.0"))
+    assert "its strongest stays" in capsys.readouterr().out
+    masks = trained.stage("prune").genotype().masks
+    assert [int(mask.sum()) for mask in masks.values()] == [1] * len(masks)
+    assert done["metrics"]["kernel_sparsity"] < 1
+
+
+def test_the_random_control_is_reported_on_request(trained):
+    done = stages.run("prune", trained, smoke_settings("prune", control=True))
+    assert 0 <= done["metrics"]["random_test_accuracy"] <= 1
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(trained):
+    stage = trained.stage("base")
+    arrays = stage.weights()
+    path = next(path for path in arrays if path.endswith("_op/kernel"))
+    arrays[path][0, 0, 0, 0] = np.nan
+    from nhn_tf import files
+
+    files.save_npz(stage / "weights.npz", arrays)
+    with pytest.raises(UserError, match=path.removesuffix("/kernel")):
+        stages.run("prune", trained, smoke_settings("prune"))
+
+
+def test_retraining_before_pruning_names_the_command(trained):
+    with pytest.raises(RunError, match=r"python prune\.py --model_dir="):
+        stages.run("pruned", trained, smoke_settings("pruned"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "culprit"),
+    [
+        (["--threshold=0.02", "--sparsity=0.5"], "exclude each other"),
+        (["--threshold=auto", "--sparsity=1"], "--sparsity"),
+        (["--sparsity=-0.1"], "--sparsity"),
+        (["--threshold=low"], "--threshold"),
+        (["--threshold=-1"], "--threshold"),
+        (["--criterion=entropy"], "--criterion"),
+        (["--model_dir=/nonexistent/run"], "train.py --stage=base"),
+    ],
+)
+def test_wrong_flags_end_in_a_sentence(flags, culprit, tmp_path):
+    command = [sys.executable, "prune.py", "--preset=smoke", f"--model_dir={tmp_path / 'run'}", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert culprit in result.stderr
+    assert "Traceback" not in result.stderr

@@ -9,4 +9,4 @@ Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command go
 from flags import entry
 
 if __name__ == "__main__":
-    entry.main(__doc__, stages=("enas",))
+    entry.main(__doc__, stages=("enas", "lds_location", "lds_direction"))

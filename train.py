@@ -10,4 +10,4 @@ Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command go
 from flags import entry
 
 if __name__ == "__main__":
-    entry.main(__doc__, stages=("base", "pruned"))
+    entry.main(__doc__, stages=("base", "pruned", "final"))

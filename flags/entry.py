@@ -1,4 +1,4 @@
-"""What the scripts share: parse the flags, run one stage, print one line of JSON; a mistake is told in a sentence."""
+"""What the scripts share: parse the flags, act, print one line of JSON; a mistake is told in a sentence."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import define
+from flags.define import StageFlags
 from nhn_tf.errors import UserError
 
+if TYPE_CHECKING:
+    from nhn_tf.runs import RunDirectory, Settings
+
 FLAGS = flags.FLAGS
+HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
 def main(doc: str, stages: Sequence[str], *, choose_stage: bool = True) -> None:
@@ -24,14 +28,24 @@ def main(doc: str, stages: Sequence[str], *, choose_stage: bool = True) -> None:
       stages: the stages that the script can run.
       choose_stage: whether `--stage` names the stage; otherwise there is one only.
     """
-    define.define(stages, choose_stage=choose_stage)
-    guarded(doc, stages, lambda: run_stage(FLAGS.stage if choose_stage else stages[0], stages))
+    stage_flags = StageFlags(stages, choose_stage=choose_stage)
+
+    def action() -> dict[str, Any]:
+        stage = FLAGS.stage if choose_stage else stages[0]
+        if stage is None:
+            raise UserError(f"--stage is missing. Give one of: {', '.join(f'--stage={name}' for name in stages)}.")
+        asked = stage_flags.configured(stage)
+        from nhn_tf import stages as stage_functions  # Keras loads only once the flags are known to be right
+
+        return stage_functions.run(stage, run_directory(), settings(asked, stage))
+
+    guarded(lambda: stage_flags.help_text(doc), action)
 
 
-def guarded(doc: str, stages: Sequence[str], action: Callable[[], dict[str, Any]]) -> None:
+def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> None:
     """Parses the flags, calls `action` and prints its result; exits with 2 when the user made a mistake."""
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-        print(define.help_text(doc, stages))
+    if HELP & set(sys.argv[1:]):
+        print(help_text())
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -47,25 +61,22 @@ def guarded(doc: str, stages: Sequence[str], action: Callable[[], dict[str, Any]
     print(json.dumps(result, sort_keys=True))
 
 
-def run_stage(stage: str | None, stages: Sequence[str]) -> dict[str, Any]:
-    """Runs one stage as the parsed flags say.
+def run_directory() -> RunDirectory:
+    """The run directory that the flags name."""
+    from nhn_tf.runs import RunDirectory
 
-    Returns:
-      The content of the stage's done.json.
-    """
-    if stage is None:
-        raise UserError(f"--stage is missing. Give one of: {', '.join(f'--stage={name}' for name in stages)}.")
-    _, parts = define.configured(stage)
-    from nhn_tf import runs  # Keras loads only once the flags are known to be right
-    from nhn_tf import stages as stage_functions
+    return RunDirectory(FLAGS.model_dir or os.path.join("runs", FLAGS.preset))
 
-    settings = runs.Settings(
-        config=parts[stage],
-        data=parts["data"],
-        compute=parts["compute"],
+
+def settings(asked: dict[str, Any], stage: str) -> Settings:
+    """The configurations of `StageFlags.configured` as a stage wants them."""
+    from nhn_tf.runs import Settings
+
+    return Settings(
+        config=asked[stage],
+        data=asked["data"],
+        compute=asked["compute"],
         seed=FLAGS.seed,
         preset=FLAGS.preset,
         overwrite=FLAGS.overwrite,
     )
-    run = runs.RunDirectory(FLAGS.model_dir or os.path.join("runs", FLAGS.preset))
-    return stage_functions.run(stage, run, settings)

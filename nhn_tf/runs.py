@@ -137,7 +137,7 @@ class RunDirectory:
 
     def _note_call(self, preset: str, seed: int) -> None:
         path = self.path / "run.json"
-        record = files.read_json(path) if path.exists() else {"schema": 1, "calls": []}
+        record: dict[str, Any] = files.read_json(path) if path.exists() else {"schema": 1, "calls": []}
         record["calls"].append(
             {
                 "argv": sys.argv,

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from nhn_tf.configs import ComputeConfig, SgdConfig
+from nhn_tf.configs import ComputeConfig, GradientConfig, SgdConfig
 from nhn_tf.layers import kernels
 from nhn_tf.models import weights
 
@@ -131,8 +131,15 @@ def make_optimizer(config: SgdConfig, steps_per_epoch: int, *, ema: float = 0.0)
       ema: decay of an exponential moving average of the weights, 0 for none. `fit` puts the average in place of the
         weights when it returns.
     """
+    return nesterov(config, make_schedule(config, steps_per_epoch), ema=ema)
+
+
+def nesterov(
+    config: GradientConfig, schedule: keras.optimizers.schedules.LearningRateSchedule, *, ema: float = 0.0
+) -> Nesterov:
+    """The optimizer of `config` with a learning rate of its own; `ema` as in `make_optimizer`."""
     return Nesterov(
-        make_schedule(config, steps_per_epoch),
+        schedule,
         l2=config.l2,
         momentum=config.momentum,
         global_clipnorm=config.clip_norm or None,

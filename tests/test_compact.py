@@ -159,7 +159,7 @@ arguments = {
 slow_data = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=slow_data, derandomize=True)
+@settings(max_examples=6, deadline=None, suppress_health_check=slow_data, derandomize=True)
 @given(**arguments)
 def test_random_genotypes_with_random_masks(genotype, filters, seed, dead, separable):
     check_random_network(genotype, filters, seed, dead, separable)

@@ -8,25 +8,24 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
-from flags import define
+from flags.define import StageFlags
 from nhn_tf.configs import PRESETS
 from nhn_tf.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("enas", "base")
+STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
 
-def parse(*arguments, stages=STAGES):
-    values = absl_flags.FlagValues()
-    define.define(stages, values)
-    values(["script", *arguments])
-    return values
+def parse(*arguments, stages=STAGES, **options):
+    parsed = StageFlags(stages, values=absl_flags.FlagValues(), **options)
+    parsed.values(["script", *arguments])
+    return parsed
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_without_typed_flags_the_preset_comes_out(stage, preset):
-    _, parts = define.configured(stage, parse(f"--preset={preset}"))
+    parts = parse(f"--preset={preset}").configured(stage)
     assert parts[stage] == PRESETS[preset].stage(stage)
     assert parts["data"] == PRESETS[preset].data
 
@@ -42,18 +41,19 @@ def test_every_field_round_trips_through_its_flag(stage):
     arguments = ["--preset=paper"]
     for part in ("data", "compute", stage):
         config = wanted.stage(part)
-        arguments += [f"--{f.name}={typed(getattr(config, f.name))}" for f in dataclasses.fields(config)]
-    _, parts = define.configured(stage, parse(*arguments))
+        names = [field.name for field in dataclasses.fields(config) if stage != "prune" or field.name != "threshold"]
+        arguments += [f"--{name}={typed(getattr(config, name))}" for name in names]
+    parts = parse(*arguments).configured(stage)
     assert parts == {part: wanted.stage(part) for part in ("data", "compute", stage)}
 
 
 def test_a_flag_of_another_stage_is_refused():
     with pytest.raises(UserError, match="--final_samples is no setting of stage 'base'"):
-        define.configured("base", parse("--final_samples=3"))
+        parse("--final_samples=3").configured("base")
 
 
 def test_a_typed_flag_beats_the_preset_and_leaves_the_rest():
-    _, parts = define.configured("enas", parse("--preset=demo", "--epochs=7"))
+    parts = parse("--preset=demo", "--epochs=7").configured("enas")
     assert parts["enas"] == dataclasses.replace(PRESETS["demo"].enas, epochs=7)
 
 
@@ -67,16 +67,33 @@ def test_a_typed_flag_beats_the_preset_and_leaves_the_rest():
 )
 def test_values_out_of_range_name_their_flag(argument, message):
     with pytest.raises(UserError, match=message):
-        define.configured("enas", parse(argument))
+        parse(argument).configured("enas")
 
 
 def test_help_gives_unit_range_source_and_the_presets_defaults():
-    values = parse()
+    values = parse().values
     text = values["epochs"].help
     assert "in epochs" in text
     assert "between 1 and 100000" in text
     assert f"demo {min(PRESETS['demo'].base.epochs, PRESETS['demo'].enas.epochs)}" in text
     assert "paper, section 2.2" in values["smooth_init"].help
+
+
+def test_a_pipelines_flags_carry_the_stages_name():
+    parsed = parse("--preset=demo", "--base_epochs=7", "--prune_sparsity=0.5", choose_stage=False, prefixed=True)
+    assert parsed.configured("base")["base"].epochs == 7
+    assert parsed.configured("prune")["prune"].sparsity == 0.5
+    assert parsed.configured("final")["final"] == PRESETS["demo"].final
+    bad = parse("--final_epochs=0", choose_stage=False, prefixed=True)
+    with pytest.raises(UserError, match="--final_epochs must be"):
+        bad.configured("final")
+
+
+def test_a_typed_threshold_takes_the_place_of_the_presets_sparsity():
+    parts = parse("--threshold=0.02").configured("prune")
+    assert parts["prune"].threshold == "0.02"
+    with pytest.raises(UserError, match="exclude each other"):
+        parse("--threshold=0.02", "--sparsity=0.5").configured("prune")
 
 
 def script(*arguments):

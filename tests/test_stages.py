@@ -29,9 +29,13 @@ def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
     done = stage.done()
     assert done["stage"] == "enas"
     assert done["wall_s"] > 0
-    assert {
-        "val_accuracy", "mean_reward_first", "mean_reward_last", "random_search_val_accuracy", "architectures_evaluated",
-    } <= set(done["metrics"])  # fmt: skip
+    assert set(done["metrics"]) >= {
+        "val_accuracy",
+        "mean_reward_first",
+        "mean_reward_last",
+        "random_search_val_accuracy",
+        "architectures_evaluated",
+    }
     assert [row["epoch"] for row in rows(stage / "metrics.csv")] == ["1", "2"]
     assert {"reward", "baseline", "entropy", "skip_rate", "best_reward"} <= set(rows(stage / "metrics.csv")[0])
     trials = rows(stage / "trials.csv")

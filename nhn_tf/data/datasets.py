@@ -106,11 +106,11 @@ def _cache_dir(config: DataConfig) -> Path:
 
 
 def _resized(source: Source, image_size: int) -> Source:
-    train, test = (
-        None if split is None else Split(pictures.resize(split.images, image_size), split.labels)
-        for split in (source.train, source.test)
-    )
-    return Source(train, test, source.class_names, source.flip)
+    def resized(split: Split) -> Split:
+        return Split(pictures.resize(split.images, image_size), split.labels)
+
+    test = None if source.test is None else resized(source.test)
+    return Source(resized(source.train), test, source.class_names, source.flip)
 
 
 def _read_digits() -> Source:

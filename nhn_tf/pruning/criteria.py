@@ -44,7 +44,7 @@ def kernel_l1(kernel: np.ndarray, rng: np.random.Generator | None = None) -> np.
 
     Per entry, like the standard deviation, so that kernels of different sizes can be ranked together.
     """
-    return np.mean(np.abs(kernel), axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return np.asarray(np.mean(np.abs(kernel), axis=(0, 1), dtype=np.float64), np.float32)
 
 
 def kernel_l2(kernel: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:

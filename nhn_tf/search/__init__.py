@@ -1,7 +1,19 @@
-"""Architecture search: `EnasSearch` and the parts it is made of."""
+"""The searches, `EnasSearch`, `LocationSearch` and `DirectionSearch`, and the parts they are made of."""
 
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.enas import EnasSearch
+from nhn_tf.search.evolution import Evolution, Population
+from nhn_tf.search.lds import DirectionSearch, LocationSearch
 from nhn_tf.search.searcher import SearchCallback, Searcher, Trial
 
-__all__ = ["Controller", "EnasSearch", "SearchCallback", "Searcher", "Trial"]
+__all__ = [
+    "Controller",
+    "DirectionSearch",
+    "EnasSearch",
+    "Evolution",
+    "LocationSearch",
+    "Population",
+    "SearchCallback",
+    "Searcher",
+    "Trial",
+]

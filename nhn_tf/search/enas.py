@@ -111,6 +111,10 @@ class EnasSearch(Searcher):
 
     # The loop.
 
+    @property
+    def length(self) -> int:
+        return self.config.epochs
+
     def prepare(self, train_batches: Batches, validation_data: Batches, epochs: int) -> None:
         """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
         config = self.config

@@ -1,8 +1,8 @@
 """What every search here has in common: the loop, the trials, the state, and Keras Tuner's vocabulary.
 
-A search is epochs (or cycles) of training shared weights together with whatever proposes architectures, and then a
-ranking of candidates. `Searcher` runs the loop, calls the callbacks, ranks the trials and carries the state;
-a subclass says what one epoch does and how it finishes.
+A search is epochs of training shared weights together with whatever proposes architectures (an evolution calls them
+cycles), and then a ranking of candidates. `Searcher` runs the loop, calls the callbacks, ranks the trials and carries
+the state; a subclass says what one epoch does and how it finishes.
 
 A search can be stopped after any epoch and go on elsewhere: `state_arrays` and `state_values` hold all there is, and
 every random choice is a pure function of (seed, stream, epoch, step).
@@ -24,8 +24,9 @@ import keras
 import numpy as np
 
 from nhn_tf import files
-from nhn_tf.configs import SgdConfig
+from nhn_tf.configs import GradientConfig
 from nhn_tf.genotype import Genotype
+from nhn_tf.masks import Masks
 from nhn_tf.space import Space
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,10 @@ class Trial:
         return {"genotype": self.genotype.to_json(), "score": score, "source": self.source}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+    def from_json(cls, value: Mapping[str, Any], masks: Masks | None = None) -> Trial:
+        """Reads `to_json`'s value; of the masks it holds only a digest, which these must have."""
         score = math.nan if value["score"] is None else value["score"]
-        return cls(Genotype.from_json(value["genotype"]), score, value["source"])
+        return cls(Genotype.from_json(value["genotype"], masks), score, value["source"])
 
 
 def rank(trials: Sequence[Trial]) -> list[Trial]:
@@ -72,7 +74,7 @@ class Searcher(abc.ABC):
 
     Args:
       space: the architectures to search.
-      config: the search's settings; `config.epochs` is how long it runs unless `search` is told otherwise.
+      config: the search's settings; they say how long it runs unless `search` is told otherwise.
       seed: of every random choice, at least 0.
       directory: where the state is saved after each epoch, in `project_name`; `None` saves nothing.
       project_name: a directory within `directory`.
@@ -85,11 +87,12 @@ class Searcher(abc.ABC):
     """
 
     source = "search"  # of the trials that `get_best_genotypes` chooses among
+    unit = "epoch"  # what an epoch of this search is called
 
     def __init__(
         self,
         space: Space,
-        config: SgdConfig,
+        config: GradientConfig,
         *,
         seed: int = 0,
         directory: str | os.PathLike[str] | None = None,
@@ -128,6 +131,11 @@ class Searcher(abc.ABC):
     def build_model(self, genotype: Genotype) -> keras.Model:
         """A model of one architecture, from images [B, H, W, C] to logits [B, classes], on the shared weights."""
 
+    @property
+    @abc.abstractmethod
+    def length(self) -> int:
+        """How many epochs the settings ask for."""
+
     # Keras Tuner's vocabulary.
 
     def search_space_summary(self) -> None:
@@ -151,13 +159,13 @@ class Searcher(abc.ABC):
         Args:
           train_batches: `Batches` of the training split.
           validation_data: `Batches` of the validation split.
-          epochs: how many epochs there are in all; by default `config.epochs`.
+          epochs: how many epochs there are in all; by default `length`.
           callbacks: called after each epoch.
 
         Returns:
           `results`.
         """
-        epochs = self.config.epochs if epochs is None else epochs
+        epochs = self.length if epochs is None else epochs
         self._callbacks = tuple(callbacks)
         self.prepare(train_batches, validation_data, epochs)
         while self.epoch < epochs:
@@ -182,11 +190,15 @@ class Searcher(abc.ABC):
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials."""
         best = self.get_best_trials(num_trials)
-        print(f"Results after {self.epoch} epochs: {len(best)} best of {len(self.trials)} trials")
+        print(f"Results after {self.epoch} {self.unit}s: {len(best)} best of {len(self.trials)} trials")
         for place, trial in enumerate(best, 1):
             print(f"{place:3d}. score {trial.score:.4f} ({trial.source})")
-            for row in trial.genotype.to_enas_text().splitlines():
+            for row in self.describe(trial.genotype):
                 print(f"     {row}")
+
+    def describe(self, genotype: Genotype) -> list[str]:
+        """What was searched of a genotype, in lines."""
+        return genotype.to_enas_text().splitlines()
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials of the search itself, not of its control."""
@@ -236,8 +248,12 @@ class Searcher(abc.ABC):
         """
         self.epoch = values["epoch"]
         self.history = [dict(metrics) for metrics in values["history"]]
-        self.trials = [Trial.from_json(trial) for trial in values["trials"]]
+        self.trials = self.read_trials(arrays, values["trials"])
         self.results = values["results"]
+
+    def read_trials(self, arrays: Mapping[str, np.ndarray], values: Sequence[Mapping[str, Any]]) -> list[Trial]:
+        """The trials of a state; subclasses whose genotypes have masks add them."""
+        return [Trial.from_json(value) for value in values]
 
     def check_identity(self, values: Mapping[str, Any]) -> None:
         """Refuses the state of another search.

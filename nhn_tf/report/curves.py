@@ -1,0 +1,137 @@
+"""How the stages converged: the searches beside their controls, the trainings beside each other.
+
+Points come from metrics.csv, level lines from done.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from nhn_tf import plots
+from nhn_tf.report import results
+from nhn_tf.report.reading import Run, StageRecord, Table
+
+_TRAININGS: Final = {"base": "Base network", "pruned": "Pruned network", "final": "Final network"}
+_ADDON_SEARCHES: Final = {"lds_location": "Search for locations", "lds_direction": "Search for directions"}
+_COLORS: Final = (plots.BLUE, plots.GREEN, plots.ORANGE, "#7B4FA3", plots.MUTED)
+
+# Level lines of the architecture search: figure in done.json -> label, colour.
+_LEVELS: Final = {
+    "val_accuracy": ("best found, all of validation", plots.BLUE),
+    "random_search_val_accuracy": ("best of random search, all of validation", plots.ORANGE),
+    "random_search_mean_val_accuracy": ("mean of random search, all of validation", plots.MUTED),
+}
+
+
+def draw(run: Run) -> dict[str, Figure]:
+    """The figures that the run has points for, by file name without ending."""
+    with plots.style():
+        drawn = {
+            "enas": _architecture_search(run.stages["enas"]),
+            "training": _training([run.stages[name] for name in _TRAININGS]),
+            "lds": _addon_searches([run.stages[name] for name in _ADDON_SEARCHES]),
+        }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _architecture_search(stage: StageRecord) -> Figure | None:
+    """Mean reward and baseline of each epoch; the controls as level lines."""
+    if not any("reward" in row for row in stage.history):
+        return None
+    figure = plots.new_figure(7.2, 3.6)
+    axes = figure.subplots()
+    _curve(axes, stage.history, "reward", "mean reward of an epoch's architectures", plots.BLUE)
+    _curve(axes, stage.history, "baseline", "baseline", plots.GREEN, linewidth=1.2)
+    metrics = results.finite(stage.metrics)
+    for name, (label, color) in _LEVELS.items():
+        if name in metrics:
+            axes.axhline(metrics[name], color=color, linestyle="--", linewidth=1.2, label=label)
+    _finish(axes, "Architecture search", "epoch", "validation accuracy")
+    return _with_legend_below(figure, [axes], columns=2)
+
+
+def _training(stages: Sequence[StageRecord]) -> Figure | None:
+    """A panel for each training: accuracy on training and validation images, and on the test images at the end."""
+    stages = [stage for stage in stages if any("accuracy" in row for row in stage.history)]
+    if not stages:
+        return None
+    figure, grid = _row_of(len(stages))
+    for axes, stage in zip(grid, stages, strict=True):
+        _curve(axes, stage.history, "accuracy", "training, augmented", plots.GREY)
+        _curve(axes, stage.history, "val_accuracy", "validation", plots.BLUE)
+        test = results.finite(stage.metrics).get("test_accuracy")
+        if test is not None:
+            axes.axhline(test, color=plots.ORANGE, linestyle="--", linewidth=1.2, label="test, at the end")
+        _finish(axes, _TRAININGS[stage.name], "epoch", "accuracy" if axes is grid[0] else "")
+    return _with_legend_below(figure, grid, columns=3)
+
+
+def _addon_searches(stages: Sequence[StageRecord]) -> Figure | None:
+    """A panel for each half of the add-on search: fitness of each cycle, and what it is to be compared with."""
+    stages = [stage for stage in stages if _fitness_columns(stage.history)]
+    if not stages:
+        return None
+    figure, grid = _row_of(len(stages))
+    for axes, stage in zip(grid, stages, strict=True):
+        for column, color in zip(_fitness_columns(stage.history), _COLORS, strict=False):
+            _curve(axes, stage.history, column, column.replace("_", " "), color)
+        rows = results.controls(stage)
+        level = dict.fromkeys((row["figure"], row["found"]) for row in rows)
+        for name, value in level:
+            axes.axhline(value, color=plots.BLUE, linestyle="--", linewidth=1.2, label=f"found: {_words(name)}")
+        styles = {"random search": plots.ORANGE, "no add-ons": plots.MUTED}
+        for row in rows:
+            label = f"{row['control']}: {_words(row['figure'])}"
+            color = styles[row["control"]]
+            axes.axhline(row["control_value"], color=color, linestyle="--", linewidth=1.2, label=label)
+        _finish(axes, _ADDON_SEARCHES[stage.name], "cycle", "accuracy" if axes is grid[0] else "")
+    return _with_legend_below(figure, grid, columns=3)
+
+
+def _words(name: str) -> str:
+    return name.replace("val_", "validation ").replace("_", " ")
+
+
+def _fitness_columns(history: Table) -> list[str]:
+    """Columns that hold fitness, in the order of the file, as many as there are colours."""
+    names = dict.fromkeys(name for row in history for name in row if "fitness" in name)
+    return list(names)[: len(_COLORS)]
+
+
+def _row_of(count: int) -> tuple[Figure, list[Axes]]:
+    figure = plots.new_figure(max(3.4 * count, 5.4), 3.4)
+    return figure, list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+
+
+def _curve(
+    axes: Axes, history: Sequence[Mapping[str, float]], column: str, label: str, color: str, *, linewidth: float = 1.8
+) -> None:
+    """A column over the epochs that have it; a single point becomes a dot."""
+    points = [(number, row[column]) for number, row in enumerate(history, 1) if column in row]
+    if points:
+        marker = "o" if len(points) == 1 else ""
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=linewidth, marker=marker, label=label)
+
+
+def _finish(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
+
+
+def _with_legend_below(figure: Figure, grid: Sequence[Axes], *, columns: int) -> Figure:
+    """One legend for all panels, each label once."""
+    entries: dict[str, Artist] = {}
+    for axes in grid:
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+    figure.set_layout_engine("constrained")
+    return figure

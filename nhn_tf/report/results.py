@@ -1,0 +1,319 @@
+"""results.json: everything the report says, as one JSON value.
+
+Its measured figures are copies of figures in a done.json, under the name they have there. What is calculated from them
+stands under a key `computed`, what the paper states under a key `paper`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from nhn_tf import training
+from nhn_tf.configs import PRESETS
+from nhn_tf.genotype import Genotype
+from nhn_tf.report import published
+from nhn_tf.report.reading import Run, StageRecord
+from nhn_tf.runs import NOT_IN_DIGEST, STAGES
+
+SCHEMA: Final = 1
+
+SEARCHES: Final = ("enas", "lds_location", "lds_direction")
+
+# Stages that end in a trained network, and what its row in Table 1 is called.
+TRAINED: Final = {"base": "ENAS base network", "pruned": "pruned and retrained", "final": "NHN"}
+
+# In a search's figures: part of the name of a control's figure -> what the control is. Without that part it is the
+# name of the search's own figure.
+CONTROLS: Final = {
+    "random_search_": "random search",
+    "random_": "random search",
+    "no_addons_": "no add-ons",
+    "_without_addons": "no add-ons",
+    "_no_addons": "no add-ons",
+}
+
+# Whether the schedule is gradual -> what the network is, and where the paper's figure for it stands.
+_AFTER_PRUNING: Final = {
+    False: ("right after pruning, before retraining", "after_pruning"),
+    True: ("after gradual pruning, before retraining", None),
+}
+
+Json = dict[str, Any]
+
+
+def collect(run: Run) -> Json:
+    """The value of results.json for a run."""
+    rows = [row for name, method in TRAINED.items() if (row := _measured_row(run.stages[name], method))]
+    return {
+        "schema": SCHEMA,
+        "run": _identity(run),
+        "comparable": caveat_of_data(run) is None,
+        "caveats": caveats(run),
+        "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1]},
+        "main_row": rows[-1] if rows else None,
+        "stages": [_stage(stage) for stage in run.stages.values()],
+        "computed": {"wall_s": sum(stage.done["wall_s"] for stage in run.finished if stage.done)},
+        "genotype": _genotype(run),
+        "ablations": _ablations(run),
+        "controls": [row for name in SEARCHES for row in controls(run.stages[name])],
+        "settings": settings_beside_the_paper(run),
+        "pruning_by_layer": _layers(run.stages["prune"]),
+        "sensitivities": _sensitivities(run),
+    }
+
+
+def _identity(run: Run) -> Json:
+    """Where the figures come from: settings, versions, devices."""
+    first = run.begun[0].config or {}
+    call = {key: run.call.get(key) for key in ("versions", "git_commit", "cpus")}
+    return {
+        "name": run.path.resolve().name,
+        "presets": _distinct(stage.config.get("preset") for stage in run.begun if stage.config),
+        "seeds": _distinct(stage.config.get("seed") for stage in run.begun if stage.config),
+        "dataset": first["data"].get("dataset"),
+        "devices": _distinct(stage.done["device"] for stage in run.finished if stage.done),
+        "backends": _distinct(stage.done.get("backend") for stage in run.finished if stage.done),
+        **call,
+    }
+
+
+def _distinct(values: Any) -> list[Any]:
+    return list(dict.fromkeys(value for value in values if value not in (None, "")))
+
+
+# Table 1.
+
+
+def _measured_row(stage: StageRecord, method: str) -> Json | None:
+    """The stage's row; None when it has no test error or no parameter count."""
+    metrics = finite(stage.metrics)
+    params = metrics.get("live_params", metrics.get("params"))
+    if "test_error" not in metrics or params is None:
+        return None
+    assert stage.config is not None
+    with_cutout = stage.config["config"].get("cutout", 0) != 0
+    row = {
+        "method": method + (" + c/o" if with_cutout else ""),
+        "stage": stage.name,
+        "source": f"{stage.directory}/done.json",
+        "dataset": stage.config["data"].get("dataset"),
+        "live_params": params,
+        "test_error": metrics["test_error"],
+        "computed": {"score": training.score(metrics["test_error"], params / 1e6)},
+    }
+    flops = metrics.get("live_flops", metrics.get("flops"))
+    return row if flops is None else {**row, "live_flops": flops}
+
+
+def _published_row(row: published.Row) -> Json:
+    return {
+        "block": row.block,
+        "method": row.method,
+        "reference": row.reference,
+        "params_m": row.params_m,
+        "test_error": row.error,
+        "score": row.score,
+    }
+
+
+def caveat_of_data(run: Run) -> str | None:
+    """Why the measured rows cannot be compared with the published ones; None when they can."""
+    dataset = (run.begun[0].config or {})["data"].get("dataset")
+    if dataset == "cifar10":
+        return None
+    if dataset == "folder":
+        return (
+            "Data set: images from a folder, which may be others than CIFAR-10's or recompressed. The measured rows "
+            "are not comparable with the published rows."
+        )
+    return f"Data set: {dataset}, not CIFAR-10. The measured rows are not comparable with the published rows."
+
+
+def caveats(run: Run) -> list[str]:
+    """What a reader must know before comparing this run with the paper, a sentence or two each."""
+    data = (run.begun[0].config or {})["data"]
+    told = [caveat] if (caveat := caveat_of_data(run)) else []
+    if data.get("train_limit"):
+        told.append(f"Only {data['train_limit']:,} training images were used.")
+    if data.get("eval_limit"):
+        told.append(f"Only {data['eval_limit']:,} test images were used.")
+    for stage in run.begun:
+        if stage.config and stage.config["config"].get("eval_split") == "test":
+            told.append(f"Stage {stage.name} selected on test images, as the paper did; its test figures are too good.")
+    told += _stale(run)
+    if missing := [stage.name for stage in run.stages.values() if not stage.done]:
+        told.append(f"The run is not complete. Without a result: {', '.join(missing)}.")
+    if run.finished:
+        told.append("Every measured figure is of a single run with a single seed.")
+    return told
+
+
+def _stale(run: Run) -> list[str]:
+    """Stages that began from a network or from weights that have been replaced since."""
+    told = []
+    weights = {stage.done.get("weights") for stage in run.finished if stage.done}
+    for stage in run.finished:
+        assert stage.config is not None and stage.done is not None
+        before = STAGES[stage.name][1]
+        earlier = run.stages[before].done if before else None
+        own = stage.config["config"].get("genotype")
+        inherited = stage.config.get("input_weights")
+        if earlier and not own and stage.done.get("input_genotype") != earlier.get("genotype"):
+            told.append(f"Stage {stage.name} began from another network than stage {before} now holds.")
+        elif inherited and inherited not in weights:
+            told.append(f"Stage {stage.name} began from weights that no stage holds any more.")
+    return told
+
+
+# Stages.
+
+
+def _stage(stage: StageRecord) -> Json:
+    result: Json = {"stage": stage.name, "state": stage.state, "paper": {"time": published.HOURS[stage.name]}}
+    if stage.done:
+        result |= {
+            "source": f"{stage.directory}/done.json",
+            "wall_s": stage.done["wall_s"],
+            "device": stage.done["device"],
+            "metrics": _jsonable(stage.metrics),
+        }
+    return result
+
+
+def _jsonable(value: Any) -> Any:
+    """`value` with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def finite(metrics: Json) -> dict[str, float]:
+    """The figures among `metrics`: finite numbers, by name."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+# The network.
+
+
+def _genotype(run: Run) -> Json | None:
+    if run.genotype is None:
+        return None
+    return {
+        "stage": run.genotype_stage,
+        "enas_text": run.genotype.to_enas_text(),
+        "addons": addons(run.genotype),
+        "digest": run.genotype.digest,
+    }
+
+
+def addons(genotype: Genotype) -> list[Json]:
+    """The add-ons in words: "layer 1" to "layer 3", "pool" or "stem" for a segment's input."""
+    return [
+        {
+            "source": source_name(genotype, addon.target, addon.source),
+            "target": f"layer {addon.target}",
+            "kernel_size": addon.kernel_size,
+        }
+        for addon in genotype.addons
+    ]
+
+
+def source_name(genotype: Genotype, target: int, source: int) -> str:
+    """What an add-on at layer `target` reads when its source within the segment is `source`."""
+    segment = genotype.space.segment_of(target)
+    if source == 0:
+        return f"pool {segment}" if segment else "stem"
+    return f"layer {segment * genotype.space.layers_per_segment + source - 1}"
+
+
+# Comparisons.
+
+
+def _ablations(run: Run) -> list[Json]:
+    """Test accuracies along the way, those that there are; names as in done.json."""
+    prune = run.stages["prune"]
+    gradual = bool(prune.config and prune.config["config"].get("schedule") == "gradual")
+    after = "test_accuracy_after" if "test_accuracy_after" in prune.metrics else "test_accuracy"
+    wanted = (
+        ("base", "test_accuracy", "base network", "base"),
+        ("prune", "test_accuracy_before", "base network, measured again before pruning", None),
+        ("prune", after, *_AFTER_PRUNING[gradual]),
+        ("prune", "random_test_accuracy", "random pruning at the same sparsity, before retraining", None),
+        ("pruned", "test_accuracy", "pruned and retrained, no add-ons", "pruned"),
+        ("final", "test_accuracy", "final network", "final"),
+        ("final", "test_accuracy_without_addons", "final network with its add-ons removed", "without_addons"),
+    )
+    rows: list[Json] = []
+    for name, figure, what, paper in wanted:
+        value = finite(run.stages[name].metrics).get(figure)
+        if value is not None:
+            told = published.ACCURACY[paper] if paper else "—"
+            rows.append({"stage": name, "what": what, "figure": figure, "value": value, "paper": {"value": told}})
+    return rows
+
+
+def controls(stage: StageRecord) -> list[Json]:
+    """A search's accuracies and fitness beside those of its controls."""
+    metrics = finite(stage.metrics)
+    rows: list[Json] = []
+    for name, value in metrics.items():
+        marker = next((marker for marker in CONTROLS if marker in name), None)
+        own = name.replace(marker, "") if marker else ""
+        if marker and own in metrics and ("accuracy" in own or "fitness" in own):
+            row = {"stage": stage.name, "figure": own, "found": metrics[own], "control": CONTROLS[marker]}
+            row |= {"control_figure": name, "control_value": value, "computed": {"gain": metrics[own] - value}}
+            rows.append(row)
+    return rows
+
+
+def settings_beside_the_paper(run: Run) -> list[Json]:
+    """Settings of the run that are not those of the `paper` preset: section, name, here, there."""
+    paper = PRESETS["paper"]
+    rows: list[Json] = []
+    seen = set()
+    for stage in run.begun:
+        assert stage.config is not None
+        sections = {"data": paper.data, "compute": paper.compute, stage.name: paper.stage(stage.name)}
+        for section, reference in sections.items():
+            here = stage.config["config" if section == stage.name else section]
+            there = reference.to_json()
+            for name, value in here.items():
+                entry = (section, name, repr(value))
+                if name in NOT_IN_DIGEST or there.get(name) == value or entry in seen:
+                    continue
+                seen.add(entry)
+                row = {"section": section, "setting": name, "here": value, "paper": {"value": there.get(name)}}
+                rows.append(row)
+    return rows
+
+
+def _layers(stage: StageRecord) -> list[Json]:
+    """The per-layer table of pruning: from done.json, else from layers.csv; a cell is a number or a text."""
+    layers = (stage.done or {}).get("layers") or stage.metrics.get("layers")
+    if isinstance(layers, dict):
+        layers = [{"layer": name, **row} for name, row in layers.items() if isinstance(row, dict)]
+    if not isinstance(layers, list) or not all(isinstance(row, dict) for row in layers):
+        layers = [{name: _number(cell) for name, cell in row.items()} for row in stage.layers]
+    return _jsonable(layers)
+
+
+def _sensitivities(run: Run) -> str | None:
+    """The histogram of sensitivities that pruning drew, as seen from the report's directory."""
+    directory = run.stages["prune"].directory
+    return f"../{directory}/sensitivities.png" if (run.path / directory / "sensitivities.png").exists() else None
+
+
+def _number(cell: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell

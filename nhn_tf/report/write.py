@@ -1,0 +1,86 @@
+"""Writes a run's report: report/report.md, report/results.json and the pictures, each file whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from nhn_tf import files, plots
+from nhn_tf.genotype import Genotype
+from nhn_tf.report import curves, drawing, markdown, results
+from nhn_tf.report.reading import Run, read
+from nhn_tf.runs import RunError
+
+
+def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reports on a finished or unfinished run, in its directory `report/`.
+
+    The run is only read, so that it may be going on meanwhile.
+
+    Args:
+      model_dir: the run's directory.
+
+    Returns:
+      Paths of what was written under "report", "results" and "pictures", and the main measured row of Table 1 under
+      "main_row", None when no network has been trained yet.
+
+    Raises:
+      UserError: there is no run, it holds nothing to report, a file of it is damaged, or the report cannot be written.
+    """
+    run = read(model_dir)
+    value = results.collect(run)
+    figures = _figures(run)
+    directory = run.path / "report"
+    try:
+        written = [path for name, figure in figures.items() for path in _write_picture(directory, name, figure)]
+        files.write_json(directory / "results.json", value)
+        with files.atomic_write(directory / "report.md", "w") as file:
+            file.write(markdown.render(value, list(figures)))
+        _remove_others(directory, written)
+    except OSError as error:
+        raise RunError(f"cannot write the report into {directory}: {error.strerror}.") from None
+    return {
+        "report": str(directory / "report.md"),
+        "results": str(directory / "results.json"),
+        "pictures": [str(path) for path in written],
+        "main_row": value["main_row"],
+    }
+
+
+def _figures(run: Run) -> dict[str, Figure]:
+    figures = {}
+    if run.genotype is not None:
+        base = run.stages["base"].config
+        as_dense = bool(base and base["config"].get("separable_as_dense"))
+        figures["network"] = drawing.draw(run.genotype, title=_title(run.genotype), separable_as_dense=as_dense)
+    return figures | curves.draw(run)
+
+
+def _title(genotype: Genotype) -> str:
+    counts = {
+        "layer": genotype.space.num_layers,
+        "skip": sum(map(len, genotype.skips)),
+        "add-on location": len(genotype.addons),
+    }
+    return ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count)
+
+
+def _write_picture(directory: Path, name: str, figure: Figure) -> list[Path]:
+    paths = []
+    for ending, content in (("png", plots.png(figure)), ("svg", plots.svg(figure))):
+        path = directory / f"{name}.{ending}"
+        with files.atomic_write(path) as file:
+            file.write(content)
+        paths.append(path)
+    return paths
+
+
+def _remove_others(directory: Path, written: list[Path]) -> None:
+    """Removes pictures of an earlier report that this one does not have."""
+    for name in ("network", "enas", "training", "lds"):
+        for path in (directory / f"{name}.png", directory / f"{name}.svg"):
+            if path not in written:
+                path.unlink(missing_ok=True)

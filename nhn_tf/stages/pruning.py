@@ -1,0 +1,149 @@
+"""The stage `prune`: which kernels go, what that saves, and pictures of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from nhn_tf import complexity, files, plots, pruning, training
+from nhn_tf.configs import PruneConfig
+from nhn_tf.errors import UserError
+from nhn_tf.event_writer import EventWriter
+from nhn_tf.models import weights
+from nhn_tf.runs import RunDirectory, Settings, StageDirectory
+from nhn_tf.stages.common import Feed, figures, finished, fit, inherited, load_data, source_stage
+
+
+def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Removes the kernels that learned nothing (paper, section 2.2)."""
+    config = settings.config
+    assert isinstance(config, PruneConfig)
+    source = source_stage(directory, "base", settings)
+    stage = directory.stage("prune")
+    if done := finished(stage, stage.begin(settings, source=source, input_genotype=source.genotype())):
+        return done
+    feed = load_data(stage, settings)
+    model = inherited(directory, source, feed.data)
+    metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
+    try:
+        pruned = pruning.prune(model, sparsity=0.0)
+    except ValueError as error:
+        raise UserError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
+    if config.schedule == "gradual":
+        thresholds = _prune_gradually(stage, pruned, feed, settings)
+    else:
+        thresholds = _prune_at_once(model, pruned, settings)
+    masks = pruning.masks_of(pruned)
+    metrics |= figures(pruned, feed) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
+    if config.control:
+        control = pruning.prune(
+            model, sparsity=masks.sparsity, criterion="random", scope=config.scope, seed=settings.seed,
+            allow_disconnected=True,
+        )  # fmt: skip
+        metrics["random_test_accuracy"] = training.accuracy(control, feed.test)
+    _write_layers(stage / "layers.csv", pruned)
+    _picture_sensitivities(stage, model if config.schedule == "oneshot" else pruned, config.criterion, thresholds)
+    genotype = dataclasses.replace(source.genotype(), masks=masks)
+    return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
+
+
+def _pruning_options(settings: Settings) -> dict[str, Any]:
+    """What the library's pruning functions are asked for."""
+    config = settings.config
+    assert isinstance(config, PruneConfig)
+    auto = config.threshold == "auto"
+    return {
+        "threshold": None if auto else float(config.threshold),
+        "sparsity": config.sparsity if auto else None,
+        "criterion": config.criterion,
+        "scope": config.scope,
+        "allow_disconnected": config.allow_disconnected,
+        "seed": settings.seed,
+    }
+
+
+def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) -> Mapping[str, float]:
+    """Masks `masked`, a maskable copy of `model`; says which layers kept a kernel for connection's sake.
+
+    Returns:
+      For each layer the sensitivity below which kernels went.
+    """
+    proposal = pruning.propose(model, **_pruning_options(settings))
+    for name in proposal.rescued:
+        print(f"warning: every kernel of {name} was to go; its strongest stays (--allow_disconnected lets it go)")
+    for name in proposal.disconnected:
+        print(f"warning: {name} has no kernel left")
+    pruning.apply_masks(masked, proposal.masks)
+    return proposal.thresholds
+
+
+def _prune_gradually(stage: StageDirectory, masked: keras.Model, feed: Feed, settings: Settings) -> Mapping[str, float]:
+    """Trains `masked` while its masks follow the ramp, which ends after three quarters of the epochs.
+
+    Returns:
+      For each layer the least sensitivity that stayed.
+    """
+    config = settings.config
+    assert isinstance(config, PruneConfig)
+    end = max(1, config.epochs * len(feed.train(config)) * 3 // 4)
+    schedule = pruning.PruningSchedule(**_pruning_options(settings), end_step=end, every=max(1, end // 50))
+    fit(stage, masked, feed, settings, callbacks=[schedule])
+    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.masked_layers(masked).items()}
+    masks = pruning.masks_of(masked)
+    scores = pruning.score(kernels, config.criterion, seed=settings.seed)
+    return {name: float(scores[name][masks[name]].min(initial=np.inf)) for name in masks}
+
+
+def _savings(model: keras.Model) -> dict[str, float]:
+    """What pruning took away: shares in [0, 1] and counts."""
+    layers = pruning.liveness(model)
+    before, after = complexity.layer_costs(model), pruning.live_costs(model)
+    kernels = pruning.masked_layers(model)
+    total = sum(before[name].params for name in kernels)
+    live = sum(after[name].live_params for name in kernels)
+    return {
+        "kxk_params_removed": 1.0 - live / total,
+        "params_removed": 1.0 - sum(c.live_params for c in after.values()) / sum(c.params for c in before.values()),
+        "flops": sum(cost.flops for cost in before.values()),
+        "live_flops": sum(cost.live_flops for cost in after.values()),
+        "dead_neurons": sum(layers[name].dead_neurons for name in layers if before[name].params),
+    }
+
+
+def _write_layers(path: Path, model: keras.Model) -> None:
+    """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after."""
+    layers = pruning.liveness(model)
+    before, after = complexity.layer_costs(model), pruning.live_costs(model)
+    header = (
+        "layer", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
+    )  # fmt: skip
+    rows = [
+        (
+            name, layer.kernels, layer.live_kernels, layer.dead_neurons, before[name].params,
+            after[name].live_params, before[name].flops, after[name].live_flops,
+        )
+        for name, layer in layers.items()
+        if before[name].params
+    ]  # fmt: skip
+    files.write_csv(path, header, rows)
+
+
+def _picture_sensitivities(
+    stage: StageDirectory, model: keras.Model, criterion: str, thresholds: Mapping[str, float]
+) -> None:
+    """The histogram of sensitivities with the threshold drawn in, as a file and for TensorBoard."""
+    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
+    scores = pruning.score(kernels, criterion)
+    png, (height, width) = plots.std_histogram(scores, thresholds, criterion=criterion)
+    with files.atomic_write(stage / "sensitivities.png") as file:
+        file.write(png)
+    events = EventWriter(stage / "tensorboard")
+    events.image("prune/sensitivities", png, 0, height=height, width=width)
+    for name, values in scores.items():
+        events.histogram(f"prune/{criterion}/{name}", values, 0)
+    events.close()

@@ -1,0 +1,115 @@
+"""The searching stages: architecture (`enas`), add-on locations and directions (`lds_location`, `lds_direction`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nhn_tf import files
+from nhn_tf.configs import DirectionConfig, EnasConfig, LdsConfig, LocationConfig
+from nhn_tf.data.batches import Batches
+from nhn_tf.models import weights
+from nhn_tf.monitor import SearchRecorder
+from nhn_tf.runs import RunDirectory, Settings, StageDirectory
+from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Searcher, Trial
+from nhn_tf.stages.common import Feed, finished, form_of, load_data, monitor, source_stage
+
+
+def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Searches an architecture (paper, section 2.1)."""
+    config = settings.config
+    assert isinstance(config, EnasConfig)
+    stage = directory.stage("enas")
+    if done := finished(stage, stage.begin(settings)):
+        return done
+    feed = load_data(stage, settings)
+    searcher = EnasSearch(
+        config.space,
+        config,
+        input_shape=feed.data.image_shape,
+        num_classes=feed.data.num_classes,
+        seed=settings.seed,
+        steps_per_execution=settings.compute.steps_per_execution,
+    )
+    metrics = _search(stage, searcher, feed.train(config), feed.validation)
+    _write_trials(stage / "trials.csv", searcher.trials)
+    genotype = searcher.get_best_genotypes(1)[0]
+    return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
+
+
+def lds_location(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Searches the layers that add-on neurons join (paper, section 2.3)."""
+    assert isinstance(settings.config, LocationConfig)
+    return _grow("lds_location", "pruned", LocationSearch, directory, settings)
+
+
+def lds_direction(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Searches the connections of the add-on neurons (paper, section 2.3)."""
+    assert isinstance(settings.config, DirectionConfig)
+    return _grow("lds_direction", "lds_location", DirectionSearch, directory, settings)
+
+
+def _grow(
+    name: str,
+    source_name: str,
+    search: type[LocationSearch] | type[DirectionSearch],
+    directory: RunDirectory,
+    settings: Settings,
+) -> dict[str, Any]:
+    config = settings.config
+    assert isinstance(config, LdsConfig)
+    source = source_stage(directory, source_name, settings)
+    stage = directory.stage(name)
+    genotype = source.genotype()
+    if done := finished(stage, stage.begin(settings, source=source, input_genotype=genotype)):
+        return done
+    feed = load_data(stage, settings)
+    searcher = search(
+        genotype,
+        source.weights(),
+        config,  # type: ignore[arg-type]  # the caller pairs search and configuration
+        input_shape=feed.data.image_shape,
+        num_classes=feed.data.num_classes,
+        form=form_of(directory),
+        seed=settings.seed,
+        steps_per_execution=settings.compute.steps_per_execution,
+    )
+    searcher.search_space_summary()
+    metrics = _search(stage, searcher, *_evaluation(feed, config), unit="cycle")
+    _write_addons(stage / "trials.csv", searcher)
+    found = searcher.get_best_genotypes(1)[0]
+    return stage.finish(metrics, genotype=found, weights=searcher.network_arrays(found))
+
+
+def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
+    """The batches that train add-ons and those that measure them; test images leak, as the paper's way does."""
+    if config.eval_split == "val":
+        return feed.train(config), feed.validation
+    print("warning: --eval_split=test selects on test images; the test accuracy of what is found is too good")
+    return feed.train(config, with_validation=True), feed.test
+
+
+def _search(
+    stage: StageDirectory, searcher: Searcher, train: Batches, evaluation: Batches, *, unit: str = "epoch"
+) -> dict[str, Any]:
+    """Runs a search to its end, from its newest checkpoint if there is one; returns its figures."""
+    checkpoint = stage.load_checkpoint()
+    if checkpoint:
+        searcher.restore(checkpoint.arrays, checkpoint.values["search"])
+    watch = monitor(stage, searcher.length, checkpoint, unit=unit)
+    metrics = searcher.search(train, validation_data=evaluation, callbacks=[SearchRecorder(stage, watch)])
+    watch.close()
+    return metrics
+
+
+def _write_trials(path: Path, trials: Sequence[Trial]) -> None:
+    """The ranked candidates: place, what proposed them, score, architecture in ENAS's text form on one line."""
+    rows = [(trial.source, trial.score, " ".join(trial.genotype.to_enas_text().split())) for trial in trials]
+    files.write_csv(path, ("place", "source", "score", "architecture"), [(i, *row) for i, row in enumerate(rows, 1)])
+
+
+def _write_addons(path: Path, searcher: LocationSearch | DirectionSearch) -> None:
+    """The ranked candidates: place, what proposed them, score, their add-ons in words."""
+    rows = [(trial.source, trial.score, "; ".join(searcher.describe(trial.genotype))) for trial in searcher.trials]
+    files.write_csv(path, ("place", "source", "score", "addons"), [(i, *row) for i, row in enumerate(rows, 1)])

@@ -1,0 +1,80 @@
+"""The training stages: `base`, `pruned`, `final`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from nhn_tf import training
+from nhn_tf.configs import BaseConfig, RetrainConfig
+from nhn_tf.errors import UserError
+from nhn_tf.genotype import Genotype
+from nhn_tf.masks import Masks
+from nhn_tf.models import network, weights
+from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.stages.common import Feed, build, figures, finished, fit, inherited, load_data, source_stage
+
+
+def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Trains the searched network from scratch (paper, section 2.1)."""
+    config = settings.config
+    assert isinstance(config, BaseConfig)
+    if config.genotype:
+        genotype = _read_architecture(config.genotype)
+    else:
+        genotype = source_stage(directory, "enas", settings).genotype()
+    stage = directory.stage("base")
+    if done := finished(stage, stage.begin(settings, input_genotype=genotype)):
+        return done
+    feed = load_data(stage, settings)
+    data = feed.data
+    model = network.build(
+        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=config.dropout, **config.form
+    )
+    fit(stage, model, feed, settings)
+    return stage.finish(figures(model, feed), genotype=genotype, weights=weights.to_arrays(model))
+
+
+def _read_architecture(path: str) -> Genotype:
+    try:
+        return Genotype.from_enas_text(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"--genotype={path} is no architecture in ENAS's text form: {error}") from None
+
+
+def pruned(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Trains the pruned network again (paper, section 3, "network pruning")."""
+    return _retrain("pruned", "prune", directory, settings)
+
+
+def final(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Trains base and add-ons together (paper, section 3)."""
+    return _retrain("final", "lds_direction", directory, settings)
+
+
+def _retrain(name: str, source_name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    config = settings.config
+    assert isinstance(config, RetrainConfig)
+    source = source_stage(directory, source_name, settings)
+    stage = directory.stage(name)
+    genotype = source.genotype()
+    if done := finished(stage, stage.begin(settings, source=source, input_genotype=genotype)):
+        return done
+    feed = load_data(stage, settings)
+    model = inherited(directory, source, feed.data, dropout=config.dropout, init=config.init)
+    fit(stage, model, feed, settings)
+    arrays = weights.to_arrays(model)
+    metrics = figures(model, feed)
+    if genotype.addons:
+        metrics |= _ablation(directory, genotype, arrays, feed)
+    return stage.finish(metrics, genotype=genotype, weights=arrays)
+
+
+def _ablation(directory: RunDirectory, genotype: Genotype, arrays: dict[str, Any], feed: Feed) -> dict[str, float]:
+    """The trained network with its add-ons taken out (paper, section 4: 1.08 points lost)."""
+    own = [f"addon{number}_conv" for number in range(len(genotype.addons))]
+    masks = Masks({name: mask for name, mask in (genotype.masks or {}).items() if name not in own})
+    bare = build(directory, dataclasses.replace(genotype, addons=(), masks=masks), feed.data)
+    weights.transfer(arrays, bare)
+    return {"test_accuracy_without_addons": training.accuracy(bare, feed.test), "addons": len(genotype.addons)}

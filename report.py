@@ -1,0 +1,38 @@
+"""Reports on a run, finished or not: its figures beside the paper's, pictures of its network and its convergence.
+
+    python report.py --model_dir=runs/demo
+
+Writes runs/demo/report/: report.md, results.json and pictures (PNG and SVG). The run is only read.
+
+Flags:
+  --model_dir: the run's directory
+  --debug: show the traceback of an error
+"""
+
+from typing import Any
+
+from absl import flags
+
+from flags import entry
+from nhn_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    flags.DEFINE_string("model_dir", None, "the run's directory")
+    flags.DEFINE_boolean("debug", False, "show the traceback of an error")
+    entry.guarded(lambda: (__doc__ or "").strip(), report)
+
+
+def report() -> dict[str, Any]:
+    """Writes the report of `--model_dir`."""
+    if not FLAGS.model_dir:
+        raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    from nhn_tf.report import write_report  # Keras loads only once the flags are known to be right
+
+    return write_report(FLAGS.model_dir)
+
+
+if __name__ == "__main__":
+    main()

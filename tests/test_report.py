@@ -1,0 +1,620 @@
+"""The report: the paper's table as it stands, measured figures that trace back to a done.json, pictures that fit."""
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nhn_tf import files, training
+from nhn_tf.configs import PRESETS
+from nhn_tf.errors import UserError
+from nhn_tf.files import DamagedFileError
+from nhn_tf.genotype import Addon, Genotype
+from nhn_tf.masks import Masks
+from nhn_tf.report import curves, drawing, markdown, published, reading, results, write_report
+from nhn_tf.runs import STAGES, RunDirectory, RunError, Settings
+from nhn_tf.space import OP_NAMES, Space
+
+pytestmark = pytest.mark.jax
+
+ROOT = Path(__file__).resolve().parent.parent
+SPACE = Space(6, 3)
+SEARCHED = Genotype(
+    SPACE,
+    ("conv3x3", "conv5x5", "sep_conv3x3", "max_pool3x3", "conv3x3", "avg_pool3x3"),
+    ((), (0,), (), (0, 2), (1,), (0, 4)),
+)
+PRUNED = dataclasses.replace(SEARCHED, masks=Masks({"layer0_op": np.eye(4, dtype=bool)}))
+GROWN = dataclasses.replace(PRUNED, addons=(Addon(0, 3, 0), Addon(1, 5, 1), Addon(5, 3, 1), Addon(5, 5, 0)))
+GENOTYPES = {
+    "enas": SEARCHED, "base": SEARCHED, "prune": PRUNED, "pruned": PRUNED,
+    "lds_location": GROWN, "lds_direction": GROWN, "final": GROWN,
+}  # fmt: skip
+
+TRAINED = {"test_accuracy": 0.9876, "test_error": 1.2345, "val_accuracy": 0.9765, "params": 123_457, "score": 0.617}
+METRICS = {
+    "enas": {
+        "val_accuracy": 0.7123, "random_search_val_accuracy": 0.7234, "mean_val_accuracy": 0.5432,
+        "random_search_mean_val_accuracy": 0.4321, "architectures_evaluated": 41, "random_architectures_evaluated": 42,
+    },
+    "base": {**TRAINED, "live_params": 123_457},
+    "prune": {
+        "test_accuracy_before": 0.9811, "test_accuracy": 0.1517, "random_test_accuracy": 0.1212,
+        "kernel_sparsity": 0.8511, "live_params": 34_561,
+    },
+    "pruned": {**TRAINED, "test_accuracy": 0.9782, "test_error": 2.1817, "live_params": 34_567},
+    "lds_location": {"val_accuracy": 0.9123, "random_search_val_accuracy": 0.9034, "val_accuracy_without_addons": 0.89},
+    "lds_direction": {"val_accuracy": 0.9234, "note": "text", "nothing": None, "diverged": math.nan},
+    "final": {**TRAINED, "test_error": 1.1111, "live_params": 45_678, "test_accuracy_without_addons": 0.9555},
+}  # fmt: skip
+LAYERS = [
+    {"layer": "layer0_op", "kernels": 16, "kept": 4, "params": 144, "live_params": 36},
+    {"layer": "layer1_op", "kernels": 16, "kept": 3, "params": 400, "live_params": 75},
+]
+
+
+def history(stage):
+    if stage == "enas":
+        return "epoch,reward,baseline,train_loss\n1,0.1,0.12,2.3\n2,0.2,,nan\n3,0.4,0.2,1.5\n"
+    if stage.startswith("lds"):
+        return "cycle,best_fitness,mean_fitness,train_loss\n1,0.81,0.7,2\n2,0.9,0.8,1\n"
+    if stage == "prune":
+        return None
+    return "epoch,accuracy,loss,val_accuracy\n1,0.5,2.0,0.4\n2,0.9,1.0,0.8\n"
+
+
+def make_run(path, stages=tuple(STAGES), *, unfinished=(), preset="demo", **data):
+    """A run directory as the stages write it, with figures that are all different."""
+    chosen = PRESETS[preset]
+    run = RunDirectory(path)
+    with run.hold(preset=preset, seed=5):
+        before = None
+        for name in (*stages, *unfinished):
+            stage = run.stage(name)
+            config = chosen.stage(name)
+            replaced = dataclasses.replace(chosen.data, **data)
+            asked = Settings(config=config, data=replaced, compute=chosen.compute, seed=5, preset=preset)
+            stage.begin(asked, input_genotype=before)
+            stage.start()
+            if history(name):
+                (stage / "metrics.csv").write_text(history(name))
+            if name in stages:
+                facts = {"layers": LAYERS} if name == "prune" else {}
+                stage.finish(METRICS[name], genotype=GENOTYPES[name], weights={}, **facts)
+                before = GENOTYPES[name]
+    return Path(path)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """A finished run and what `write_report` returned for it."""
+    path = make_run(tmp_path_factory.mktemp("runs") / "whole")
+    return path, write_report(path)
+
+
+def value_of(path):
+    return results.collect(reading.read(path))
+
+
+# What the paper states.
+
+
+def test_table_1_has_every_row_in_three_blocks():
+    blocks = [row.block for row in published.TABLE_1]
+    assert [(block, len(list(rows))) for block, rows in itertools.groupby(blocks)] == [
+        (published.HANDCRAFTED, 7),
+        (published.RANDOM_SEARCH, 13),
+        (published.EVOLUTIONARY, 7),
+    ]
+
+
+@pytest.mark.parametrize("row", published.TABLE_1, ids=lambda row: row.method)
+def test_the_printed_score_is_that_of_the_printed_figures(row):
+    if row.params_m is None:
+        assert row.score is None
+    else:
+        assert training.score(row.error, row.params_m) == pytest.approx(row.score, abs=0.0051)
+
+
+def test_every_stage_has_the_papers_time():
+    assert list(published.HOURS) == list(STAGES)
+
+
+# Figures.
+
+
+def numbers(value, *, skip=("paper", "computed", "run", "settings", "addons", "schema")):
+    """Every number of a JSON value outside what is not measured."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in skip:
+                yield from numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
+
+
+def done_files(path):
+    return {str(file.relative_to(path)): files.read_json(file) for file in sorted(path.glob("*/done.json"))}
+
+
+def test_every_measured_figure_is_found_in_a_done_json(complete):
+    path, _ = complete
+    found = list(numbers(files.read_json(path / "report" / "results.json")))
+    known = {number for done in done_files(path).values() for number in numbers(done)}
+    assert len(set(found)) > 30
+    assert set(found) <= known
+
+
+def test_a_row_is_traced_to_the_very_file_it_names(complete):
+    path, _ = complete
+    value = files.read_json(path / "report" / "results.json")
+    for row in value["table"]["measured"]:
+        metrics = done_files(path)[row["source"]]["metrics"]
+        assert (row["live_params"], row["test_error"]) == (metrics["live_params"], metrics["test_error"])
+        expected = training.score(row["test_error"], row["live_params"] / 1e6)
+        assert row["computed"]["score"] == pytest.approx(expected)
+    for stage in value["stages"]:
+        assert stage["wall_s"] == done_files(path)[stage["source"]]["wall_s"]
+    for row in value["ablations"]:
+        assert row["value"] == METRICS[row["stage"]][row["figure"]]
+
+
+def test_every_measured_number_on_the_page_is_one_of_results_json(complete):
+    """Accuracies, errors, counts and scores in the page's measured cells, as a reader sees them."""
+    path, _ = complete
+    page = (path / "report" / "report.md").read_text()
+    value = files.read_json(path / "report" / "results.json")
+    shown = set()
+    for done in done_files(path).values():
+        for name, number in results.finite(done["metrics"]).items():
+            shown |= {markdown.figure(name, number), repr(number)}
+        shown |= {f"{done['metrics'].get('test_error', 0):.2f}%"}
+        shown |= {f"{cell:,}" for row in LAYERS for cell in row.values() if isinstance(cell, int)}
+    told = {row["paper"]["value"] for row in value["ablations"]}
+    told |= {f"{row.error:.2f}%" for row in published.TABLE_1}
+    percentages = set(re.findall(r"(?<![\d.+-])\d+(?:\.\d+)?%", page))
+    assert percentages
+    assert percentages <= shown | told
+    assert set(re.findall(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?![\w.])", page)) <= shown
+
+
+def test_the_main_row_is_the_last_network_trained(complete, tmp_path):
+    _, told = complete
+    assert told["main_row"]["stage"] == "final"
+    assert told["main_row"]["live_params"] == 45_678
+    assert value_of(make_run(tmp_path / "a", ("enas", "base")))["main_row"]["method"] == "ENAS base network"
+    assert value_of(make_run(tmp_path / "b", ("enas",)))["main_row"] is None
+
+
+def test_a_row_says_whether_cutout_was_on(tmp_path):
+    demo = value_of(make_run(tmp_path / "demo", ("enas", "base")))  # cutout 0
+    smoke = value_of(make_run(tmp_path / "smoke", ("enas", "base"), preset="smoke"))  # cutout 2
+    assert demo["main_row"]["method"] == "ENAS base network"
+    assert smoke["main_row"]["method"] == "ENAS base network + c/o"
+
+
+def test_searches_stand_beside_their_controls(complete):
+    value = value_of(complete[0])
+    rows = [(row["stage"], row["figure"], row["control_figure"], row["control"]) for row in value["controls"]]
+    assert rows == [
+        ("enas", "mean_val_accuracy", "random_search_mean_val_accuracy", "random search"),
+        ("enas", "val_accuracy", "random_search_val_accuracy", "random search"),
+        ("lds_location", "val_accuracy", "random_search_val_accuracy", "random search"),
+        ("lds_location", "val_accuracy", "val_accuracy_without_addons", "no add-ons"),
+    ]
+    assert value["controls"][1]["computed"]["gain"] == pytest.approx(0.7123 - 0.7234)
+
+
+def test_settings_that_differ_from_the_paper_are_listed_and_no_others(tmp_path):
+    paper = value_of(make_run(tmp_path / "paper", ("enas", "base"), preset="paper"))
+    assert paper["settings"] == []
+    demo = value_of(make_run(tmp_path / "demo", ("enas", "base")))
+    rows = {(row["section"], row["setting"]): (row["here"], row["paper"]["value"]) for row in demo["settings"]}
+    assert rows["data", "dataset"] == ("digits", "cifar10")
+    assert rows["base", "filters"] == (16, 96)
+    assert ("base", "momentum") not in rows
+    assert len(rows) == len(demo["settings"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "data", "words"),
+    [
+        ("demo", {}, r"digits, not CIFAR-10.*not comparable"),
+        ("paper", {"dataset": "folder", "data_dir": "/data"}, r"folder.*not comparable"),
+        ("paper", {"dataset": "cifar100"}, r"cifar100, not CIFAR-10"),
+    ],
+)
+def test_rows_of_other_data_are_not_comparable_and_the_table_says_so(tmp_path, preset, data, words):
+    path = make_run(tmp_path / "run", ("enas", "base"), preset=preset, **data)
+    table = markdown.render(value_of(path), []).split("## Table 1")[1].split("##")[0]
+    assert re.search(words, table)
+
+
+def test_rows_of_cifar10_are_comparable(tmp_path):
+    value = value_of(make_run(tmp_path / "run", preset="paper"))
+    assert value["comparable"]
+    assert value["caveats"] == ["Every measured figure is of a single run with a single seed."]
+
+
+def test_fewer_images_selection_on_test_and_missing_stages_are_told(tmp_path):
+    path = make_run(tmp_path / "run", ("enas",), unfinished=("lds_location",), train_limit=500, eval_limit=96)
+    config = files.read_json(path / "5-lds_location" / "config.json")
+    config["config"]["eval_split"] = "test"
+    files.write_json(path / "5-lds_location" / "config.json", config)
+    told = " ".join(value_of(path)["caveats"])
+    for words in ("Only 500 training", "Only 96 test", "lds_location selected on test", "Without a result: base"):
+        assert words in told
+
+
+def test_a_stage_whose_predecessor_was_run_again_is_told(tmp_path):
+    path = make_run(tmp_path / "run", ("enas", "base"))
+    done = files.read_json(path / "1-enas" / "done.json")
+    files.write_json(path / "1-enas" / "done.json", {**done, "genotype": "another"})
+    assert "Stage base began from another network than stage enas now holds." in value_of(path)["caveats"]
+
+
+def test_a_stage_whose_weights_are_gone_is_told(tmp_path):
+    path = make_run(tmp_path / "run", ("enas", "base"))
+    assert not any("weights" in caveat for caveat in value_of(path)["caveats"])
+    config = files.read_json(path / "2-base" / "config.json")
+    files.write_json(path / "2-base" / "config.json", {**config, "input_weights": "gone"})
+    assert "Stage base began from weights that no stage holds any more." in value_of(path)["caveats"]
+
+
+def test_the_histogram_of_pruning_is_shown_where_it_was_drawn(tmp_path):
+    path = make_run(tmp_path / "run", ("prune",))
+    assert "sensitivities.png" not in markdown.render(value_of(path), [])
+    (path / "3-prune" / "sensitivities.png").write_bytes(b"")
+    assert "](../3-prune/sensitivities.png)" in markdown.render(value_of(path), [])
+
+
+def test_addons_are_named_by_what_they_join(complete):
+    rows = [(row["source"], row["target"], row["kernel_size"]) for row in value_of(complete[0])["genotype"]["addons"]]
+    # Two layers a segment: the input of layers 0, 1 is the stem, that of layers 4, 5 the second pooling.
+    assert rows == [("stem", "layer 0", 3), ("layer 0", "layer 1", 5), ("layer 4", "layer 5", 3),
+                    ("pool 2", "layer 5", 5)]  # fmt: skip
+
+
+def test_the_genotype_on_the_page_can_be_read_back(complete):
+    page = (complete[0] / "report" / "report.md").read_text()
+    text = page.split("```")[1]
+    assert Genotype.from_enas_text(text, SPACE) == SEARCHED
+
+
+def test_pruning_by_layer_comes_from_done_json_or_from_layers_csv(complete, tmp_path):
+    assert value_of(complete[0])["pruning_by_layer"] == LAYERS
+    path = make_run(tmp_path / "run")
+    done = files.read_json(path / "3-prune" / "done.json")
+    del done["layers"]
+    files.write_json(path / "3-prune" / "done.json", done)
+    assert value_of(path)["pruning_by_layer"] == []
+    (path / "3-prune" / "layers.csv").write_text("layer,kernels,threshold\nlayer0_op,16,0.02\n")
+    assert value_of(path)["pruning_by_layer"] == [{"layer": "layer0_op", "kernels": 16, "threshold": 0.02}]
+
+
+# Files.
+
+
+def test_a_complete_run_has_a_page_figures_and_pictures(complete):
+    path, told = complete
+    names = {file.name for file in (path / "report").iterdir()}
+    pictures = {f"{name}.{ending}" for name in ("network", "enas", "training", "lds") for ending in ("png", "svg")}
+    assert names == {"report.md", "results.json"} | pictures
+    assert {Path(picture).name for picture in told["pictures"]} == pictures
+    page = (path / "report" / "report.md").read_text()
+    linked = re.findall(r"\]\((\S+\.png)\)", page)
+    assert sorted(linked) == ["enas.png", "lds.png", "network.png", "training.png"]
+    assert all(len({row.count("|") for row in rows}) == 1 for rows in tables(page))
+
+
+def tables(page):
+    """The lines of each table, escaped bars left out of the count."""
+    lines = [line.replace("\\|", "") for line in page.splitlines()]
+    for is_table, rows in itertools.groupby(lines, key=lambda line: line.startswith("|")):
+        if is_table:
+            yield list(rows)
+
+
+def test_results_json_is_json_for_every_reader(complete):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (complete[0] / "report" / "results.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["schema"] == 1
+
+
+def test_reporting_again_writes_the_same_bytes(complete):
+    directory = complete[0] / "report"
+    before = {file.name: file.read_bytes() for file in directory.iterdir()}
+    write_report(complete[0])
+    assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+
+
+def test_reporting_changes_nothing_of_the_run(tmp_path):
+    path = make_run(tmp_path / "run", ("enas",))
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    write_report(path)
+    assert {file: file.read_bytes() for file in before} == before
+    assert not (path / "lock").exists()
+
+
+@pytest.mark.parametrize("count", range(1, len(STAGES)))
+def test_a_run_that_stopped_anywhere_is_reported(tmp_path, count):
+    names = tuple(STAGES)
+    path = make_run(tmp_path / "run", names[: count - 1], unfinished=names[count - 1 : count])
+    value = value_of(path)
+    states = [stage["state"] for stage in value["stages"]]
+    assert states == ["finished"] * (count - 1) + ["unfinished"] + ["not begun"] * (len(names) - count)
+    figures = curves.draw(reading.read(path))
+    assert "enas" in figures  # the epochs of an unfinished search are drawn too
+    assert markdown.render(value, list(figures)).startswith("# Report of the run run\n")
+
+
+def test_a_picture_of_an_earlier_report_does_not_stay(tmp_path):
+    path = make_run(tmp_path / "run", ("enas",))
+    write_report(path)
+    (path / "1-enas" / "metrics.csv").unlink()
+    write_report(path)
+    names = {file.name for file in (path / "report").iterdir()}
+    assert names == {"report.md", "results.json", "network.png", "network.svg"}
+
+
+def test_accuracies_along_the_way_stand_beside_the_papers(complete):
+    rows = [(row["what"], row["value"], row["paper"]["value"]) for row in value_of(complete[0])["ablations"]]
+    assert rows == [
+        ("base network", 0.9876, "96.55%"),
+        ("base network, measured again before pruning", 0.9811, "—"),
+        ("right after pruning, before retraining", 0.1517, "15.7%"),
+        ("random pruning at the same sparsity, before retraining", 0.1212, "—"),
+        ("pruned and retrained, no add-ons", 0.9782, "96.20%"),
+        ("final network", 0.9876, "96.52%"),
+        ("final network with its add-ons removed", 0.9555, "1.08 points less"),
+    ]
+
+
+def test_a_base_network_given_by_file_needs_no_search(tmp_path):
+    path = make_run(tmp_path / "run", ("base",))
+    assert value_of(path)["main_row"]["stage"] == "base"
+
+
+# What is broken.
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        write_report(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="holds no run"):
+        write_report(tmp_path / "empty")
+    with RunDirectory(tmp_path / "begun").hold():
+        pass
+    with pytest.raises(RunError, match=r"no stage.*has begun. Run: python search.py"):
+        write_report(tmp_path / "begun")
+
+
+DAMAGE = {
+    "half a done.json": ("2-base/done.json", '{"metrics": {', "done.json is not valid JSON"),
+    "a list as done.json": ("2-base/done.json", "[]", "must be an object"),
+    "no metrics": ("2-base/done.json", '{"stage": "base", "wall_s": 1, "device": "cpu"}', "'metrics'"),
+    "wall time as text": ("2-base/done.json", '{"stage": "base", "metrics": {}, "wall_s": "1"}', "'wall_s'"),
+    "another stage's": ("2-base/done.json", '{"stage": "enas", "metrics": {}, "wall_s": 1, "device": ""}', "'enas'"),
+    "no sections": ("2-base/config.json", "{}", "sections config, data, compute"),
+    "a word in metrics.csv": ("2-base/metrics.csv", "epoch,loss\n1,good\n", "line 2: not a number"),
+    "a short line": ("2-base/metrics.csv", "epoch,loss\n1\n", "line 2: not as many cells"),
+    "binary metrics.csv": ("2-base/metrics.csv", b"\xff\xfe\x00", "not a readable CSV"),
+    "half a genotype": ("2-base/genotype.json", '{"schema": 1}', "genotype.json is damaged"),
+    "calls missing": ("run.json", "{}", "run's calls"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_named_in_a_sentence(tmp_path, name):
+    file, content, message = DAMAGE[name]
+    path = make_run(tmp_path / "run", ("enas", "base"))
+    (path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DamagedFileError, match=message) as error:
+        write_report(path)
+    assert Path(file).name in str(error.value)
+    assert str(error.value).count("\n") < 3
+    assert not (path / "report").exists()
+
+
+@pytest.mark.parametrize(("file", "message"), [("genotype.json", "is missing"), ("config.json", "no config.json")])
+def test_a_missing_file_is_named_too(tmp_path, file, message):
+    path = make_run(tmp_path / "run", ("enas", "base"))
+    (path / "2-base" / file).unlink()
+    with pytest.raises(DamagedFileError, match=message):
+        write_report(path)
+
+
+def test_a_report_that_cannot_be_written_is_told(tmp_path):
+    path = make_run(tmp_path / "run", ("enas", "base"))
+    (path / "report").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write the report into"):
+        write_report(path)
+
+
+# The drawing.
+
+
+@st.composite
+def genotypes(draw):
+    """Networks of up to 24 layers with anything between no and all skips and add-ons."""
+    segments = draw(st.integers(1, 3))
+    space = Space(segments * draw(st.integers(1, 8)), segments)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    genes = space.sample(rng, 1, skip_probability=draw(st.sampled_from((0.0, 0.4, 1.0))))[0]
+    share = draw(st.sampled_from((0.0, 0.2, 1.0)))
+    per = space.layers_per_segment
+    addons = tuple(
+        Addon(target, size, int(rng.integers(target % per + 1)))
+        for target in range(space.num_layers)
+        for size in (3, 5)
+        if rng.random() < share
+    )
+    return dataclasses.replace(Genotype.from_genes(space, genes), addons=addons)
+
+
+def apart(a, b, gap=0.01):
+    return abs(a.x - b.x) >= (a.width + b.width) / 2 + gap or abs(a.y - b.y) >= (a.height + b.height) / 2 + gap
+
+
+@settings(max_examples=40, deadline=None)
+@given(genotypes())
+def test_nothing_in_the_picture_lies_on_anything_else(genotype):
+    layout = drawing.lay_out(genotype)
+    assert all(apart(a, b) for a, b in itertools.combinations(layout.boxes, 2))
+    # No add-on's line runs into the block of another: neither its level stretches nor its lane.
+    for (i, line), (j, block) in itertools.product(enumerate(layout.addon_lines), enumerate(layout.of("addon"))):
+        left, right = block.x - block.width / 2, block.x + block.width / 2
+        top, bottom = block.y - block.height / 2, block.y + block.height / 2
+        crossed = line.lane_x > left and any(top <= y <= bottom for y in (line.start, line.end))
+        along = left <= line.lane_x <= right and line.start < bottom and line.end > top
+        assert not crossed
+        assert along == (i == j)
+    assert all(layout.left < -drawing._LAYER[0] / 2 - skip.reach for skip in layout.skips)
+    assert all(0 <= box.y < layout.bottom and box.x + box.width / 2 < layout.right for box in layout.boxes)
+
+
+@settings(max_examples=20, deadline=None)
+@given(genotypes())
+def test_the_picture_holds_the_whole_network(genotype):
+    layout = drawing.lay_out(genotype)
+    assert [box.op.name for box in layout.of("layer")] == list(genotype.ops)
+    assert len(layout.skips) == sum(map(len, genotype.skips))
+    assert len(layout.of("addon")) == len(layout.addon_lines) == len(genotype.addons)
+    assert len(layout.of("transition")) == len(genotype.space.transitions)
+    assert len(layout.bands) == genotype.space.num_segments
+
+
+def test_addon_lines_end_at_their_layers():
+    layout = drawing.lay_out(GROWN)
+    layers, pools, stem = layout.of("layer"), layout.of("transition"), layout.boxes[0]
+    wanted = {(stem, layers[0]), (layers[0], layers[1]), (layers[4], layers[5]), (pools[1], layers[5])}
+
+    def at(y):
+        return next(box for box in layout.boxes if box.role != "addon" and abs(box.y - y) <= box.height / 2)
+
+    assert {(at(line.start), at(line.end)) for line in layout.addon_lines} == wanted
+
+
+def full_genotype(layers, seed=0):
+    space = Space(layers, 3)
+    rng = np.random.default_rng(seed)
+    genotype = Genotype.from_genes(space, space.sample(rng, 1, skip_probability=0.4)[0])
+    ops = tuple(OP_NAMES[i % len(OP_NAMES)] for i in range(layers))
+    masks = Masks({f"layer{i}_op": np.ones((2, 2), bool) for i in range(layers)})
+    addons = tuple(Addon(t, k, 0) for t in range(layers) for k in (3, 5) if rng.random() < 0.4)
+    return dataclasses.replace(genotype, ops=ops, masks=masks, addons=addons)
+
+
+@pytest.mark.parametrize("layers", [3, 6, 12, 24])
+def test_every_text_stays_inside_its_block_and_the_legend_inside_the_picture(layers):
+    figure = drawing.draw(full_genotype(layers), title="A title", separable_as_dense=True)
+    (axes,) = figure.axes
+    renderer = figure.canvas.get_renderer()
+    whole = figure.bbox
+    legend = axes.get_legend().get_window_extent(renderer)
+    assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1
+    lowest = min(text.get_window_extent(renderer).y0 for text in axes.texts)
+    assert legend.y0 >= 0
+    assert legend.y1 < lowest
+    extents = [text.get_window_extent(renderer) for text in axes.texts]
+    assert all(whole.x0 <= e.x0 and e.x1 <= whole.x1 and e.y1 <= whole.y1 for e in extents)
+    for a, b in itertools.combinations(extents, 2):
+        assert not a.overlaps(b)
+    inches = figure.dpi
+    for box in drawing.lay_out(full_genotype(layers)).boxes:
+        widest = max(e.width for text, e in zip(axes.texts, extents, strict=True) if text.get_text() == box.label)
+        assert widest < (box.width - 0.06) * inches
+
+
+def test_colours_and_hatches_follow_the_op():
+    fills = {name: drawing._fill(drawing.op_named(name)) for name in OP_NAMES}
+    assert fills["conv3x3"] == fills["sep_conv3x3"] == drawing.YELLOW
+    assert fills["conv5x5"] == fills["sep_conv5x5"] == drawing.ORANGE
+    assert len(set(fills.values())) == 4
+    hatched = [name for name in OP_NAMES if drawing._hatch(drawing.op_named(name))]
+    assert hatched == ["sep_conv3x3", "sep_conv5x5"]
+
+
+def test_the_legend_names_what_is_there_and_nothing_else():
+    def labels(genotype, **options):
+        return [text.get_text() for text in drawing.draw(genotype, **options).axes[0].get_legend().get_texts()]
+
+    plain = Genotype(Space(1, 1), ("conv3x3",), ((),))
+    assert labels(plain) == ["3×3 convolution"]
+    assert "a: add-on neurons" in labels(GROWN)
+    assert "share of kernels kept" in labels(GROWN)
+    assert "3×3 separable convolution" in labels(SEARCHED)
+    assert "3×3 separable, built as full" in labels(SEARCHED, separable_as_dense=True)
+
+
+def test_a_layer_tells_the_share_of_its_kernels_that_is_left():
+    notes = [box.note for box in drawing.lay_out(PRUNED).of("layer")]
+    assert notes == ["25%", "", "", "", "", ""]  # a 4 x 4 identity
+
+
+# The curves.
+
+
+def test_curves_show_the_history_and_the_controls(complete):
+    figures = curves.draw(reading.read(complete[0]))
+    lines = {line.get_label(): line for line in figures["enas"].axes[0].lines}
+    np.testing.assert_allclose(lines["mean reward of an epoch's architectures"].get_xydata(),
+                               [[1, 0.1], [2, 0.2], [3, 0.4]])  # fmt: skip
+    np.testing.assert_allclose(lines["baseline"].get_xydata(), [[1, 0.12], [3, 0.2]])  # an empty cell is no point
+    assert set(lines["best of random search, all of validation"].get_ydata()) == {0.7234}
+    assert [axes.get_title(loc="left") for axes in figures["training"].axes] == [
+        "Base network", "Pruned network", "Final network"]  # fmt: skip
+    located = {line.get_label(): line for line in figures["lds"].axes[0].lines}
+    np.testing.assert_allclose(located["best fitness"].get_xydata(), [[1, 0.81], [2, 0.9]])
+    assert set(located["no add-ons: validation accuracy"].get_ydata()) == {0.89}
+
+
+# The script.
+
+
+def script(*arguments):
+    return subprocess.run([sys.executable, "report.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_script_ends_with_one_line_of_json(tmp_path):
+    path = make_run(tmp_path / "run", ("base",))
+    done = script(f"--model_dir={path}")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert Path(told["report"]).is_file()
+    assert told["main_row"]["live_params"] == 123_457
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--model_dir is missing"),
+        (("--model_dir=x", "--stage=enas"), "stage"),
+    ],
+)
+def test_a_users_mistake_is_told_in_a_few_lines(arguments, message):
+    done = script(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_help_names_the_flags():
+    done = script("--help")
+    assert done.returncode == 0
+    assert "--model_dir" in done.stdout and "--debug" in done.stdout

@@ -1,4 +1,4 @@
-# make demo   the whole job on scikit-learn's digits: installs into .venv, searches, trains
+# make demo   the whole pipeline on scikit-learn's digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
 
 PYTHON ?= python3
@@ -9,9 +9,8 @@ JAX := .venv-jax/bin/python
 .PHONY: demo test test-slow lint install clean
 
 demo: .venv/.installed
-	$(TF) search.py --stage=enas --preset=demo --model_dir=$(MODEL_DIR)
-	$(TF) train.py --stage=base --preset=demo --model_dir=$(MODEL_DIR)
-	@echo "Look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
+	$(TF) pipeline.py --preset=demo --model_dir=$(MODEL_DIR)
+	@echo "Read $(MODEL_DIR)/report/report.md; look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
 
 test: lint .venv-jax/.installed
 	$(TF) -m pytest -n 2 --dist loadgroup -m "not slow"

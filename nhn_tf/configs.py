@@ -458,11 +458,12 @@ FAST = Preset(
 
 DEMO = Preset(
     help="the whole pipeline on a laptop CPU in minutes, on scikit-learn's digits",
-    data=DataConfig(dataset="digits"),
+    data=DataConfig(dataset="digits", val_fraction=0.2),
     compute=ComputeConfig(),
     enas=EnasConfig(
-        num_layers=6, supernet_filters=16, epochs=12, batch_size=64, lr_period_epochs=0, controller_steps=8,
-        samples_per_step=10, controller_lr=5e-3, baseline_decay=0.9, final_samples=40, top_k=5, cutout=0,
+        num_layers=6, ops=("conv3x3", "sep_conv3x3", "conv5x5", "sep_conv5x5"), supernet_filters=16, epochs=20,
+        batch_size=64, lr_period_epochs=0, controller_steps=8, samples_per_step=10, controller_lr=5e-3,
+        baseline_decay=0.9, final_samples=40, top_k=5, cutout=0,
     ),
     base=BaseConfig(
         filters=16, epochs=30, batch_size=64, lr_period_epochs=0, cutout=0,

@@ -193,10 +193,32 @@ class StageDirectory:
         return files.read_json(self.path / "done.json")
 
     def genotype(self) -> Genotype:
-        return Genotype.load(self.path)
+        """The genotype that the finished stage left.
+
+        Raises:
+          DamagedFileError: it is damaged, or another one has taken its place.
+        """
+        genotype = Genotype.load(self.path)
+        self._check_own("genotype.json", genotype.digest, self.done()["genotype"])
+        return genotype
 
     def weights(self) -> dict[str, np.ndarray]:
-        return files.load_npz(self.path / "weights.npz")
+        """The weights that the finished stage left, by variable path.
+
+        Raises:
+          DamagedFileError: they are damaged, or others have taken their place.
+        """
+        arrays = files.load_npz(self.path / "weights.npz")
+        self._check_own("weights.npz", files.digest_arrays(arrays), self.done()["weights"])
+        return arrays
+
+    def _check_own(self, name: str, found: str, expected: str) -> None:
+        if found != expected:
+            again = f"python {STAGES[self.name][2]} --model_dir={self.run.path} --overwrite"
+            raise files.DamagedFileError(
+                f"{self.path / name} is not what stage '{self.name}' finished with: its digest is {found}, not "
+                f"{expected}.\nRestore it, or run the stage again: {again}"
+            )
 
     def record(self) -> dict[str, Any]:
         """The content of config.json: the settings that the stage ran with."""

@@ -6,6 +6,8 @@ import pytest
 
 from nhn_tf.configs import PRESETS
 
+STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
+
 
 def smoke_settings(stage, **changes):
     """The smoke preset's settings of a stage, with some fields of its configuration changed."""
@@ -18,11 +20,11 @@ def smoke_settings(stage, **changes):
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
-    """A run directory whose stages up to `pruned` have finished with the smoke preset. Not to be changed."""
+    """A run directory whose seven stages have finished with the smoke preset. Not to be changed."""
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory
 
     run = RunDirectory(tmp_path_factory.mktemp("smoke") / "run")
-    for stage in ("enas", "base", "prune", "pruned"):
+    for stage in STAGES:
         stages.run(stage, run, smoke_settings(stage))
     return run

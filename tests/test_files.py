@@ -9,7 +9,7 @@ from nhn_tf import files
 def test_an_error_while_writing_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:  # noqa: PT012
+    with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:
         file.write("ne")
         raise RuntimeError
     assert path.read_text() == "old"

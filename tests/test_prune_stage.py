@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from nhn_tf import pruning, stages
+from nhn_tf import files, pruning, stages
 from nhn_tf.data import datasets
 from nhn_tf.errors import UserError
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
-from tests.conftest import smoke_settings
+from nhn_tf.stages.common import Feed
+from tests.conftest import STAGES, smoke_settings
 
 pytestmark = pytest.mark.xdist_group("stages")
 
@@ -29,7 +30,7 @@ def trained(smoke_run, tmp_path):
     """A copy of the run up to the trained base network."""
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(smoke_run.path, run.path)
-    for name in ("prune", "pruned"):
+    for name in STAGES[STAGES.index("prune") :]:
         shutil.rmtree(run.stage(name).path)
     return run
 
@@ -85,7 +86,7 @@ def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
     )  # fmt: skip
     weights.transfer(stage.weights(), model)
     small = pruning.compact(model)
-    images = stages.Feed(data, smoke_settings("prune")).test[0][0]
+    images = Feed(data, smoke_settings("prune")).test[0][0]
     difference = np.abs(model.predict_on_batch(images) - small.predict_on_batch(images)).max()
     assert difference <= 1e-4
     assert small.count_params() <= model.count_params()
@@ -127,9 +128,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(trained):
     arrays = stage.weights()
     path = next(path for path in arrays if path.endswith("_op/kernel"))
     arrays[path][0, 0, 0, 0] = np.nan
-    from nhn_tf import files
-
     files.save_npz(stage / "weights.npz", arrays)
+    files.write_json(stage / "done.json", {**stage.done(), "weights": files.digest_arrays(arrays)})
     with pytest.raises(UserError, match=path.removesuffix("/kernel")):
         stages.run("prune", trained, smoke_settings("prune"))
 

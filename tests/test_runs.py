@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from nhn_tf import runs
+from nhn_tf import files, runs
 from nhn_tf.configs import PRESETS
 from nhn_tf.genotype import Genotype
 from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings
@@ -46,6 +46,17 @@ def test_a_finished_stage_returns_its_result_for_the_same_settings(run):
     assert run.stage("enas").begin(SETTINGS) == done
     assert {"stage", "metrics", "config_digest", "wall_s", "device"} <= set(done)
     assert run.require("enas").genotype() == GENOTYPE
+
+
+def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
+    stage = begun(run)
+    stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
+    files.save_npz(stage / "weights.npz", {"a": np.zeros(2)})
+    with pytest.raises(files.DamagedFileError, match=r"weights\.npz is not what stage 'enas' finished with"):
+        stage.weights()
+    Genotype(Space(6, 3), ("conv3x3",) * 6, ((),) * 6).save(stage.path)
+    with pytest.raises(files.DamagedFileError, match=r"genotype\.json is not what stage 'enas' finished with"):
+        run.require("enas").genotype()
 
 
 def test_other_settings_are_an_error_that_names_the_fields(run):

@@ -120,12 +120,12 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(Monitor, "epoch", dying)
 
 
-@pytest.mark.parametrize("stage", ["enas", "base"])
+@pytest.mark.parametrize("stage", ["enas", "base", "lds_location", "lds_direction"])
 def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_run, tmp_path, monkeypatch, stage):
     run = RunDirectory(tmp_path / "run")
-    if stage == "base":
+    if stage != "enas":
         shutil.copytree(smoke_run.path, run.path)
-        shutil.rmtree(run.stage("base").path)
+        shutil.rmtree(run.stage(stage).path)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         with pytest.raises(InterruptedError_):

@@ -137,6 +137,16 @@ class DirectedConv2D(keras.layers.Conv2D):
             )
         self.masks.assign(masks.astype("uint8"))
 
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self.built:
+            store["masks"] = self.masks
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(store)
+        if self.built:
+            self.masks.assign(store["masks"])
+
     def compute_output_shape(
         self, inputs_shape: tuple[int | None, ...], direction_shape: Any = None
     ) -> tuple[int | None, ...]:

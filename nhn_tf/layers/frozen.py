@@ -15,7 +15,7 @@ class Frozen(keras.layers.Layer):
     """A model in inference mode, with no gradient into its weights and no backward pass that nobody asked for.
 
     Args:
-      network: a functional model of one output; it becomes untrainable.
+      network: a functional model from a list of inputs to one output; it becomes untrainable.
 
     Call arguments:
       inputs: the list of the network's inputs.
@@ -25,7 +25,7 @@ class Frozen(keras.layers.Layer):
     """
 
     def __init__(self, network: keras.Model, **kwargs: Any):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         network.trainable = False
         self.network = network
         self.supports_jit = kernels.supports_jit()

@@ -108,7 +108,7 @@ def gate_gradient(function: Callable[..., Any], inputs: Sequence[Any], needed: A
       What `function` returns.
     """
     gate = _gate_gradient_tensorflow if _IS_TENSORFLOW else _gate_gradient_jax
-    return gate(function, tuple(inputs), needed)
+    return gate(function, tuple(ops.convert_to_tensor(x) for x in inputs), needed)
 
 
 def _gate_gradient_tensorflow(function: Callable[..., Any], inputs: tuple[Any, ...], needed: Any) -> Any:

@@ -1,0 +1,117 @@
+"""What freezing the base saves: a training iteration of the location-direction search against one of the whole network.
+
+    python benchmarks/lds_step.py
+
+Times, on one thread, a training iteration (forward, backward, optimizer) of a network with dense kernels, and of the
+supernet of add-ons around the same frozen network: under sampled location codes; under the code of a single add-on in
+the last layer, below which nothing is passed backwards; and of the direction search at the first code's locations. The
+same batch everywhere, interleaved, medians over all rounds. The paper counts on the saving (section 3). Add-ons cost
+too: a code has 4.8 of them on average, each a whole k x k convolution. A few minutes. The last line is JSON; the ratios
+are search / whole network (below 1 is a saving).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Before the backend starts: one thread, and no chatter of its start.
+for _name, _value in (
+    ("TF_NUM_INTRAOP_THREADS", "1"),
+    ("TF_NUM_INTEROP_THREADS", "1"),
+    ("TF_CPP_MIN_LOG_LEVEL", "3"),
+):
+    os.environ.setdefault(_name, _value)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+from nhn_tf import training  # noqa: E402
+from nhn_tf.configs import LocationConfig  # noqa: E402
+from nhn_tf.genotype import Addon, Genotype  # noqa: E402
+from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights  # noqa: E402
+from nhn_tf.search import Evolution  # noqa: E402
+from nhn_tf.space import Space  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--filters", type=int, default=16, help="channels of the first segment")
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--size", type=int, default=32, help="height and width of the images")
+    parser.add_argument("--codes", type=int, default=5, help="how many location codes are sampled")
+    parser.add_argument("--rounds", type=int, default=5, help="timed passes over all of them")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    keras.utils.set_random_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    space = Space(args.layers, ops=("conv3x3", "conv5x5"))
+    genotype = Genotype.from_genes(space, space.sample(rng, skip_probability=0.4)[0])
+    form = {"input_shape": (args.size, args.size, 3), "num_classes": 10, "filters": args.filters}
+    images = rng.standard_normal((args.batch, args.size, args.size, 3)).astype(np.float32)
+    labels = rng.integers(10, size=args.batch).astype(np.int32)
+
+    whole = _compiled(network.build(genotype, **form))
+    arrays = weights.to_arrays(whole)
+    locations = LocationSupernet(genotype, **form)
+    locations.load_base(arrays)
+    _compiled(locations)
+    codes = Evolution(locations.locations).generate(args.codes, rng)
+    last = locations.locations.from_addons([Addon(space.num_layers - 1, 3, 1)])
+    directions = DirectionSupernet(
+        dataclasses.replace(genotype, addons=locations.locations.to_addons(codes[0])), directions=2, **form
+    )
+    directions.load_base(arrays)
+    _compiled(directions)
+
+    def step(model: keras.Model, genes: np.ndarray) -> Callable[[], object]:
+        fed = {"images": images, "genes": tile_genes(genes, args.batch)}
+        return lambda: model.train_on_batch(fed, labels)
+
+    calls: list[tuple[str, Callable[[], object]]] = [("last_layer", step(locations, last))]
+    for code in codes:
+        calls.append(("whole", lambda: whole.train_on_batch(images, labels)))
+        calls.append(("location", step(locations, code)))
+    calls.append(("direction", step(directions, np.zeros(1, np.int32))))
+
+    times: dict[str, list[float]] = {}
+    for round_number in range(-1, args.rounds):
+        for name, call in calls:
+            start = time.perf_counter()
+            call()
+            if round_number >= 0:  # the first pass traces
+                times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
+
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    result = {
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+        "n": {name: len(values) for name, values in times.items()},
+        "addons": [int((code >= 0).sum()) for code in codes],
+        "whole_ms": round(medians["whole"], 1),
+    }
+    for name in ("location", "direction", "last_layer"):
+        ratio = medians[name] / medians["whole"]
+        print(f"{name}: {medians[name]:.1f} ms, whole network {medians['whole']:.1f} ms, ratio {ratio:.3f}")
+        result |= {f"{name}_ms": round(medians[name], 1), f"{name}_ratio": round(ratio, 3)}
+    print(json.dumps(result))
+
+
+def _compiled(model: keras.Model) -> keras.Model:
+    optimizer = training.nesterov(LocationConfig(), 0.05)
+    training.compile_classifier(model, optimizer)
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+if __name__ == "__main__":
+    main()

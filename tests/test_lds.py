@@ -1,0 +1,460 @@
+"""The location-direction search on random images: the cycles, their streams, the candidates, the state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from nhn_tf import training
+from nhn_tf.configs import PAPER, DirectionConfig, LocationConfig
+from nhn_tf.data.batches import Batches, Normalization
+from nhn_tf.data.splits import Split
+from nhn_tf.genotype import Addon, Genotype
+from nhn_tf.masks import Masks
+from nhn_tf.models import network, weights
+from nhn_tf.search import DirectionSearch, LocationSearch
+from nhn_tf.search.lds import Stretch
+from nhn_tf.space import Space
+
+SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # sources of the two layers: 1 and 2
+MASK = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0]], bool)
+BASE = Genotype(SPACE, ("conv3x3", "max_pool3x3"), ((), (0,)), masks=Masks({"layer0_op": MASK}))
+SHAPE, FORM = {"input_shape": (4, 4, 1), "num_classes": 2}, {"filters": 3}
+SMALL = {"cycles": 2, "population": 4, "iterations": 2, "batch_size": 8, "fitness_batch_size": 8}
+LOCATION = LocationConfig(**SMALL, none_probability=0.5)
+DIRECTION = DirectionConfig(**SMALL, density=0.3)
+
+
+def batches(count: int, *, train: bool, seed: int = 0) -> Batches:
+    """Images of two classes: dark and bright."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 2
+    images = (rng.integers(0, 60, (count, 4, 4, 1)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    return Batches(
+        Split(images, labels),
+        batch_size=8,
+        normalization=Normalization((0.4,), (0.3,)),
+        shuffle=train,
+        seed=seed,
+        drop_remainder=train,
+    )
+
+
+def validation() -> Batches:
+    return batches(20, train=False, seed=1)
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    keras.utils.set_random_seed(3)
+    return weights.to_arrays(network.build(BASE, **SHAPE, **FORM))
+
+
+def location(arrays, config: LocationConfig = LOCATION, kind=LocationSearch, **kwargs) -> LocationSearch:
+    return kind(BASE, arrays, config, **{**SHAPE, "form": FORM, **kwargs})
+
+
+def run(searcher, **kwargs) -> dict:
+    return searcher.search(batches(24, train=True), validation_data=validation(), **kwargs)
+
+
+class Recorder:
+    """A callback that keeps the state after each cycle, as a checkpoint would, through JSON."""
+
+    def __init__(self) -> None:
+        self.metrics, self.states, self.steps = [], [], []
+
+    def on_epoch_end(self, searcher, epoch, metrics):
+        self.metrics.append(metrics)
+        self.states.append((searcher.state_arrays(), json.loads(json.dumps(searcher.state_values()))))
+
+    def on_step_end(self, searcher, step, steps):
+        self.steps.append((step, steps))
+
+
+@pytest.fixture(scope="module")
+def located(arrays):
+    searcher, recorder = location(arrays), Recorder()
+    first = searcher.population.genes
+    return searcher, recorder, run(searcher, callbacks=[recorder]), first
+
+
+@pytest.fixture(scope="module")
+def grown(located):
+    """A genotype with two add-ons and its weights out of the location search."""
+    searcher, *_ = located
+    genotype = dataclasses.replace(BASE, addons=(Addon(0, 3, 0), Addon(1, 5, 1)))
+    return genotype, searcher.network_arrays(genotype)
+
+
+def direction(grown, config: DirectionConfig = DIRECTION, kind=DirectionSearch, **kwargs) -> DirectionSearch:
+    genotype, arrays = grown
+    return kind(genotype, arrays, config, **{**SHAPE, "form": FORM, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def directed(grown):
+    searcher, recorder = direction(grown), Recorder()
+    return searcher, recorder, run(searcher, callbacks=[recorder])
+
+
+def assert_same_arrays(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+# The streams.
+
+
+def test_one_cycle_of_the_paper_with_all_images_training_touches_each_once():
+    config = PAPER.lds_location
+    # 50,000 images whose label is their number.
+    split = Split(np.zeros((50_000, 1, 1, 1), np.uint8), np.arange(50_000, dtype=np.int32))
+    stream = Batches(
+        split,
+        batch_size=config.batch_size,
+        normalization=Normalization((0.5,), (0.5,)),
+        shuffle=True,
+        seed=0,
+        drop_remainder=True,
+    )
+    orders = []
+    for cycle in (0, 1, 299):
+        seen = []
+        for individual in range(config.population):
+            number = cycle * config.population + individual
+            stretch = Stretch(stream, number * config.iterations, config.iterations)
+            seen += [stretch[index][1] for index in range(len(stretch))]
+        assert [len(labels) for labels in seen] == [100] * 500
+        np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(50_000))
+        orders.append(np.concatenate(seen))
+    assert not np.array_equal(orders[0], orders[1])
+    assert config.cycles * config.population == 6000
+
+
+def test_a_stretch_runs_on_over_the_ends_of_epochs():
+    stream = batches(24, train=True)  # three batches an epoch
+    stretch = Stretch(stream, 2, 3)
+    for index, (epoch, number) in enumerate([(0, 2), (1, 0), (1, 1)]):
+        np.testing.assert_array_equal(stretch[index][0], stream.batch(epoch, number)[0])
+    for index in (-1, 3):
+        with pytest.raises(IndexError, match="below 3"):
+            stretch[index]
+
+
+def test_individuals_train_and_are_measured_in_turn_on_streams_that_never_restart(arrays):
+    calls = []
+
+    class Spy(LocationSearch):
+        def _train(self, genes, number):
+            calls.append(("train", number, genes.tolist()))
+            return 0.5, 0.5
+
+        def fitness(self, genes, images, labels):
+            calls.append(("measure", images, genes.tolist()))
+            return 0.5
+
+    searcher = location(arrays, dataclasses.replace(LOCATION, fitness_batches=2), Spy)
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    codes = [searcher.population.genes.tolist()]
+    searcher.run_epoch(0)
+    codes.append(searcher.population.genes.tolist())
+    searcher.run_epoch(1)
+    kinds = [kind for kind, *_ in calls]
+    assert kinds == ["train", "measure", "measure"] * 8
+    assert [call[1] for call in calls if call[0] == "train"] == list(range(8))
+    assert [call[2] for call in calls if call[0] == "train"] == codes[0] + codes[1]
+    # 16 fitness batches of 8 out of 24 images: each run of three holds every image once.
+    images = [call[1] for call in calls if call[0] == "measure"]
+    for start in range(0, 15, 3):
+        assert len(np.unique(np.concatenate(images[start : start + 3]).reshape(24, -1), axis=0)) == 24
+
+
+# The location search.
+
+
+def test_one_cycle_of_the_search_renews_the_population_by_rank(arrays):
+    class Known(LocationSearch):
+        def _train(self, genes, number):
+            return 0.5, 0.5
+
+        def fitness(self, genes, images, labels):
+            return [0.2, 0.8, 0.4, 0.6][self.asked.pop(0)]
+
+    searcher = location(arrays, kind=Known)
+    searcher.asked = [0, 1, 2, 3]
+    first = searcher.population.genes
+    searcher.prepare(batches(24, train=True), validation(), 2)
+    metrics = searcher.run_epoch(0)
+    # Ranks: 1, 3, 2, 0. Of four, two survive, one is the crossover of ranks 1 and 2, one is new.
+    np.testing.assert_array_equal(searcher.population.genes[:2], first[[1, 3]])
+    child = searcher.population.genes[2]
+    assert ((child == first[1]) | (child == first[3])).all()
+    assert (metrics["best_fitness"], metrics["mean_fitness"]) == (0.8, 0.5)
+
+
+def test_metrics_of_a_cycle(located):
+    searcher, recorder, _, _ = located
+    assert recorder.metrics == searcher.history
+    assert recorder.steps == [(1, 4), (2, 4), (3, 4), (4, 4)] * 2
+    names = {"train_loss", "train_accuracy", "lr", "best_fitness", "mean_fitness", "best_so_far", "base_accuracy"}
+    for metrics in searcher.history:
+        assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+        assert names <= metrics.keys()
+        assert metrics["mean_fitness"] <= metrics["best_fitness"] <= metrics["best_so_far"]
+    # One cosine over 2 cycles of 8 iterations: from lr_max, half way at the second cycle.
+    assert searcher.history[0]["lr"] == pytest.approx(0.05)
+    assert searcher.history[1]["lr"] == pytest.approx((0.05 + 0.001) / 2)
+
+
+def test_location_results(located, arrays):
+    searcher, _, results, _ = located
+    assert results["evaluations"] == 8
+    assert results["codes_ranked"] == results["random_codes_ranked"] <= 2
+    assert results["search_space_size"] == 4
+    bare = network.build(BASE, **SHAPE, **FORM)
+    weights.from_arrays(bare, arrays)
+    assert results["base_val_accuracy"] == training.accuracy(bare, validation())
+    best = searcher.get_best_trials(1)[0]
+    assert best.score == results["val_accuracy"]
+    assert best.source == "evolution"
+    assert results["addons"] == len(best.genotype.addons) >= 1
+    assert best.genotype.masks == BASE.masks
+    survivors = {searcher.evolution.locations.to_addons(code) for code in searcher.population.genes[:2]}
+    assert {t.genotype.addons for t in searcher.trials if t.source == "evolution"} == survivors
+    assert [t.score for t in searcher.trials] == sorted((t.score for t in searcher.trials), reverse=True)
+
+
+def test_the_best_location_is_a_network_that_scores_as_its_trial(located):
+    searcher, *_ = located
+    trial = searcher.get_best_trials(1)[0]
+    assert training.accuracy(searcher.get_best_models(1)[0], validation()) == trial.score
+
+
+def test_the_base_is_bit_identical_after_both_searches(located, directed, arrays):
+    for searcher in (located[0], directed[0]):
+        after = searcher.supernet.base_variables
+        assert after.keys() == arrays.keys()
+        for path, variable in after.items():
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), arrays[path], err_msg=path)
+        assert not [v.path for v in searcher.supernet.optimizer.variables if "layer0_op_kernel" in v.path]
+
+
+def test_location_search_restored_after_a_cycle_ends_as_if_never_interrupted(located, arrays):
+    searcher, recorder, results, _ = located
+    resumed = location(arrays)
+    resumed.restore(*recorder.states[0])
+    assert_same_arrays(resumed.state_arrays(), recorder.states[0][0])
+    assert run(resumed) == results
+    assert resumed.history == searcher.history
+    assert resumed.trials == searcher.trials
+    assert_same_arrays(resumed.state_arrays(), searcher.state_arrays())
+
+
+def test_a_finished_location_search_is_restored_with_its_result(located, arrays, tmp_path):
+    searcher, _, results, _ = located
+    saved = location(arrays, directory=tmp_path)
+    saved.restore(searcher.state_arrays(), json.loads(json.dumps(searcher.state_values())))
+    saved.save()
+    again = location(arrays, directory=tmp_path)
+    assert again.reload()
+    assert again.finish() == results
+    assert again.trials == searcher.trials
+    genotype = searcher.get_best_genotypes(1)[0]
+    assert_same_arrays(again.network_arrays(genotype), searcher.network_arrays(genotype))
+
+
+def test_the_first_population_depends_on_the_seed_alone(located, arrays):
+    np.testing.assert_array_equal(location(arrays).population.genes, located[3])
+    assert not np.array_equal(location(arrays, seed=1).population.genes, located[3])
+
+
+def test_the_state_of_another_search_is_refused(located, arrays):
+    _, recorder, _, _ = located
+    with pytest.raises(ValueError, match="state is of another seed"):
+        location(arrays, seed=1).restore(*recorder.states[0])
+    other = {**arrays, "stem_conv/kernel": arrays["stem_conv/kernel"] + 1}
+    with pytest.raises(ValueError, match="state is of another base network"):
+        location(other).restore(*recorder.states[0])
+
+
+def test_fitness_that_is_not_a_number_ranks_last_and_is_reported(arrays, caplog):
+    class Failing(LocationSearch):
+        def _train(self, genes, number):
+            return 0.5, 0.5
+
+        def fitness(self, genes, images, labels):
+            return math.nan if (genes == self.population.genes[0]).all() else 0.25
+
+    searcher = location(arrays, kind=Failing)
+    first = searcher.population.genes
+    searcher.prepare(batches(24, train=True), validation(), 2)
+    with caplog.at_level(logging.WARNING):
+        metrics = searcher.run_epoch(0)
+    assert metrics["nan_fitness"] == 1
+    assert metrics["best_fitness"] == metrics["mean_fitness"] == 0.25
+    assert "1 of 4 fitnesses in cycle 1 are NaN" in caplog.text
+    np.testing.assert_array_equal(searcher.population.genes[:2], first[1:3])
+    searcher.fitness = lambda *_: math.nan
+    metrics = searcher.run_epoch(1)
+    assert metrics["nan_fitness"] == 4
+    assert math.isnan(metrics["best_fitness"])
+
+
+def test_a_diverged_search_says_so(arrays, caplog):
+    searcher = location(arrays)
+    searcher._train = lambda genes, number: (math.nan, 0.0)
+    with caplog.at_level(logging.WARNING):
+        searcher.prepare(batches(24, train=True), validation(), 2)
+        assert math.isnan(searcher.run_epoch(0)["train_loss"])
+    assert "diverged in cycle 1" in caplog.text
+
+
+def test_without_iterations_and_control_codes_are_only_measured(arrays):
+    config = dataclasses.replace(LOCATION, iterations=0, random_control=False, cycles=1)
+    searcher = location(arrays, config)
+    before = searcher.supernet.addon_variables
+    before = {path: keras.ops.convert_to_numpy(v).copy() for path, v in before.items()}
+    results = run(searcher)
+    assert results["random_search_val_accuracy"] is None
+    # Add-ons that nobody trained change nothing.
+    assert results["val_accuracy"] == results["base_val_accuracy"]
+    for path, variable in searcher.supernet.addon_variables.items():
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), before[path])
+
+
+def test_summaries(located, directed, capsys):
+    located[0].search_space_summary()
+    located[0].results_summary(1)
+    directed[0].search_space_summary()
+    printed = capsys.readouterr().out
+    assert "locations: 4 with an add-on everywhere, 36 in all" in printed
+    assert "Results after 2 cycles" in printed
+    assert "connections of 2 add-ons at density 0.3" in printed
+    assert "layer 0: 3x3 from the segment's input" in printed
+    assert "layer 1: 5x5 from layer 0" in printed
+
+
+def test_the_papers_search_space_is_printed(capsys):
+    from nhn_tf.locations import LocationSpace
+    from nhn_tf.search import Evolution
+
+    assert f"{Evolution(LocationSpace(Space())).locations.size():.3g}" == "1.91e+08"
+
+
+# The direction search.
+
+
+def test_directions_keep_the_density_and_depend_on_seed_and_cycle(directed, grown):
+    searcher, *_ = directed
+    masks = searcher.directions(0)
+    assert {name: mask.shape for name, mask in masks.items()} == {"addon0_conv": (4, 3, 3), "addon1_conv": (4, 3, 3)}
+    for mask in masks.values():
+        assert mask.sum(axis=(1, 2)).tolist() == [3] * 4  # 0.3 of 9, rounded
+    assert_same_arrays(searcher.directions(0), masks)
+    assert not np.array_equal(searcher.directions(1)["addon0_conv"], masks["addon0_conv"])
+    assert not np.array_equal(masks["addon0_conv"], masks["addon1_conv"])
+    assert not np.array_equal(direction(grown, seed=1).directions(0)["addon0_conv"], masks["addon0_conv"])
+
+
+def test_direction_search_starts_from_the_location_searchs_add_ons(grown):
+    searcher = direction(grown)
+    for path, variable in searcher.supernet.addon_variables.items():
+        if not path.endswith("/masks"):
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), grown[1][path], err_msg=path)
+
+
+def test_the_two_candidates_and_the_winner(directed, grown):
+    searcher, _, results = directed
+    assert {trial.source for trial in searcher.trials} == {"best seen", "strongest"}
+    best, other = searcher.get_best_trials(2)
+    assert best.score >= other.score
+    assert (results["winner"], results["val_accuracy"]) == (best.source, best.score)
+    assert (results["addon_kernels_kept"], results["addon_kernels"]) == (6, 18)
+    trials = {trial.source: trial.genotype for trial in searcher.trials}
+    seen = searcher.directions(searcher.best_seen["cycle"])
+    for name in ("addon0_conv", "addon1_conv"):
+        np.testing.assert_array_equal(trials["best seen"].masks[name], seen[name][searcher.best_seen["individual"]])
+        spread = searcher.supernet.kernels[name].std(axis=(0, 1))
+        mask = trials["strongest"].masks[name]
+        assert mask.sum() == 3
+        assert spread[mask].min() > spread[~mask].max()
+    for genotype in trials.values():
+        assert genotype.addons == grown[0].addons
+        np.testing.assert_array_equal(genotype.masks["layer0_op"], MASK)
+    assert searcher.best_seen["fitness"] == max(metrics["best_fitness"] for metrics in searcher.history)
+
+
+def test_candidates_are_networks_that_score_as_their_trials_and_hold_zeros_outside_the_masks(directed):
+    searcher, *_ = directed
+    for trial, model in zip(searcher.get_best_trials(2), searcher.get_best_models(2), strict=True):
+        assert training.accuracy(model, validation()) == trial.score
+        for name, mask in trial.genotype.masks.items():
+            kernel = keras.ops.convert_to_numpy(model.get_layer(name).kernel)
+            assert (kernel[:, :, ~mask] == 0).all()
+            assert (kernel[:, :, mask] != 0).any()
+
+
+def test_comparing_the_candidates_leaves_the_shared_weights_alone(directed):
+    searcher, recorder, _ = directed
+    last = recorder.states[-1][0]
+    now = searcher.state_arrays()
+    assert_same_arrays({name: now[name] for name in last}, last)
+    assert {name.partition(":")[0] for name in now.keys() - last.keys()} == {"candidate0", "candidate1"}
+
+
+def test_direction_search_restored_after_a_cycle_ends_as_if_never_interrupted(directed, grown):
+    searcher, recorder, results = directed
+    resumed = direction(grown)
+    resumed.restore(*recorder.states[0])
+    assert run(resumed) == results
+    assert resumed.history == searcher.history
+    assert resumed.trials == searcher.trials
+    assert_same_arrays(resumed.state_arrays(), searcher.state_arrays())
+
+
+def test_a_finished_direction_search_is_restored_with_its_result(directed, grown):
+    searcher, _, results = directed
+    again = direction(grown)
+    again.restore(searcher.state_arrays(), json.loads(json.dumps(searcher.state_values())))
+    assert again.finish() == results
+    assert again.trials == searcher.trials
+    genotype = searcher.get_best_genotypes(1)[0]
+    assert_same_arrays(again.network_arrays(genotype), searcher.network_arrays(genotype))
+    with pytest.raises(ValueError, match="must be one of the search's trials"):
+        again.network_arrays(BASE)
+
+
+def test_a_direction_that_could_not_be_measured_is_never_the_best(grown):
+    searcher = direction(grown)
+    assert searcher.learn(0, np.full(4, np.nan)) == {}
+    assert searcher.best_seen is None
+    searcher.learn(1, np.array([np.nan, 0.25, 0.5, 0.5]))
+    searcher.learn(2, np.array([0.5, np.nan, 0.1, 0.0]))
+    assert searcher.best_seen == {"cycle": 1, "individual": 2, "fitness": 0.5}
+
+
+def test_a_direction_search_without_add_ons_is_refused(arrays):
+    with pytest.raises(ValueError, match="needs add-on locations"):
+        direction((BASE, arrays))
+
+
+@pytest.mark.jax
+def test_both_searches_end_to_end():
+    genotype = dataclasses.replace(BASE, masks=None)
+    keras.utils.set_random_seed(0)
+    arrays = weights.to_arrays(network.build(genotype, **SHAPE, **FORM))
+    config = {**SMALL, "cycles": 1, "population": 2}
+    first = LocationSearch(genotype, arrays, LocationConfig(**config), **SHAPE, form=FORM)
+    assert 0 <= run(first)["val_accuracy"] <= 1
+    best = first.get_best_genotypes(1)[0]
+    second = DirectionSearch(best, first.network_arrays(best), DirectionConfig(**config), **SHAPE, form=FORM)
+    assert 0 <= run(second)["val_accuracy"] <= 1
+    assert set(second.get_best_genotypes(1)[0].masks) == {f"addon{n}_conv" for n in range(len(best.addons))}

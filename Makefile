@@ -13,8 +13,8 @@ demo: .venv/.installed
 	@echo "Read $(MODEL_DIR)/report/report.md; look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
 
 test: lint .venv-jax/.installed
-	$(TF) -m pytest -n 2 --dist loadgroup -m "not slow"
-	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 --dist loadgroup -m "jax and not slow"
+	$(TF) -m pytest -n 2 -m "not slow"
+	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 -m "jax and not slow"
 
 test-slow: .venv/.installed .venv-jax/.installed
 	$(TF) -m pytest -m slow

@@ -1,6 +1,9 @@
-"""Runs that many tests look at: made once, by the real stages on the real digits."""
+"""A run that many tests look at: made once, by the real stages on the real digits, for all test processes."""
 
+import contextlib
 import dataclasses
+import fcntl
+import io
 
 import pytest
 
@@ -19,12 +22,16 @@ def smoke_settings(stage, **changes):
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory):
+def smoke_run(tmp_path_factory, worker_id):
     """A run directory whose seven stages have finished with the smoke preset. Not to be changed."""
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory
 
-    run = RunDirectory(tmp_path_factory.mktemp("smoke") / "run")
-    for stage in STAGES:
-        stages.run(stage, run, smoke_settings(stage))
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    with open(shared / "smoke.lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = RunDirectory(shared / "smoke")
+        for stage in STAGES:
+            if not run.stage(stage).is_done:
+                stages.run(stage, run, smoke_settings(stage))
     return run

@@ -11,8 +11,6 @@ from nhn_tf import stages
 from nhn_tf.runs import RunDirectory, RunError
 from tests.conftest import STAGES, smoke_settings
 
-pytestmark = pytest.mark.xdist_group("stages")
-
 
 def run_up_to(smoke_run, path, last):
     """A copy of the run in which `last` is the last finished stage."""
@@ -70,6 +68,7 @@ def test_the_final_stage_reports_its_ablation(smoke_run):
     assert metrics["live_params"] > smoke_run.stage("pruned").done()["metrics"]["live_params"]
 
 
+@pytest.mark.slow
 def test_selecting_on_test_images_is_said_and_recorded(smoke_run, tmp_path, capsys):
     run = run_up_to(smoke_run, tmp_path / "run", "pruned")
     done = stages.run("lds_location", run, smoke_settings("lds_location", eval_split="test", cycles=1))
@@ -77,6 +76,7 @@ def test_selecting_on_test_images_is_said_and_recorded(smoke_run, tmp_path, caps
     assert done["metrics"]["eval_split"] == "test"
 
 
+@pytest.mark.slow
 def test_training_the_final_network_from_scratch_keeps_the_masks(smoke_run, tmp_path):
     run = run_up_to(smoke_run, tmp_path / "run", "lds_direction")
     stages.run("final", run, smoke_settings("final", init="scratch", epochs=1, ema=0.9))

@@ -12,8 +12,6 @@ from tests.conftest import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.xdist_group("stages")
-
 
 def pipeline(model_dir, *arguments):
     command = [sys.executable, "pipeline.py", "--preset=smoke", f"--model_dir={model_dir}", *arguments]

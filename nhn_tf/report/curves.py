@@ -100,7 +100,9 @@ def _words(name: str) -> str:
 
 def _fitness_columns(history: Table) -> list[str]:
     """Columns that hold fitness, in the order of the file, as many as there are colours."""
-    names = dict.fromkeys(name for row in history for name in row if name.endswith("_fitness") and name != "nan_fitness")
+    names = dict.fromkeys(
+        name for row in history for name in row if name.endswith("_fitness") and name != "nan_fitness"
+    )
     return list(names)[: len(_COLORS)]
 
 

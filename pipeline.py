@@ -27,11 +27,14 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     Returns:
       What `report.write_report` returns, and the wall seconds of each stage under "wall_s".
     """
-    settings = {stage: entry.settings(stage_flags.configured(stage), stage) for stage in STAGES}
+    asked = {stage: stage_flags.configured(stage) for stage in STAGES}
+    entry.check_backend()
     from nhn_tf import stages  # Keras loads only once the flags are known to be right
     from nhn_tf.report import write_report
 
+    settings = {stage: entry.settings(parts, stage) for stage, parts in asked.items()}
     directory = entry.run_directory()
+    stages.check(settings)
     rows = []
     for stage in STAGES:
         done = stages.run(stage, directory, settings[stage])

@@ -29,6 +29,7 @@ def report() -> dict[str, Any]:
     """Writes the report of `--model_dir`."""
     if not FLAGS.model_dir:
         raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    entry.check_backend()
     from nhn_tf.report import write_report  # Keras loads only once the flags are known to be right
 
     return write_report(FLAGS.model_dir)

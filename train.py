@@ -2,8 +2,8 @@
 
     python train.py --stage=base --preset=demo --model_dir=runs/demo
 
-Stages: `base` trains the network that `search.py --stage=enas` found, from scratch (paper, section 2.1);
-`pruned` trains on what `prune.py` left of it (paper, section 3).
+Stages: `base` trains the network of `search.py --stage=enas` from scratch (paper, section 2.1); `pruned` trains on what
+`prune.py` left of it; `final` trains base and add-on neurons together (section 3).
 Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command goes on at the last whole epoch.
 """
 

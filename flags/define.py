@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -31,6 +31,7 @@ class StageFlags:
     Args:
       stages: the stages.
       choose_stage: whether the user names one by `--stage`.
+      groups: further values that `--stage` may take.
       prefixed: whether a stage's settings carry its name, `--base_epochs`; for scripts that run several at once.
       values: where the flags live.
     """
@@ -41,6 +42,7 @@ class StageFlags:
         *,
         choose_stage: bool = True,
         prefixed: bool = False,
+        groups: Iterable[str] = (),
         values: flags.FlagValues = flags.FLAGS,
     ):
         self.stages = tuple(stages)
@@ -51,14 +53,14 @@ class StageFlags:
         for part in (*SHARED, *self.stages):
             for field in dataclasses.fields(_class_of(part)):
                 self._settings.setdefault(self._flag(part, field.name), {})[part] = field
-        self._own = self._define_own(choose_stage)
+        self._own = self._define_own([*stages, *groups] if choose_stage else [])
         for name, parts in self._settings.items():
             self._define_setting(name, parts)
 
     def _flag(self, part: str, field: str) -> str:
         return f"{part}_{field}" if self._prefixed and part not in SHARED else field
 
-    def _define_own(self, choose_stage: bool) -> list[str]:
+    def _define_own(self, choices: list[str]) -> list[str]:
         on: dict[str, Any] = {"flag_values": self.values}
         flags.DEFINE_enum("preset", "paper", list(PRESETS), _presets_in_words(), **on)
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
@@ -66,8 +68,8 @@ class StageFlags:
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
         flags.DEFINE_boolean("debug", False, "show the traceback of an error", **on)
         own = ["preset", "model_dir", "seed", "overwrite", "debug"]
-        if choose_stage:
-            flags.DEFINE_enum("stage", None, list(self.stages), "the stage to run", **on)
+        if choices:
+            flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")
         return own
 
@@ -83,23 +85,25 @@ class StageFlags:
         else:
             _DEFINERS[kind](name, None, text, flag_values=self.values)
 
-    def configured(self, stage: str) -> dict[str, Any]:
+    def configured(self, *stages: str) -> dict[str, Any]:
         """The configuration that the parsed command line asks for.
 
         Args:
-          stage: the stage to run.
+          *stages: the stages to run.
 
         Returns:
-          The configurations of the parts "data", "compute" and `stage`: the preset's, the typed flags put in.
+          The configurations of the parts "data", "compute" and the stages: the preset's, the typed flags put in.
 
         Raises:
-          UserError: a value is out of range, or a typed flag does not belong to the stage.
+          UserError: a value is out of range, or a typed flag belongs to none of the stages.
         """
         preset = PRESETS[self.values.preset]
         typed = self._typed()
-        parts = (*SHARED, stage)
+        parts = (*SHARED, *stages)
         if not self._prefixed and (foreign := [flag for flag in typed if not set(parts) & set(self._settings[flag])]):
-            raise UserError(f"--{foreign[0]} is no setting of stage '{stage}'. `--help` lists the flags of each stage.")
+            raise UserError(
+                f"--{foreign[0]} is no setting of stage '{', '.join(stages)}'. `--help` lists the flags of each stage."
+            )
         result: dict[str, Any] = {}
         for part in parts:
             chosen = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -17,29 +19,46 @@ if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
 
 FLAGS = flags.FLAGS
+BACKENDS = ("tensorflow", "jax")
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
-def main(doc: str, stages: Sequence[str], *, choose_stage: bool = True) -> None:
+def main(
+    doc: str, stages: Sequence[str], *, choose_stage: bool = True, groups: Mapping[str, Sequence[str]] = {}
+) -> None:
     """Runs the stage that the command line names, or the only one there is.
 
     Args:
       doc: the script's docstring, the head of `--help`.
       stages: the stages that the script can run.
       choose_stage: whether `--stage` names the stage; otherwise there is one only.
+      groups: further values of `--stage` that stand for several stages, run in turn.
     """
-    stage_flags = StageFlags(stages, choose_stage=choose_stage)
+    stage_flags = StageFlags(stages, choose_stage=choose_stage, groups=groups)
 
     def action() -> dict[str, Any]:
-        stage = FLAGS.stage if choose_stage else stages[0]
-        if stage is None:
-            raise UserError(f"--stage is missing. Give one of: {', '.join(f'--stage={name}' for name in stages)}.")
-        asked = stage_flags.configured(stage)
+        chosen = FLAGS.stage if choose_stage else stages[0]
+        if chosen is None:
+            raise UserError(f"--stage is missing. Give one of: {', '.join([*stages, *groups])}.")
+        asked = stage_flags.configured(*groups.get(chosen, (chosen,)))
+        check_backend()
         from nhn_tf import stages as stage_functions  # Keras loads only once the flags are known to be right
 
-        return stage_functions.run(stage, run_directory(), settings(asked, stage))
+        done: dict[str, Any] = {}
+        for stage in groups.get(chosen, (chosen,)):
+            done = stage_functions.run(stage, run_directory(), settings(asked, stage))
+        return done
 
     guarded(lambda: stage_flags.help_text(doc), action)
+
+
+def check_backend() -> None:
+    """Refuses a Keras backend that is not supported or not installed, before Keras tries to load it."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in BACKENDS:
+        raise UserError(f"KERAS_BACKEND must be among {', '.join(BACKENDS)}. Received: {backend!r}.")
+    if importlib.util.find_spec(backend) is None:
+        raise UserError(f"the Keras backend {backend} is not installed. Run: pip install '.[{backend}]'")
 
 
 def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> None:
@@ -48,6 +67,7 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
         print(help_text())
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # locks are given back on the way out
     try:
         rest = FLAGS(sys.argv)[1:]
         if rest:
@@ -58,6 +78,9 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     print(json.dumps(result, sort_keys=True))
 
 

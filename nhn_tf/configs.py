@@ -246,9 +246,6 @@ class TrainConfig(SgdConfig):
     dropout: float = setting(
         0.0, "share of the classifier's inputs dropped", low=0, high=0.95, source="paper, section 2.1: final stage only"
     )
-    train_on_validation: bool = setting(
-        False, "train on the validation images too; there is no validation accuracy then"
-    )
     label_smoothing: float = setting(0.0, "share of the target spread over all classes", low=0, high=0.5)
     ema: float = setting(
         0.0, "decay of the moving average that replaces the weights at the end; 0 is off", low=0, high=0.99999
@@ -322,7 +319,7 @@ class PruneConfig(SgdConfig):
 
     def replaced(self, **values: Any) -> PruneConfig:
         if "sparsity" in values and values.get("threshold", "auto") != "auto":
-            raise ValueError("`threshold` and --sparsity exclude each other: give one, or --threshold=auto --sparsity.")
+            raise ValueError("`threshold` and `sparsity` exclude each other; `sparsity` goes with `threshold`=auto.")
         return super().replaced(**values)
 
 
@@ -345,6 +342,15 @@ class RetrainConfig(TrainConfig):
         unit="epochs",
         low=0,
         source="paper, section 3",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalConfig(RetrainConfig):
+    """The last training (paper, section 3). Nothing is selected afterwards, so that it may use every image."""
+
+    train_on_validation: bool = setting(
+        True, "train on the validation images too; no validation accuracy is reported then", source="paper, section 3"
     )
 
 
@@ -415,7 +421,7 @@ class Preset:
     pruned: RetrainConfig
     lds_location: LocationConfig
     lds_direction: DirectionConfig
-    final: RetrainConfig
+    final: FinalConfig
 
     def stage(self, name: str) -> Config:
         """The configuration of the stage called `name`."""
@@ -432,7 +438,7 @@ PAPER = Preset(
     pruned=RetrainConfig(),
     lds_location=LocationConfig(),
     lds_direction=DirectionConfig(),
-    final=RetrainConfig(epochs=260, dropout=0.5, train_on_validation=True),
+    final=FinalConfig(epochs=260, dropout=0.5),
 )
 
 FAST = Preset(
@@ -450,9 +456,8 @@ FAST = Preset(
     pruned=RetrainConfig(epochs=25, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1),
     lds_location=LocationConfig(cycles=20, batch_size=250, iterations=10),
     lds_direction=DirectionConfig(cycles=10, batch_size=250, iterations=10),
-    final=RetrainConfig(
+    final=FinalConfig(
         epochs=40, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1, dropout=0.2,
-        train_on_validation=True,
     ),
 )  # fmt: skip
 
@@ -476,7 +481,7 @@ DEMO = Preset(
     lds_direction=DirectionConfig(
         cycles=6, population=10, iterations=3, batch_size=64, fitness_batch_size=128, cutout=0
     ),
-    final=RetrainConfig(epochs=30, batch_size=64, cutout=0, dropout=0.2, train_on_validation=True),
+    final=FinalConfig(epochs=30, batch_size=64, cutout=0, dropout=0.2),
 )  # fmt: skip
 
 SMOKE = Preset(
@@ -496,7 +501,7 @@ SMOKE = Preset(
     lds_direction=DirectionConfig(
         cycles=2, population=4, iterations=2, batch_size=32, fitness_batch_size=32, cutout=0
     ),
-    final=RetrainConfig(epochs=2, batch_size=32, cutout=2, dropout=0.2, train_on_validation=True),
+    final=FinalConfig(epochs=2, batch_size=32, cutout=2, dropout=0.2),
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {"paper": PAPER, "fast": FAST, "demo": DEMO, "smoke": SMOKE}

@@ -53,15 +53,18 @@ class Monitor:
         self._started = self._epoch_started = self._last_beat = time.monotonic()
         self._events = EventWriter(self.directory / "tensorboard", first_step=self._first)
 
-    def step(self, step: int, steps: int, **values: float) -> None:
-        """Says that the epoch is at `step` of `steps`, if nothing has been said for a while."""
+    def step(self, step: int, steps: int, *, doing: str | None = None) -> None:
+        """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
         now = time.monotonic()
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now
+        if doing:
+            self._say(f"{self.label} {doing} {step}/{steps}")
+            return
         each = (now - self._epoch_started) / max(step, 1)
         where = f"{self.label} {self.unit} {len(self.history) + 1}/{self.total} step {step}/{steps}"
-        self._say(f"{where}, {each * 1e3:.0f} ms a step{_in_words(values)}")
+        self._say(f"{where}, {each * 1e3:.0f} ms a step")
 
     def epoch(self, metrics: Mapping[str, float]) -> None:
         """Records a finished epoch: one progress line, one row, one point in each TensorBoard curve."""
@@ -141,7 +144,7 @@ class SearchRecorder:
         self._monitor = monitor
 
     def on_step_end(self, searcher: Searcher, step: int, steps: int) -> None:
-        self._monitor.step(step, steps)
+        self._monitor.step(step, steps, doing="ranking candidates" if searcher.concluding else None)
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
         _check_finite(self._stage, epoch, metrics["train_loss"], metrics["lr"])
@@ -154,5 +157,5 @@ def _check_finite(stage: StageDirectory, epoch: int, loss: float, rate: float) -
     if not math.isfinite(loss):
         raise TrainingFailedError(
             f"stage '{stage.name}': the loss is {loss} after epoch {epoch + 1} (learning rate {rate:.3g}).\n"
-            f"Lower --lr_max or --clip_norm and begin again with --overwrite."
+            f"Lower --lr_max, or clip the gradient by --clip_norm, and begin again with --overwrite."
         )

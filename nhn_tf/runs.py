@@ -22,16 +22,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 import nhn_tf
 from nhn_tf import files
-from nhn_tf.configs import ComputeConfig, Config, DataConfig
+from nhn_tf.configs import PRESETS, ComputeConfig, Config, DataConfig
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Genotype
 
@@ -50,6 +50,9 @@ STAGES: dict[str, tuple[str, str | None, str]] = {
 NOT_IN_DIGEST = {"data_dir", "cache_dir", "eval_batch_size", "steps_per_execution"}
 
 
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
 class RunError(UserError):
     """The run directory does not admit what was asked; the message says what to do."""
 
@@ -64,6 +67,27 @@ class Settings:
     seed: int = 0
     preset: str = ""
     overwrite: bool = False
+
+    def expect(self, kind: type[ConfigT]) -> ConfigT:
+        """The stage's configuration, which must be of the stage's own class.
+
+        Raises:
+          TypeError: it is another stage's.
+        """
+        if not isinstance(self.config, kind):
+            raise TypeError(f"`config` must be a {kind.__name__}. Received: {type(self.config).__name__}.")
+        return self.config
+
+    def command(self, stage: str, model_dir: Path) -> str:
+        """The command that runs `stage` on the same data."""
+        parts = [f"python {STAGES[stage][2]} --model_dir={model_dir}"]
+        if self.preset:
+            parts.append(f"--preset={self.preset}")
+            defaults = PRESETS[self.preset].data.to_json()
+            parts += [f"--{k}={v}" for k, v in self.data.to_json().items() if v != defaults[k]]
+        if self.seed:
+            parts.append(f"--seed={self.seed}")
+        return " ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -101,13 +125,13 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--model_dir must be a directory. Received: {self.path}, which is a file.")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.json").exists():
             raise RunError(
-                f"{self.path} is not empty and holds no run (no run.json). Choose another --model_dir, "
-                f"or empty this one."
+                f"{self.path} is not empty and holds no run (no run.json).\n"
+                f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
             )
 
     @contextlib.contextmanager
@@ -117,7 +141,7 @@ class RunDirectory:
         Raises:
           RunError: another process holds the lock.
         """
-        is_new = not self.path.exists()
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -129,15 +153,23 @@ class RunDirectory:
             yield self
         except UserError:
             lock.unlink(missing_ok=True)
-            if is_new and {path.name for path in self.path.iterdir()} <= {"run.json"}:
+            if made and {path.name for path in self.path.iterdir()} <= {"run.json"}:
                 shutil.rmtree(self.path)  # refused before it began
+                for parent in made[1:]:
+                    parent.rmdir()
             raise
         finally:
             lock.unlink(missing_ok=True)
 
     def _note_call(self, preset: str, seed: int) -> None:
         path = self.path / "run.json"
-        record: dict[str, Any] = files.read_json(path) if path.exists() else {"schema": 1, "calls": []}
+        record: dict[str, Any] = {"schema": 1, "calls": []}
+        try:
+            record["calls"] = list(files.read_json(path)["calls"])
+        except FileNotFoundError:
+            pass
+        except (files.DamagedFileError, KeyError, TypeError):
+            print(f"warning: {path} is damaged; the calls it listed are lost, the stages are not", file=sys.stderr)
         record["calls"].append(
             {
                 "argv": sys.argv,
@@ -158,17 +190,20 @@ class RunDirectory:
         """The directory of the stage called `name`, whether or not it has begun."""
         return StageDirectory(self, name)
 
-    def require(self, name: str) -> StageDirectory:
+    def require(self, name: str, settings: Settings) -> StageDirectory:
         """The directory of a finished stage.
+
+        Args:
+          name: of the stage.
+          settings: of the stage that needs it; they go into the command that the error gives.
 
         Raises:
           RunError: the stage is not finished; the message gives the command that runs it.
         """
         stage = self.stage(name)
         if not stage.is_done:
-            command = STAGES[name][2]
             raise RunError(
-                f"this needs the finished stage '{name}' in {self.path}. Run: python {command} --model_dir={self.path}"
+                f"this needs the finished stage '{name}' in {self.path}.\nRun: {settings.command(name, self.path)}"
             )
         return stage
 
@@ -180,6 +215,10 @@ class StageDirectory:
         self.run = run
         self.name = name
         self.path = run.path / STAGES[name][0]
+        self._record: dict[str, Any] | None = None  # what `begin` was asked for
+        self._overwrite = False
+        self._started = time.monotonic()
+        self._seconds_before = 0.0  # spent by processes that were interrupted
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -190,7 +229,24 @@ class StageDirectory:
 
     def done(self) -> dict[str, Any]:
         """The content of done.json."""
-        return files.read_json(self.path / "done.json")
+        return self._read("done.json", ("stage", "metrics", "genotype", "weights", "wall_s", "config_digest"))
+
+    def _read(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
+        """A JSON record of the stage that must have some entries.
+
+        Raises:
+          DamagedFileError: it lacks one, or is no JSON object.
+        """
+        value = files.read_json(self.path / name)
+        if not isinstance(value, dict) or not set(keys) <= set(value):
+            raise files.DamagedFileError(
+                f"{self.path / name} is damaged: it must hold {', '.join(keys)}.\n{self._again()}"
+            )
+        return value
+
+    def _again(self) -> str:
+        """What to do about a stage whose files are damaged."""
+        return f"Restore it, or delete {self.path} and run the stage again: python {STAGES[self.name][2]}"
 
     def genotype(self) -> Genotype:
         """The genotype that the finished stage left.
@@ -198,7 +254,10 @@ class StageDirectory:
         Raises:
           DamagedFileError: it is damaged, or another one has taken its place.
         """
-        genotype = Genotype.load(self.path)
+        try:
+            genotype = Genotype.load(self.path)
+        except FileNotFoundError:
+            raise files.DamagedFileError(f"{self.path / 'genotype.json'} is missing.\n{self._again()}") from None
         self._check_own("genotype.json", genotype.digest, self.done()["genotype"])
         return genotype
 
@@ -208,21 +267,23 @@ class StageDirectory:
         Raises:
           DamagedFileError: they are damaged, or others have taken their place.
         """
-        arrays = files.load_npz(self.path / "weights.npz")
+        try:
+            arrays = files.load_npz(self.path / "weights.npz")
+        except FileNotFoundError:
+            raise files.DamagedFileError(f"{self.path / 'weights.npz'} is missing.\n{self._again()}") from None
         self._check_own("weights.npz", files.digest_arrays(arrays), self.done()["weights"])
         return arrays
 
     def _check_own(self, name: str, found: str, expected: str) -> None:
         if found != expected:
-            again = f"python {STAGES[self.name][2]} --model_dir={self.run.path} --overwrite"
             raise files.DamagedFileError(
                 f"{self.path / name} is not what stage '{self.name}' finished with: its digest is {found}, not "
-                f"{expected}.\nRestore it, or run the stage again: {again}"
+                f"{expected}.\n{self._again()}"
             )
 
     def record(self) -> dict[str, Any]:
         """The content of config.json: the settings that the stage ran with."""
-        return files.read_json(self.path / "config.json")
+        return self._read("config.json", ("stage", "seed", "data", "compute", "config"))
 
     def begin(
         self,
@@ -250,31 +311,56 @@ class StageDirectory:
             "input_genotype": input_genotype.digest if input_genotype else None,
             "input_weights": source.done()["weights"] if source else None,
         }
-        record = json.loads(json.dumps(record))
-        digest = config_digest(record)
-        self._to_start, self._overwrite = record, settings.overwrite
+        self._record = json.loads(json.dumps(record))
+        self._overwrite = settings.overwrite
         if (self.path / "config.json").exists() and not settings.overwrite:
-            before = self.record()
-            if config_digest(before) != digest:
-                changes = "; ".join(_changes(_identity(before), _identity(record)))
+            changes = _changes(_identity(self.record()), _identity(self._record))
+            if any(name.startswith("input_") for name, _ in changes):
                 raise RunError(
-                    f"stage '{self.name}' in {self.run.path} was begun with other settings: {changes}.\n"
+                    f"stage '{self.name}' in {self.run.path} was begun on another result of stage "
+                    f"'{source.name if source else 'enas'}', which has been run again since.\n"
+                    f"Give --overwrite to begin '{self.name}' again on the present one."
+                )
+            if changes:
+                raise RunError(
+                    f"stage '{self.name}' in {self.run.path} was begun with other settings: "
+                    f"{'; '.join(text for _, text in changes)}.\n"
                     f"Give the same settings, another --model_dir, or --overwrite to begin the stage again."
                 )
             if self.is_done:
                 return self.done()
         return None
 
-    def start(self) -> None:
+    def check_data(self, digest: str) -> None:
+        """Compares the images at hand with those that the stage has seen, if it has begun.
+
+        Raises:
+          RunError: they are others.
+        """
+        if self._overwrite or not (self.path / "config.json").exists():
+            return
+        before = self.record().get("data_digest")
+        if before != digest:
+            raise RunError(
+                f"stage '{self.name}' in {self.run.path} has seen other images (digest {before}, now {digest}).\n"
+                f"Give the same --data_dir, or another --model_dir."
+            )
+
+    def start(self, data_digest: str) -> None:
         """Opens the stage for the settings given to `begin`: from here on the directory belongs to them.
 
-        Called once everything that can be refused has been looked at, the data above all: until then nothing is
+        Called once everything that can be refused has been looked at, data and network: until then nothing is
         written, and with `overwrite` nothing is discarded.
+
+        Args:
+          data_digest: of the images, see `check_data`.
         """
+        if self._record is None:
+            raise ValueError("`start` must follow `begin`.")
         if self._overwrite and self.path.exists():
             shutil.rmtree(self.path)
         self._started = time.monotonic()
-        files.write_json(self.path / "config.json", self._to_start)
+        files.write_json(self.path / "config.json", {**self._record, "data_digest": data_digest})
 
     def finish(
         self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray], **facts: Any
@@ -300,7 +386,7 @@ class StageDirectory:
             "input_genotype": record["input_genotype"],
             "genotype": genotype.digest,
             "weights": files.digest_arrays(weights),
-            "wall_s": round(self._seconds_before() + time.monotonic() - self._started, 3),
+            "wall_s": round(self._seconds(), 3),
             "device": device(),
             "backend": keras.backend.backend(),
             **facts,
@@ -315,7 +401,7 @@ class StageDirectory:
         values = {
             **checkpoint.values,
             "epoch": checkpoint.epoch,
-            "seconds": self._seconds_before() + time.monotonic() - self._started,
+            "seconds": self._seconds(),
             "config_digest": config_digest(self.record()),
             "arrays_digest": files.digest_arrays(checkpoint.arrays),
         }
@@ -340,22 +426,23 @@ class StageDirectory:
             except (files.DamagedFileError, KeyError, ValueError) as error:
                 print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
                 continue
-            self._before = float(values["seconds"])
+            self._seconds_before = float(values["seconds"])
             return Checkpoint(values["epoch"], arrays, values)
         return None
 
     def _checkpoint_paths(self) -> list[Path]:
         return sorted((self.path / "checkpoint").glob("epoch_*.npz"), reverse=True)
 
-    def _seconds_before(self) -> float:
-        return getattr(self, "_before", 0.0)
+    def _seconds(self) -> float:
+        """Seconds spent on the stage so far, by interrupted processes too."""
+        return self._seconds_before + time.monotonic() - self._started
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
     for section, value in record.items():
-        if section == "preset":
+        if section in ("preset", "data_digest"):
             continue
         entries = value if isinstance(value, dict) else {"": value}
         for name, item in entries.items():
@@ -369,9 +456,11 @@ def config_digest(record: Mapping[str, Any]) -> str:
     return files.digest_json(_identity(record))
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, "field old -> new") of everything that differs."""
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    return [f"{name.split('.')[-1]} {before.get(name)} -> {after.get(name)}" for name in names]
+    shorts = [name.split(".")[-1] for name in names]
+    return [(s, f"{s} {before.get(n)} -> {after.get(n)}") for s, n in zip(shorts, names, strict=True)]
 
 
 def _take_lock(path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import shutil
 
 import pytest
 
@@ -35,3 +36,12 @@ def smoke_run(tmp_path_factory, worker_id):
             if not run.stage(stage).is_done:
                 stages.run(stage, run, smoke_settings(stage))
     return run
+
+
+@pytest.fixture
+def run_copy(smoke_run, tmp_path):
+    """A copy of the finished run, for tests that run stages in it."""
+    from nhn_tf.runs import RunDirectory
+
+    shutil.copytree(smoke_run.path, tmp_path / "copy")
+    return RunDirectory(tmp_path / "copy")

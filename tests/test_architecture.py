@@ -10,7 +10,7 @@ PACKAGE = ROOT / "nhn_tf"
 
 # Room -> floor. A room imports rooms of lower floors, or its own folder, or a room listed before it on its floor.
 FLOORS: list[list[str]] = [
-    ["errors", "files", "space", "configs", "masks", "genotype", "locations"],
+    ["errors", "files", "randomness", "space", "configs", "masks", "genotype", "locations"],
     ["data"],
     ["layers"],
     ["models"],

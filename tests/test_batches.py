@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nhn_tf.configs import DataConfig
-from nhn_tf.data import Augmentation, Batches, Dataset, FollowEpoch, Normalization, Split, augmentation_for
+from nhn_tf.data import Augmentation, Batches, DataError, Dataset, FollowEpoch, Normalization, Split, augmentation_for
 
 IDENTITY = Normalization(mean=(0.0,), std=(1 / 255,))  # leaves grey levels as they are
 
@@ -158,8 +158,11 @@ def test_augmentation_as_the_settings_say():
     assert augmentation_for(config, dataset(8), cutout=3) == Augmentation(pad=2, flip=False, cutout=3)
     assert augmentation_for(DataConfig(flip="on"), dataset(8, flip=False), cutout=0).flip
     assert not augmentation_for(DataConfig(), dataset(8, flip=False), cutout=0).flip
-    with pytest.raises(ValueError, match="`pad` must be smaller than the image, 8"):
+    assert augmentation_for(config, dataset(8), cutout=15).cutout == 15
+    with pytest.raises(DataError, match="--pad must be smaller than the image, 8"):
         augmentation_for(DataConfig(pad=8), dataset(8), cutout=0)
+    with pytest.raises(DataError, match="--cutout must be smaller than twice the image, 16 pixels. Received: 16"):
+        augmentation_for(config, dataset(8), cutout=16)
 
 
 # Batches

@@ -150,6 +150,31 @@ def test_hidden_kernels_that_may_return_compete_but_lose_ties():
     np.testing.assert_array_equal(chosen.masks["a"], [[True, True, False, True]])
 
 
+@pytest.mark.parametrize("scope", criteria.SCOPES)
+def test_random_masks_keep_as_many_kernels_but_others(scope):
+    rng = np.random.default_rng(0)
+    masks = {"b": rng.random((8, 9)) < 0.2, "a": rng.random((5, 6)) < 0.6, "none": np.zeros((2, 2), bool)}
+    control = criteria.random_masks(masks, scope=scope, seed=1)
+    assert {name: mask.shape for name, mask in control.items()} == {name: mask.shape for name, mask in masks.items()}
+    assert control.kept == sum(mask.sum() for mask in masks.values())
+    counts_agree = all(control[name].sum() == mask.sum() for name, mask in masks.items())
+    assert counts_agree == (scope == "layer")
+    assert (control["b"] != masks["b"]).any()
+    assert control == criteria.random_masks(dict(reversed(masks.items())), scope=scope, seed=1)
+    assert control != criteria.random_masks(masks, scope=scope, seed=2)
+
+
+@pytest.mark.parametrize("scope", criteria.SCOPES)
+@pytest.mark.parametrize("kept", [False, True])
+def test_random_masks_of_an_all_or_nothing_pruning_are_the_same(kept, scope):
+    masks = {"a": np.full((3, 4), kept), "b": np.full((2, 2), kept)}
+    control = criteria.random_masks(masks, scope=scope)
+    assert control.kept == 16 * kept
+    assert len(criteria.random_masks({}, scope=scope)) == 0
+    with pytest.raises(ValueError, match="global, layer"):
+        criteria.random_masks(masks, scope="model")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

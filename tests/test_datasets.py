@@ -115,7 +115,7 @@ def test_limit_of_zero_or_more_than_all_changes_nothing():
 
 def test_limit_below_the_number_of_classes_is_refused():
     rng = np.random.default_rng(0)
-    with pytest.raises(DataError, match="`eval_limit` must be 0 or at least the number of classes, 2"):
+    with pytest.raises(DataError, match="--eval_limit must be 0 or at least the number of classes, 2"):
         splits.limit(numbered([0, 1] * 5), 1, rng, setting="eval_limit")
 
 
@@ -168,6 +168,12 @@ def test_limits_choose_stratified_subsets_of_the_same_splits():
         assert len(part) == count
         assert np.ptp(np.bincount(part.labels)) <= 2
         assert all(image.tobytes() in known for image in part.images)
+
+
+def test_a_limited_test_split_is_the_same_for_every_seed():
+    first, other = (load(DataConfig(dataset="digits", eval_limit=50), seed=seed) for seed in (1, 2))
+    np.testing.assert_array_equal(first.test.images, other.test.images)
+    assert not np.array_equal(first.val.images, other.val.images)
 
 
 def test_image_size_resizes_every_source():

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from nhn_tf.configs import EnasConfig
-from nhn_tf.data.batches import Batches, Normalization
-from nhn_tf.data.splits import Split
 from nhn_tf.genotype import Genotype
+from nhn_tf.randomness import Stream
 from nhn_tf.search import EnasSearch, Trial
-from nhn_tf.search.enas import distinct_rows
+from nhn_tf.search.candidates import distinct_rows
 from nhn_tf.search.searcher import rank
 from nhn_tf.space import Space
+from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # 8 architectures
 CONFIG = EnasConfig(
@@ -37,42 +37,8 @@ CONFIG = EnasConfig(
 )
 
 
-def batches(count: int, *, train: bool, seed: int = 0) -> Batches:
-    """Images of two classes: dark and bright."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.int32) % 2
-    images = (rng.integers(0, 60, (count, 4, 4, 1)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    return Batches(
-        Split(images, labels),
-        batch_size=8,
-        normalization=Normalization((0.4,), (0.3,)),
-        shuffle=train,
-        seed=seed,
-        drop_remainder=train,
-    )
-
-
 def make(config: EnasConfig = CONFIG, **kwargs) -> EnasSearch:
-    return EnasSearch(SPACE, config, **{"input_shape": (4, 4, 1), "num_classes": 2, **kwargs})
-
-
-def run(searcher: EnasSearch, **kwargs) -> dict:
-    return searcher.search(batches(24, train=True), validation_data=batches(20, train=False, seed=1), **kwargs)
-
-
-class Recorder:
-    """A callback that keeps the state after each epoch, as a checkpoint would, through JSON."""
-
-    def __init__(self) -> None:
-        self.epochs, self.metrics, self.states, self.steps = [], [], [], []
-
-    def on_epoch_end(self, searcher, epoch, metrics):
-        self.epochs.append(epoch)
-        self.metrics.append(metrics)
-        self.states.append((searcher.state_arrays(), json.loads(json.dumps(searcher.state_values()))))
-
-    def on_step_end(self, searcher, step, steps):
-        self.steps.append((step, steps))
+    return EnasSearch(SPACE, config, **{**SHAPE, **kwargs})
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +47,20 @@ def finished() -> tuple[EnasSearch, Recorder, dict]:
     return searcher, recorder, run(searcher, callbacks=[recorder])
 
 
-def assert_same_arrays(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
-
-
 def test_callbacks_hear_of_every_epoch_and_step(finished):
     searcher, recorder, _ = finished
     assert recorder.epochs == [0, 1]
     assert recorder.metrics == searcher.history
-    # 3 training batches and 2 controller updates an epoch; then the two rankings.
-    assert recorder.steps[:5] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    # 3 training batches and 2 controller updates an epoch.
+    assert recorder.steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)] * 2
     assert [values["epoch"] for _, values in recorder.states] == [1, 2]
+
+
+def test_steps_of_the_final_ranking_are_told_apart_from_those_of_an_epoch(finished):
+    searcher, recorder, results = finished
+    count = results["architectures_evaluated"]
+    assert recorder.last_steps == [(count, count)] * 2  # the controller's, then the random control's
+    assert not searcher.concluding
 
 
 def test_metrics_of_an_epoch(finished):
@@ -173,7 +140,7 @@ def test_another_seed_another_search():
     for path, array in ours.state_arrays().items():
         if path.endswith("kernel"):  # smoothed or not, every kernel that is drawn at random
             assert not np.array_equal(array, other.state_arrays()[path]) or path.endswith("global_pool/kernel"), path
-    samples = [searcher.controller.sample(64, searcher.rng(1)) for searcher in (ours, other)]
+    samples = [searcher.controller.sample(64, searcher.rng(Stream.CHILD)) for searcher in (ours, other)]
     assert not np.array_equal(*samples)
 
 
@@ -249,7 +216,7 @@ def test_the_state_of_another_search_is_refused(finished):
 
 
 def prepared(kind: type[EnasSearch] = EnasSearch) -> EnasSearch:
-    searcher = kind(SPACE, CONFIG, input_shape=(4, 4, 1), num_classes=2)
+    searcher = kind(SPACE, CONFIG, **SHAPE)
     searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
     return searcher
 
@@ -363,7 +330,7 @@ def test_generators_of_different_purposes_epochs_and_steps_differ():
     searcher = make()
     draws = {
         searcher.rng(stream, epoch, step).integers(2**62)
-        for stream in range(3)
+        for stream in (Stream.CHILD, Stream.CONTROLLER, Stream.FINAL_ARCHITECTURES)
         for epoch in range(3)
         for step in range(3)
     }

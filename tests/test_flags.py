@@ -1,6 +1,7 @@
 """Flags: every configuration field is one, typed flags beat the preset, mistakes are told in a sentence."""
 
 import dataclasses
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,13 @@ def test_a_pipelines_flags_carry_the_stages_name():
         bad.configured("final")
 
 
+def test_both_halves_of_the_add_on_search_share_their_flags():
+    parsed = parse("--preset=demo", "--cycles=3", "--density=0.2", groups=("lds",))
+    parts = parsed.configured("lds_location", "lds_direction")
+    assert (parts["lds_location"].cycles, parts["lds_direction"].cycles) == (3, 3)
+    assert parts["lds_direction"].density == 0.2
+
+
 def test_a_typed_threshold_takes_the_place_of_the_presets_sparsity():
     parts = parse("--threshold=0.02").configured("prune")
     assert parts["prune"].threshold == "0.02"
@@ -124,9 +132,20 @@ def test_scripts_refuse_wrong_flags_at_once(arguments, culprit):
     assert len(result.stderr.strip().splitlines()) <= 3
 
 
-@pytest.mark.parametrize("name", ["search.py", "train.py"])
+@pytest.mark.parametrize("backend", ["torch", "numpy", "jax"])
+def test_a_backend_that_cannot_be_had_is_named(backend, monkeypatch, tmp_path):
+    if importlib.util.find_spec(backend) and backend == "jax":
+        pytest.skip("JAX is installed here")
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    result = script("search.py", "--stage=enas", "--preset=smoke", f"--model_dir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert backend in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["search.py", "train.py", "prune.py", "pipeline.py", "report.py"])
 def test_help_exits_cleanly_and_lists_the_flags(name):
     result = script(name, "--help")
     assert result.returncode == 0
     assert "--model_dir" in result.stdout
-    assert "--epochs" in result.stdout
+    assert "epochs" in result.stdout or name == "report.py"

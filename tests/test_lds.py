@@ -19,35 +19,17 @@ from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
 from nhn_tf.search import DirectionSearch, LocationSearch
-from nhn_tf.search.lds import Stretch
+from nhn_tf.search.addon_search import Stretch
 from nhn_tf.space import Space
+from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # sources of the two layers: 1 and 2
 MASK = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0]], bool)
 BASE = Genotype(SPACE, ("conv3x3", "max_pool3x3"), ((), (0,)), masks=Masks({"layer0_op": MASK}))
-SHAPE, FORM = {"input_shape": (4, 4, 1), "num_classes": 2}, {"filters": 3}
+FORM = {"filters": 3}
 SMALL = {"cycles": 2, "population": 4, "iterations": 2, "batch_size": 8, "fitness_batch_size": 8}
 LOCATION = LocationConfig(**SMALL, none_probability=0.5)
 DIRECTION = DirectionConfig(**SMALL, density=0.3)
-
-
-def batches(count: int, *, train: bool, seed: int = 0) -> Batches:
-    """Images of two classes: dark and bright."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.int32) % 2
-    images = (rng.integers(0, 60, (count, 4, 4, 1)) + 150 * labels[:, None, None, None]).astype(np.uint8)
-    return Batches(
-        Split(images, labels),
-        batch_size=8,
-        normalization=Normalization((0.4,), (0.3,)),
-        shuffle=train,
-        seed=seed,
-        drop_remainder=train,
-    )
-
-
-def validation() -> Batches:
-    return batches(20, train=False, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +40,6 @@ def arrays() -> dict[str, np.ndarray]:
 
 def location(arrays, config: LocationConfig = LOCATION, kind=LocationSearch, **kwargs) -> LocationSearch:
     return kind(BASE, arrays, config, **{**SHAPE, "form": FORM, **kwargs})
-
-
-def run(searcher, **kwargs) -> dict:
-    return searcher.search(batches(24, train=True), validation_data=validation(), **kwargs)
-
-
-class Recorder:
-    """A callback that keeps the state after each cycle, as a checkpoint would, through JSON."""
-
-    def __init__(self) -> None:
-        self.metrics, self.states, self.steps = [], [], []
-
-    def on_epoch_end(self, searcher, epoch, metrics):
-        self.metrics.append(metrics)
-        self.states.append((searcher.state_arrays(), json.loads(json.dumps(searcher.state_values()))))
-
-    def on_step_end(self, searcher, step, steps):
-        self.steps.append((step, steps))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +54,7 @@ def grown(located):
     """A genotype with two add-ons and its weights out of the location search."""
     searcher, *_ = located
     genotype = dataclasses.replace(BASE, addons=(Addon(0, 3, 0), Addon(1, 5, 1)))
-    return genotype, searcher.network_arrays(genotype)
+    return genotype, searcher.supernet.network_arrays(genotype)
 
 
 def direction(grown, config: DirectionConfig = DIRECTION, kind=DirectionSearch, **kwargs) -> DirectionSearch:
@@ -102,12 +66,6 @@ def direction(grown, config: DirectionConfig = DIRECTION, kind=DirectionSearch, 
 def directed(grown):
     searcher, recorder = direction(grown), Recorder()
     return searcher, recorder, run(searcher, callbacks=[recorder])
-
-
-def assert_same_arrays(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
 # The streams.
@@ -218,10 +176,11 @@ def test_location_results(located, arrays):
     searcher, _, results, _ = located
     assert results["evaluations"] == 8
     assert results["codes_ranked"] == results["random_codes_ranked"] <= 2
+    assert results["random_search_val_accuracy"] >= results["random_search_mean_val_accuracy"]
     assert results["search_space_size"] == 4
     bare = network.build(BASE, **SHAPE, **FORM)
     weights.from_arrays(bare, arrays)
-    assert results["base_val_accuracy"] == training.accuracy(bare, validation())
+    assert results["no_addons_val_accuracy"] == training.accuracy(bare, validation())
     best = searcher.get_best_trials(1)[0]
     assert best.score == results["val_accuracy"]
     assert best.source == "evolution"
@@ -230,6 +189,52 @@ def test_location_results(located, arrays):
     survivors = {searcher.evolution.locations.to_addons(code) for code in searcher.population.genes[:2]}
     assert {t.genotype.addons for t in searcher.trials if t.source == "evolution"} == survivors
     assert [t.score for t in searcher.trials] == sorted((t.score for t in searcher.trials), reverse=True)
+
+
+def test_survivors_and_random_codes_are_compared_on_equal_terms(located, arrays):
+    """Each trains on the same batches from the same weights and optimizer state, and is as good alone as in company."""
+    whole, recorder, results, _ = located
+    searcher, heard, starts = location(arrays), Recorder(), []
+    train = searcher._train
+
+    def spy(genes, number):
+        starts.append((number, searcher.state_arrays()))
+        return train(genes, number)
+
+    searcher._train = spy
+    searcher.restore(*recorder.states[-1])
+    assert run(searcher, callbacks=[heard]) == results
+    assert len(starts) == len(searcher.trials) == results["codes_ranked"] + results["random_codes_ranked"]
+    for number, state in starts:
+        assert number == results["evaluations"]
+        assert_same_arrays(state, recorder.states[-1][0])
+    counts = {len({t.genotype for t in whole.trials if t.source == source}) for source in ("evolution", "random")}
+    assert counts == {results["codes_ranked"]}
+    assert heard.last_steps == [(n, len(starts)) for n in range(1, len(starts) + 1)]
+    assert heard.steps == []
+    last = searcher.trials[-1]
+    assert searcher.compare([(last.genotype, last.source)]) == [last]
+
+
+def test_the_best_location_carries_the_add_ons_it_was_measured_with(located):
+    searcher, *_ = located
+    genotype = searcher.get_best_genotypes(1)[0]
+    own, shared = searcher.network_arrays(genotype), searcher.supernet.network_arrays(genotype)
+    kernels = [path for path in own if path.startswith("addon") and path.endswith("conv/kernel")]
+    assert len(kernels) == len(genotype.addons)
+    for path in kernels:  # two more iterations of training
+        assert not np.array_equal(own[path], shared[path])
+    for path in own.keys() - {path for path in own if path.startswith("addon")}:
+        np.testing.assert_array_equal(own[path], shared[path])
+    with pytest.raises(ValueError, match="one of the search's trials"):
+        searcher.network_arrays(BASE)
+
+
+def test_random_codes_are_distinct(arrays):
+    searcher = location(arrays)
+    codes = searcher._random_codes(20)
+    assert len(np.unique(codes, axis=0)) == len(codes) == 20
+    assert len(searcher._random_codes(60)) <= searcher.evolution.locations.size_with_none() - 1
 
 
 def test_the_best_location_is_a_network_that_scores_as_its_trial(located):
@@ -291,9 +296,11 @@ def test_fitness_that_is_not_a_number_ranks_last_and_is_reported(arrays, caplog)
             return 0.5, 0.5
 
         def fitness(self, genes, images, labels):
-            return math.nan if (genes == self.population.genes[0]).all() else 0.25
+            self.asked += 1
+            return math.nan if self.asked == 1 else 0.25
 
     searcher = location(arrays, kind=Failing)
+    searcher.asked = 0
     first = searcher.population.genes
     searcher.prepare(batches(24, train=True), validation(), 2)
     with caplog.at_level(logging.WARNING):
@@ -325,7 +332,7 @@ def test_without_iterations_and_control_codes_are_only_measured(arrays):
     results = run(searcher)
     assert results["random_search_val_accuracy"] is None
     # Add-ons that nobody trained change nothing.
-    assert results["val_accuracy"] == results["base_val_accuracy"]
+    assert results["val_accuracy"] == results["no_addons_val_accuracy"]
     for path, variable in searcher.supernet.addon_variables.items():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), before[path])
 
@@ -402,12 +409,13 @@ def test_candidates_are_networks_that_score_as_their_trials_and_hold_zeros_outsi
             assert (kernel[:, :, mask] != 0).any()
 
 
-def test_comparing_the_candidates_leaves_the_shared_weights_alone(directed):
-    searcher, recorder, _ = directed
-    last = recorder.states[-1][0]
-    now = searcher.state_arrays()
-    assert_same_arrays({name: now[name] for name in last}, last)
-    assert {name.partition(":")[0] for name in now.keys() - last.keys()} == {"candidate0", "candidate1"}
+def test_comparing_the_candidates_leaves_the_shared_weights_alone(located, directed):
+    for searcher, recorder in (located[:2], directed[:2]):
+        last = recorder.states[-1][0]
+        now = searcher.state_arrays()
+        assert_same_arrays({name: now[name] for name in last}, last)
+        added = {f"candidate{number}" for number in range(len(searcher.trials))}
+        assert {name.partition(":")[0] for name in now.keys() - last.keys()} == added
 
 
 def test_direction_search_restored_after_a_cycle_ends_as_if_never_interrupted(directed, grown):
@@ -428,7 +436,7 @@ def test_a_finished_direction_search_is_restored_with_its_result(directed, grown
     assert again.trials == searcher.trials
     genotype = searcher.get_best_genotypes(1)[0]
     assert_same_arrays(again.network_arrays(genotype), searcher.network_arrays(genotype))
-    with pytest.raises(ValueError, match="must be one of the search's trials"):
+    with pytest.raises(ValueError, match="one of the search's trials"):
         again.network_arrays(BASE)
 
 

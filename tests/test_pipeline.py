@@ -28,7 +28,7 @@ def test_a_second_call_goes_on_where_the_first_stopped(smoke_run, tmp_path):
     last = json.loads(result.stdout.strip().splitlines()[-1])
     assert set(last["wall_s"]) == set(STAGES)
     results = json.loads(Path(last["results"]).read_text())
-    assert results
+    assert results["main_row"] == last["main_row"]
     assert Path(last["report"]).read_text().startswith("# Report")
     final = json.loads((run / "7-final" / "done.json").read_text())["metrics"]
     assert last["main_row"]["test_error"] == final["test_error"]
@@ -40,6 +40,20 @@ def test_a_second_call_goes_on_where_the_first_stopped(smoke_run, tmp_path):
 )
 def test_wrong_settings_are_refused_before_the_first_stage(tmp_path, flag, culprit):
     result = pipeline(tmp_path / "run", flag)
+    assert result.returncode == 2
+    assert culprit in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "culprit"),
+    [
+        (["--final_batch_size=1000"], "stage 'final': --batch_size"),
+        (["--enas_ops=avg_pool3x3,max_pool3x3"], "no full convolution"),
+    ],
+)
+def test_what_only_the_data_shows_is_refused_before_the_first_stage_too(tmp_path, flags, culprit):
+    result = pipeline(tmp_path / "run", *flags)
     assert result.returncode == 2
     assert culprit in result.stderr
     assert not (tmp_path / "run").exists()

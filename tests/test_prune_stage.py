@@ -1,6 +1,7 @@
 """The stages `prune` and `pruned` on real digits."""
 
 import csv
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -136,8 +137,18 @@ def test_weights_that_are_not_finite_are_refused_by_name(trained):
         stages.run("prune", trained, smoke_settings("prune"))
 
 
+def test_a_network_without_full_convolutions_says_what_to_do(trained, tmp_path):
+    path = tmp_path / "arc.txt"
+    path.write_text("4\n5 0\n4 0 0\n")
+    settings = dataclasses.replace(smoke_settings("base", genotype=str(path), epochs=1), overwrite=True)
+    stages.run("base", trained, settings)
+    with pytest.raises(UserError, match=r"no full 3x3 or 5x5 convolution.*\n.*--ops"):
+        stages.run("prune", trained, smoke_settings("prune"))
+    assert not trained.stage("prune").path.exists()
+
+
 def test_retraining_before_pruning_names_the_command(trained):
-    with pytest.raises(RunError, match=r"python prune\.py --model_dir="):
+    with pytest.raises(RunError, match=r"python prune\.py --model_dir=\S+ --preset=smoke"):
         stages.run("pruned", trained, smoke_settings("pruned"))
 
 
@@ -150,7 +161,7 @@ def test_retraining_before_pruning_names_the_command(trained):
         (["--threshold=low"], "--threshold"),
         (["--threshold=-1"], "--threshold"),
         (["--criterion=entropy"], "--criterion"),
-        (["--model_dir=/nonexistent/run"], "train.py --stage=base"),
+        ([], "train.py --stage=base"),
     ],
 )
 def test_wrong_flags_end_in_a_sentence(flags, culprit, tmp_path):

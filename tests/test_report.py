@@ -1,10 +1,12 @@
 """The report: the paper's table as it stands, measured figures that trace back to a done.json, pictures that fit."""
 
+import csv
 import dataclasses
 import itertools
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,14 +54,22 @@ METRICS = {
         "kernel_sparsity": 0.8511, "live_params": 34_561,
     },
     "pruned": {**TRAINED, "test_accuracy": 0.9782, "test_error": 2.1817, "live_params": 34_567},
-    "lds_location": {"val_accuracy": 0.9123, "random_search_val_accuracy": 0.9034, "val_accuracy_without_addons": 0.89},
-    "lds_direction": {"val_accuracy": 0.9234, "note": "text", "nothing": None, "diverged": math.nan},
+    "lds_location": {"val_accuracy": 0.9123, "random_search_val_accuracy": 0.9034, "no_addons_val_accuracy": 0.89},
+    "lds_direction": {
+        "val_accuracy": 0.9234, "no_addons_val_accuracy": 0.891, "note": "text", "nothing": None, "diverged": math.nan,
+    },
     "final": {**TRAINED, "test_error": 1.1111, "live_params": 45_678, "test_accuracy_without_addons": 0.9555},
 }  # fmt: skip
 LAYERS = [
-    {"layer": "layer0_op", "kernels": 16, "kept": 4, "params": 144, "live_params": 36},
-    {"layer": "layer1_op", "kernels": 16, "kept": 3, "params": 400, "live_params": 75},
+    {"layer": "layer0_op", "kernels": 16, "kernels_kept": 4, "params": 144, "live_params": 36},
+    {"layer": "layer1_op", "kernels": 20, "kernels_kept": 3, "params": 400, "live_params": 75},
 ]
+LAYERS_CSV = """layer,prunable,kernels,kernels_kept,params,live_params
+stem_conv,0,12,11,108,99
+layer0_op,1,16,4,144,36
+layer1_op,1,20,3,400,75
+layer1_mix_conv,0,32,30,32,30
+"""
 
 
 def history(stage):
@@ -84,12 +94,13 @@ def make_run(path, stages=tuple(STAGES), *, unfinished=(), preset="demo", **data
             replaced = dataclasses.replace(chosen.data, **data)
             asked = Settings(config=config, data=replaced, compute=chosen.compute, seed=5, preset=preset)
             stage.begin(asked, input_genotype=before)
-            stage.start()
+            stage.start("digest of the images")
             if history(name):
                 (stage / "metrics.csv").write_text(history(name))
             if name in stages:
-                facts = {"layers": LAYERS} if name == "prune" else {}
-                stage.finish(METRICS[name], genotype=GENOTYPES[name], weights={}, **facts)
+                if name == "prune":
+                    (stage / "layers.csv").write_text(LAYERS_CSV)
+                stage.finish(METRICS[name], genotype=GENOTYPES[name], weights={})
                 before = GENOTYPES[name]
     return Path(path)
 
@@ -149,10 +160,10 @@ def done_files(path):
     return {str(file.relative_to(path)): files.read_json(file) for file in sorted(path.glob("*/done.json"))}
 
 
-def test_every_measured_figure_is_found_in_a_done_json(complete):
+def test_every_measured_figure_is_found_in_a_file_of_the_run(complete):
     path, _ = complete
     found = list(numbers(files.read_json(path / "report" / "results.json")))
-    known = {number for done in done_files(path).values() for number in numbers(done)}
+    known = {number for done in done_files(path).values() for number in numbers(done)} | set(numbers(LAYERS))
     assert len(set(found)) > 30
     assert set(found) <= known
 
@@ -168,7 +179,34 @@ def test_a_row_is_traced_to_the_very_file_it_names(complete):
     for stage in value["stages"]:
         assert stage["wall_s"] == done_files(path)[stage["source"]]["wall_s"]
     for row in value["ablations"]:
-        assert row["value"] == METRICS[row["stage"]][row["figure"]]
+        assert row["value"] == METRICS[row["stage"]][row["figure"]] == metrics_of(path, row)[row["figure"]]
+    for row in value["controls"]:
+        pair = metrics_of(path, row)[row["figure"]], metrics_of(path, row)[row["control_figure"]]
+        assert (row["found"], row["control_value"]) == pair
+
+
+def metrics_of(path, row):
+    return done_files(path)[row["source"]]["metrics"]
+
+
+def test_every_table_and_picture_of_the_page_names_its_files(complete):
+    path, _ = complete
+    page = (path / "report" / "report.md").read_text()
+    for heading in (
+        "Table 1",
+        "Stages",
+        "Ablations",
+        "The searches beside",
+        "Convergence",
+        "Pruning by",
+        "All figures",
+    ):
+        section = page.split(f"## {heading}")[1].split("\n## ")[0]
+        sources = re.findall(r"`(\d-\w+/\w+\.(?:json|csv))`", section)
+        assert sources, heading
+        assert all((path / source).is_file() for source in sources)
+    for figure in re.findall(r"!\[.*\]\((?:enas|training|lds)\.png\)\n\n(.*)", page):
+        assert re.search(r"Curves: `\d-\w+/metrics\.csv`.*Level lines: `\d-\w+/done\.json`", figure)
 
 
 def test_every_measured_number_on_the_page_is_one_of_results_json(complete):
@@ -211,8 +249,9 @@ def test_searches_stand_beside_their_controls(complete):
     assert rows == [
         ("enas", "mean_val_accuracy", "random_search_mean_val_accuracy", "random search"),
         ("enas", "val_accuracy", "random_search_val_accuracy", "random search"),
+        ("lds_location", "val_accuracy", "no_addons_val_accuracy", "no add-ons"),
         ("lds_location", "val_accuracy", "random_search_val_accuracy", "random search"),
-        ("lds_location", "val_accuracy", "val_accuracy_without_addons", "no add-ons"),
+        ("lds_direction", "val_accuracy", "no_addons_val_accuracy", "no add-ons"),
     ]
     assert value["controls"][1]["computed"]["gain"] == pytest.approx(0.7123 - 0.7234)
 
@@ -293,15 +332,67 @@ def test_the_genotype_on_the_page_can_be_read_back(complete):
     assert Genotype.from_enas_text(text, SPACE) == SEARCHED
 
 
-def test_pruning_by_layer_comes_from_done_json_or_from_layers_csv(complete, tmp_path):
-    assert value_of(complete[0])["pruning_by_layer"] == LAYERS
-    path = make_run(tmp_path / "run")
-    done = files.read_json(path / "3-prune" / "done.json")
-    del done["layers"]
-    files.write_json(path / "3-prune" / "done.json", done)
-    assert value_of(path)["pruning_by_layer"] == []
+def test_pruning_by_layer_is_of_the_layers_with_masks_and_their_sums(complete, tmp_path):
+    found = value_of(complete[0])["pruning"]
+    assert found["source"] == "3-prune/layers.csv"
+    assert found["layers"] == LAYERS
+    sums = {"kernels": 36, "kernels_kept": 7, "params": 544, "live_params": 111}
+    assert found["computed"]["sums"] == sums
+    page = (complete[0] / "report" / "report.md").read_text()
+    assert "| **all of them** | 36 | 7 | 544 | 111 |" in page
+    assert "stem_conv" not in page
+    path = make_run(tmp_path / "run", ("prune",))
     (path / "3-prune" / "layers.csv").write_text("layer,kernels,threshold\nlayer0_op,16,0.02\n")
-    assert value_of(path)["pruning_by_layer"] == [{"layer": "layer0_op", "kernels": 16, "threshold": 0.02}]
+    found = value_of(path)["pruning"]
+    assert found["layers"] == [{"layer": "layer0_op", "kernels": 16, "threshold": 0.02}]
+    assert found["computed"]["sums"] == {"kernels": 16}
+    (path / "3-prune" / "layers.csv").unlink()
+    assert value_of(path)["pruning"] is None
+
+
+# A run that the stages made.
+
+
+def test_a_real_run_is_reported_with_every_figure_that_its_stages_wrote(smoke_run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(smoke_run.path, path)
+    told = write_report(path)
+    value = files.read_json(told["results"])
+    assert [row["stage"] for row in value["table"]["measured"]] == ["base", "pruned", "final"]
+    assert [(row["stage"], row["figure"]) for row in value["ablations"]] == [
+        ("base", "test_accuracy"),
+        ("prune", "test_accuracy_before"),
+        ("prune", "test_accuracy"),
+        ("pruned", "test_accuracy"),
+        ("final", "test_accuracy"),
+        ("final", "test_accuracy_without_addons"),
+    ]
+    controls = {(row["stage"], row["figure"], row["control"]) for row in value["controls"]}
+    assert controls == {
+        ("enas", "val_accuracy", "random search"),
+        ("enas", "mean_val_accuracy", "random search"),
+        ("lds_location", "val_accuracy", "random search"),
+        ("lds_location", "mean_val_accuracy", "random search"),
+        ("lds_location", "val_accuracy", "no add-ons"),
+        ("lds_direction", "val_accuracy", "no add-ons"),
+    }
+    known = {number for done in done_files(path).values() for number in numbers(done)}
+    with open(path / "3-prune" / "layers.csv", newline="") as file:
+        known |= {int(cell) for row in csv.DictReader(file) for name, cell in row.items() if name != "layer"}
+    assert set(numbers(value)) <= known
+    sums, metrics = value["pruning"]["computed"]["sums"], done_files(path)["3-prune/done.json"]["metrics"]
+    assert sums["kernels"] > sums["kernels_kept"]
+    assert metrics["kxk_params_removed"] == pytest.approx(1 - sums["live_params"] / sums["params"])
+    # A mask keeps what leads to a dead neuron, too.
+    assert 1 - sums["kernels_kept"] / sums["kernels"] >= metrics["kernel_sparsity"] - 1e-9
+    assert {Path(picture).stem for picture in told["pictures"]} == {"network", "enas", "training", "lds"}
+    assert (path / "report" / "../3-prune/sensitivities.png").is_file()
+    panels = curves.draw(reading.read(path))["lds"].axes
+    for panel in panels:
+        labels = {line.get_label() for line in panel.lines}
+        assert {"best fitness", "mean fitness", "found: validation accuracy"} <= labels
+        assert "no add-ons: validation accuracy" in labels
+        assert "nan fitness" not in labels
 
 
 # Files.
@@ -404,13 +495,32 @@ def test_what_is_no_run_is_refused(tmp_path):
         write_report(tmp_path / "begun")
 
 
+def done_json(**changes):
+    done = {
+        "stage": "base",
+        "metrics": {},
+        "genotype": "",
+        "weights": "",
+        "wall_s": 1,
+        "config_digest": "",
+        "device": "",
+    }
+    return json.dumps(done | changes)
+
+
 DAMAGE = {
     "half a done.json": ("2-base/done.json", '{"metrics": {', "done.json is not valid JSON"),
-    "a list as done.json": ("2-base/done.json", "[]", "must be an object"),
-    "no metrics": ("2-base/done.json", '{"stage": "base", "wall_s": 1, "device": "cpu"}', "'metrics'"),
-    "wall time as text": ("2-base/done.json", '{"stage": "base", "metrics": {}, "wall_s": "1"}', "'wall_s'"),
-    "another stage's": ("2-base/done.json", '{"stage": "enas", "metrics": {}, "wall_s": 1, "device": ""}', "'enas'"),
-    "no sections": ("2-base/config.json", "{}", "sections config, data, compute"),
+    "a list as done.json": ("2-base/done.json", "[]", "must hold stage, metrics"),
+    "no metrics": ("2-base/done.json", '{"stage": "base", "wall_s": 1, "device": "cpu"}', "must hold stage, metrics"),
+    "metrics as text": ("2-base/done.json", done_json(metrics="0.9"), "no usable entry 'metrics'"),
+    "wall time as text": ("2-base/done.json", done_json(wall_s="1"), "no usable entry 'wall_s'"),
+    "another stage's": ("2-base/done.json", done_json(stage="enas"), "is that of stage 'enas'"),
+    "no settings": ("2-base/config.json", "{}", "must hold stage, seed, data, compute, config"),
+    "settings as text": (
+        "2-base/config.json",
+        '{"stage": "base", "seed": 0, "data": "digits", "compute": {}, "config": {}}',
+        "sections config, data, compute",
+    ),
     "a word in metrics.csv": ("2-base/metrics.csv", "epoch,loss\n1,good\n", "line 2: not a number"),
     "a short line": ("2-base/metrics.csv", "epoch,loss\n1\n", "line 2: not as many cells"),
     "binary metrics.csv": ("2-base/metrics.csv", b"\xff\xfe\x00", "not a readable CSV"),
@@ -582,6 +692,29 @@ def test_curves_show_the_history_and_the_controls(complete):
     located = {line.get_label(): line for line in figures["lds"].axes[0].lines}
     np.testing.assert_allclose(located["best fitness"].get_xydata(), [[1, 0.81], [2, 0.9]])
     assert set(located["no add-ons: validation accuracy"].get_ydata()) == {0.89}
+    assert located.keys() >= {"found: validation accuracy", "random search: validation accuracy"}
+
+
+def test_the_scale_of_a_fitness_panel_fits_its_curves_and_levels(tmp_path):
+    path = make_run(tmp_path / "run", unfinished=())
+    rows = "cycle,best_fitness,mean_fitness,nan_fitness\n1,0.995,0.98,0\n2,1.0,0.985,0\n"
+    (path / "6-lds_direction" / "metrics.csv").write_text(rows)
+    first, second = curves.draw(reading.read(path))["lds"].axes
+    levels = METRICS["lds_direction"]["no_addons_val_accuracy"], 1.0
+    assert second.get_ylim() == pytest.approx(levels, abs=0.01)  # no fitness of 0
+    assert second.get_ylim()[0] < levels[0] and levels[1] < second.get_ylim()[1]
+    assert first.get_ylim()[0] < 0.75  # a scale of its own
+
+
+@pytest.mark.parametrize("name", ["enas", "training", "lds"])
+def test_legends_of_curves_fit_into_their_pictures(tmp_path, monkeypatch, name):
+    longest = {"random_search_mean_val_accuracy": 0.8, "mean_val_accuracy": 0.85}
+    monkeypatch.setitem(METRICS, "lds_location", METRICS["lds_location"] | longest)
+    figure = curves.draw(reading.read(make_run(tmp_path / "run")))[name]
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 # The script.

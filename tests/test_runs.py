@@ -25,7 +25,7 @@ GENOTYPE = Genotype(Space(3, 3), ("conv3x3",) * 3, ((), (0,), ()))
 def begun(run, settings=SETTINGS, **kwargs):
     stage = run.stage("enas")
     assert stage.begin(settings, **kwargs) is None
-    stage.start()
+    stage.start("images")
     return stage
 
 
@@ -45,7 +45,7 @@ def test_a_finished_stage_returns_its_result_for_the_same_settings(run):
     done = stage.finish({"val_accuracy": 0.5}, genotype=GENOTYPE, weights={"a": np.ones(2)})
     assert run.stage("enas").begin(SETTINGS) == done
     assert {"stage", "metrics", "config_digest", "wall_s", "device"} <= set(done)
-    assert run.require("enas").genotype() == GENOTYPE
+    assert run.require("enas", SETTINGS).genotype() == GENOTYPE
 
 
 def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
@@ -56,7 +56,7 @@ def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
         stage.weights()
     Genotype(Space(6, 3), ("conv3x3",) * 6, ((),) * 6).save(stage.path)
     with pytest.raises(files.DamagedFileError, match=r"genotype\.json is not what stage 'enas' finished with"):
-        run.require("enas").genotype()
+        run.require("enas", SETTINGS).genotype()
 
 
 def test_other_settings_are_an_error_that_names_the_fields(run):
@@ -72,7 +72,7 @@ def test_overwrite_begins_again(run):
     stage = run.stage("enas")
     assert stage.begin(again) is None
     assert stage.is_done  # nothing is lost until the new one starts
-    stage.start()
+    stage.start("images")
     assert not stage.is_done
 
 
@@ -91,15 +91,15 @@ def test_the_input_genotype_is_part_of_the_identity(run):
     base = dataclasses.replace(SETTINGS, config=SMOKE.base)
     stage = run.stage("base")
     stage.begin(base, input_genotype=GENOTYPE)
-    stage.start()
+    stage.start("images")
     other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
-    with pytest.raises(RunError, match="input_genotype"):
+    with pytest.raises(RunError, match="begun on another result of stage 'enas'"):
         run.stage("base").begin(base, input_genotype=other)
 
 
 def test_a_missing_predecessor_names_the_command_to_run(run):
-    with pytest.raises(RunError, match=r"python search\.py --stage=enas --model_dir="):
-        run.require("enas")
+    with pytest.raises(RunError, match=r"python search\.py --stage=enas --model_dir=\S+ --preset=smoke"):
+        run.require("enas", SETTINGS)
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
@@ -182,7 +182,52 @@ def test_wall_time_adds_up_over_interruptions(run):
 
 
 def test_what_is_refused_before_it_starts_leaves_no_directory(tmp_path):
-    run = RunDirectory(tmp_path / "run")
+    run = RunDirectory(tmp_path / "a" / "b")
     with pytest.raises(RunError), run.hold():
-        run.require("enas")
-    assert not run.path.exists()
+        run.require("enas", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_images_are_refused_until_the_stage_begins_again(run):
+    stage = begun(run)
+    stage.check_data("images")
+    with pytest.raises(RunError, match="other images"):
+        stage.check_data("others")
+    again = run.stage("enas")
+    again.begin(dataclasses.replace(SETTINGS, overwrite=True))
+    again.check_data("others")
+
+
+@pytest.mark.parametrize("name", ["done.json", "config.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", "", "{"])
+def test_a_damaged_record_is_named(run, name, content):
+    stage = begun(run)
+    stage.finish({}, genotype=GENOTYPE, weights={})
+    (stage / name).write_text(content)
+    with pytest.raises(files.DamagedFileError, match=name):
+        run.stage("enas").begin(SETTINGS)
+
+
+@pytest.mark.parametrize("content", ["{}", "", "[1]"])
+def test_a_damaged_run_json_is_begun_again(tmp_path, content, capsys):
+    with RunDirectory(tmp_path / "run").hold():
+        pass
+    (tmp_path / "run" / "run.json").write_text(content)
+    with RunDirectory(tmp_path / "run").hold(seed=7):
+        pass
+    assert "run.json is damaged" in capsys.readouterr().err
+    assert [call["seed"] for call in json.loads((tmp_path / "run" / "run.json").read_text())["calls"]] == [7]
+
+
+@pytest.mark.parametrize("name", ["genotype.json", "weights.npz"])
+def test_a_missing_artifact_is_named(run, name):
+    stage = begun(run)
+    stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
+    (stage / name).unlink()
+    with pytest.raises(files.DamagedFileError, match=f"{name} is missing"):
+        stage.genotype() if name == "genotype.json" else stage.weights()
+
+
+def test_a_home_directory_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunDirectory("~/run").path == tmp_path / "run"

@@ -54,18 +54,18 @@ def test_base_trains_the_genotype_that_enas_found(smoke_run):
     assert 0 < metrics["live_params"] <= metrics["params"]
 
 
-def test_a_finished_stage_returns_at_once_and_says_so(smoke_run, capsys):
-    before = (smoke_run.stage("base") / "done.json").stat().st_mtime_ns
-    done = stages.run("base", smoke_run, smoke_settings("base"))
+def test_a_finished_stage_returns_at_once_and_says_so(run_copy, capsys):
+    before = (run_copy.stage("base") / "done.json").stat().st_mtime_ns
+    done = stages.run("base", run_copy, smoke_settings("base"))
     assert "already finished" in capsys.readouterr().out
-    assert done == smoke_run.stage("base").done()
-    assert (smoke_run.stage("base") / "done.json").stat().st_mtime_ns == before
+    assert done == run_copy.stage("base").done()
+    assert (run_copy.stage("base") / "done.json").stat().st_mtime_ns == before
 
 
-def test_a_changed_setting_is_refused_by_name_and_nothing_is_lost(smoke_run):
+def test_a_changed_setting_is_refused_by_name_and_nothing_is_lost(run_copy):
     with pytest.raises(RunError, match="lr_max 0.05 -> 0.01"):
-        stages.run("base", smoke_run, smoke_settings("base", lr_max=0.01))
-    assert smoke_run.stage("base").is_done
+        stages.run("base", run_copy, smoke_settings("base", lr_max=0.01))
+    assert run_copy.stage("base").is_done
 
 
 def test_base_without_a_search_names_the_command(tmp_path):
@@ -73,11 +73,27 @@ def test_base_without_a_search_names_the_command(tmp_path):
         stages.run("base", RunDirectory(tmp_path / "run"), smoke_settings("base"))
 
 
-def test_base_on_other_data_than_the_search_is_refused(smoke_run):
+def test_base_on_other_data_than_the_search_is_refused(run_copy):
     settings = smoke_settings("base")
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, train_limit=128))
     with pytest.raises(RunError, match="train_limit 256 -> 128"):
-        stages.run("base", smoke_run, settings)
+        stages.run("base", run_copy, settings)
+
+
+def test_base_with_another_seed_than_the_search_is_refused(run_copy):
+    with pytest.raises(RunError, match="seed 0 -> 1"):
+        stages.run("base", run_copy, dataclasses.replace(smoke_settings("base"), seed=1))
+
+
+def test_overwrite_keeps_the_old_result_until_the_new_run_can_start(smoke_run, run_copy):
+    settings = smoke_settings("base")
+    bad = dataclasses.replace(settings, overwrite=True, data=dataclasses.replace(settings.data, pad=8))
+    with pytest.raises(UserError):
+        stages.run("base", run_copy, bad)
+    too_large = dataclasses.replace(smoke_settings("base", batch_size=4096), overwrite=True)
+    with pytest.raises(UserError):
+        stages.run("base", run_copy, too_large)
+    assert run_copy.stage("base").done() == smoke_run.stage("base").done()
 
 
 def test_a_batch_larger_than_the_data_is_refused(smoke_run, tmp_path):
@@ -119,9 +135,13 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(Monitor, "epoch", dying)
 
 
-@pytest.mark.jax
 @pytest.mark.parametrize(
-    "stage", ["base", "lds_location", pytest.param("enas", marks=SLOW), pytest.param("lds_direction", marks=SLOW)]
+    "stage",
+    [
+        "base",
+        *(pytest.param(name, marks=SLOW) for name in ("pruned", "lds_location", "lds_direction")),
+        *(pytest.param(name, marks=[SLOW, pytest.mark.jax]) for name in ("enas", "final")),
+    ],
 )
 def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_run, tmp_path, monkeypatch, stage):
     run = RunDirectory(tmp_path / "run")
@@ -145,6 +165,7 @@ def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_r
         assert {**before, "seconds": ""} == {**after, "seconds": ""}
 
 
+@SLOW
 def test_two_searches_with_one_seed_agree_and_another_seed_differs(smoke_run, tmp_path):
     def search(seed, name):
         run = RunDirectory(tmp_path / name)

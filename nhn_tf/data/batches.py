@@ -20,9 +20,7 @@ import keras
 import numpy as np
 
 from nhn_tf.data.splits import Split
-
-# Streams of random numbers drawn from one seed.
-_ORDER, _AUGMENT = range(2)
+from nhn_tf.randomness import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ class Batches(keras.utils.PyDataset):
         rows = self._order_of(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
         images = self.normalization(self.split.images[rows])
         if self.augmentation is not None:
-            rng = np.random.default_rng((self.seed, _AUGMENT, epoch, index))
+            rng = generator(self.seed, Stream.AUGMENTATION, epoch, index)
             images = self.augmentation(images, rng)
         return images, self.split.labels[rows]
 
@@ -245,7 +243,7 @@ class Batches(keras.utils.PyDataset):
         if order is None or order[0] != epoch:
             indices = np.arange(len(self.split))
             if self.shuffle:
-                np.random.default_rng((self.seed, _ORDER, epoch)).shuffle(indices)
+                generator(self.seed, Stream.ORDER, epoch).shuffle(indices)
             self._order = order = (epoch, indices)
         return order[1]
 

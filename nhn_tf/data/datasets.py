@@ -17,26 +17,26 @@ from nhn_tf.configs import DataConfig
 from nhn_tf.data import cifar_archives, image_folder, pictures, tfds_source
 from nhn_tf.data.batches import Augmentation
 from nhn_tf.data.splits import DataError, Dataset, Source, Split, hold_out, limit
+from nhn_tf.randomness import Stream, generator
 
 __all__ = ["DataError", "Dataset", "Split", "augmentation_for", "load"]
 
-# Where the files name no test images, this share becomes the test split, the same one for every seed.
+# Where the files name no test images, this share becomes the test split.
 TEST_FRACTION = 0.2
+# Chooses test images, whatever the seed of a run: figures of different seeds are of the same images.
 _TEST_SEED = 0
 _OWN_NAMES = ("cifar10", "cifar100", "digits", "folder")
-# Streams of random numbers drawn from one seed, so that one limit does not move another choice.
-_VALIDATION, _TRAIN_LIMIT, _VAL_LIMIT, _TEST_LIMIT = range(4)
 
 
 def load(config: DataConfig, *, seed: int) -> Dataset:
     """Loads, splits and checks a data set.
 
-    The test split depends on the files alone, the validation split on `seed` as well (ENAS: 5,000 of
+    The test split depends on the files and `eval_limit` alone; the validation split on `seed` as well (ENAS: 5,000 of
     CIFAR-10's 50,000, every class in proportion).
 
     Args:
       config: which data set, where it lies, how much of it.
-      seed: chooses the validation images and the subsets of the limits; at least 0.
+      seed: chooses the validation images and the subsets of the training and validation limits; at least 0.
 
     Raises:
       DataError: the data set is unknown, missing, damaged or unfit for these networks.
@@ -44,14 +44,14 @@ def load(config: DataConfig, *, seed: int) -> Dataset:
     source = _read(config)
     train, test, names = source.train, source.test, source.class_names
     if test is None:
-        train, test = hold_out(train, TEST_FRACTION, np.random.default_rng(_TEST_SEED), names)
+        train, test = hold_out(train, TEST_FRACTION, generator(_TEST_SEED, Stream.TEST_SPLIT), names)
     _check_shapes(config.dataset, train, test)
-    train, val = hold_out(train, config.val_fraction, _rng(seed, _VALIDATION), names)
+    train, val = hold_out(train, config.val_fraction, generator(seed, Stream.VALIDATION_SPLIT), names)
     return Dataset(
         name=config.dataset,
-        train=limit(train, config.train_limit, _rng(seed, _TRAIN_LIMIT), setting="train_limit"),
-        val=limit(val, config.eval_limit, _rng(seed, _VAL_LIMIT), setting="eval_limit"),
-        test=limit(test, config.eval_limit, _rng(seed, _TEST_LIMIT), setting="eval_limit"),
+        train=limit(train, config.train_limit, generator(seed, Stream.TRAIN_LIMIT), setting="train_limit"),
+        val=limit(val, config.eval_limit, generator(seed, Stream.VAL_LIMIT), setting="eval_limit"),
+        test=limit(test, config.eval_limit, generator(_TEST_SEED, Stream.TEST_LIMIT), setting="eval_limit"),
         class_names=names,
         flip=source.flip,
     )
@@ -66,21 +66,19 @@ def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Au
       cutout: side of the square of the stage at hand: -1 is half the image, 16 at 32; 0 is none.
 
     Raises:
-      DataError: the padding is as large as the image.
+      DataError: the padding is as large as the image, or the square covers it wherever its centre is.
     """
     side = min(dataset.image_shape[:2])
     pad = round(side / 8) if config.pad < 0 else config.pad
     if pad >= side:
-        raise DataError(f"`pad` must be smaller than the image, {side} pixels. Received: {pad}.")
+        raise DataError(f"--pad must be smaller than the image, {side} pixels. Received: {pad}.")
+    if cutout >= 2 * side:
+        raise DataError(f"--cutout must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
     return Augmentation(
         pad=pad,
         flip=dataset.flip if config.flip == "auto" else config.flip == "on",
         cutout=side // 2 if cutout < 0 else cutout,
     )
-
-
-def _rng(seed: int, stream: int) -> np.random.Generator:
-    return np.random.default_rng((seed, stream))
 
 
 def _read(config: DataConfig) -> Source:
@@ -131,6 +129,6 @@ def _check_shapes(name: str, train: Split, test: Split) -> None:
     if height % 4 or width % 4:
         side = max(4, round(min(height, width) / 4) * 4)
         raise DataError(
-            f"Height and width must be divisible by 4: networks halve them twice. "
+            f"Height and width of images must be divisible by 4: networks of three segments halve them twice. "
             f"The images of '{name}' are {width} x {height}.\nPass --image_size={side}."
         )

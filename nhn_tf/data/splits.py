@@ -5,10 +5,12 @@ Letters: N images, H W height and width, C channels (1 grey, 3 RGB).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
+from nhn_tf import files
 from nhn_tf.errors import UserError
 
 
@@ -101,6 +103,14 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex digest of every image and label in its order, and of the class names."""
+        arrays = {"class_names": np.array(self.class_names)}
+        for part, split in (("train", self.train), ("val", self.val), ("test", self.test)):
+            arrays |= {f"{part}/images": split.images, f"{part}/labels": split.labels}
+        return files.digest_arrays(arrays)
 
 
 def apportion(counts: np.ndarray, total: int, *, leave: int = 0) -> np.ndarray:
@@ -197,5 +207,5 @@ def limit(split: Split, count: int, rng: np.random.Generator, *, setting: str) -
         return split
     counts = np.bincount(split.labels)
     if count < (present := np.count_nonzero(counts)):
-        raise DataError(f"`{setting}` must be 0 or at least the number of classes, {present}. Received: {count}.")
+        raise DataError(f"--{setting} must be 0 or at least the number of classes, {present}. Received: {count}.")
     return split.take(np.flatnonzero(choose(split.labels, apportion(counts, count), rng)))

@@ -7,7 +7,7 @@ small.save("small.keras")
 
 from nhn_tf.pruning.api import propose, prunable, prune
 from nhn_tf.pruning.compact import compact, live_costs, live_parameters
-from nhn_tf.pruning.criteria import CRITERIA, Selection, score, select
+from nhn_tf.pruning.criteria import CRITERIA, Selection, random_masks, score, select
 from nhn_tf.pruning.liveness import LayerLiveness, liveness
 from nhn_tf.pruning.masked import apply_masks, masked_layers, masks_of
 from nhn_tf.pruning.report import summary
@@ -29,6 +29,7 @@ __all__ = [
     "propose",
     "prunable",
     "prune",
+    "random_masks",
     "score",
     "select",
     "summary",

@@ -52,15 +52,15 @@ def prune(
       ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, or
         a layer that cannot be pruned; the message names it.
     """
-    chosen = prunable(model, layers)
-    selection = _select(
-        chosen,
+    selection = propose(
+        model,
         threshold=threshold,
         sparsity=sparsity,
         criterion=criterion,
         scope=scope,
         allow_disconnected=allow_disconnected,
         seed=seed,
+        layers=layers,
     )
     for name in selection.rescued:
         warnings.warn(
@@ -68,7 +68,7 @@ def prune(
             "layer lose all of them.",
             stacklevel=2,
         )
-    pruned = _masked_clone(model, frozenset(chosen))
+    pruned = _masked_clone(model, frozenset(selection.masks))
     apply_masks(pruned, selection.masks)
     return pruned
 
@@ -76,27 +76,27 @@ def prune(
 def propose(
     model: keras.Model,
     *,
-    threshold: float | None = None,
-    sparsity: float | None = None,
     criterion: str = "std",
-    scope: str = "global",
-    allow_disconnected: bool = False,
     seed: int = 0,
     layers: Sequence[str] | None = None,
+    **target: Any,
 ) -> criteria.Selection:
     """What `prune` would switch off, with the thresholds and the layers it would rescue; nothing is changed.
 
-    Arguments and errors are those of `prune`.
+    Arguments and errors are those of `prune`; `target` holds `threshold` or `sparsity`, `scope`, `allow_disconnected`.
     """
-    return _select(
-        prunable(model, layers),
-        threshold=threshold,
-        sparsity=sparsity,
-        criterion=criterion,
-        scope=scope,
-        allow_disconnected=allow_disconnected,
-        seed=seed,
-    )
+    chosen = prunable(model, layers)
+    flat = [name for name, layer in chosen.items() if layer.kernel_size == (1, 1)]
+    if criterion == "std" and flat:
+        raise ValueError(
+            f"a 1x1 kernel has no spread: criterion 'std' cannot rank layers {', '.join(flat)}. Use 'l1' or 'l2'."
+        )
+    current = {
+        name: keras.ops.convert_to_numpy(layer.mask) > 0
+        for name, layer in chosen.items()
+        if isinstance(layer, MaskedConv2D)
+    }
+    return criteria.select(criteria.score(kernels_of(chosen), criterion, seed=seed), current=current, **target)
 
 
 def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[str, klayers.Conv2D]:
@@ -135,24 +135,6 @@ def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[st
             f"convolutions by `layers=`. It has: {', '.join(candidates) or 'none'}."
         )
     return found
-
-
-def _select(chosen: dict[str, klayers.Conv2D], **options: Any) -> criteria.Selection:
-    criterion, seed = options.pop("criterion"), options.pop("seed")
-    targets = {key: options[key] for key in ("threshold", "sparsity", "scope")}
-    criteria.check_target(**targets)
-    flat = [name for name, layer in chosen.items() if layer.kernel_size == (1, 1)]
-    if criterion == "std" and flat:
-        raise ValueError(
-            f"a 1x1 kernel has no spread: criterion 'std' cannot rank layers {', '.join(flat)}. Use 'l1' or 'l2'."
-        )
-    scores = criteria.score(kernels_of(chosen), criterion, seed=seed)
-    current = {
-        name: keras.ops.convert_to_numpy(layer.mask) > 0
-        for name, layer in chosen.items()
-        if isinstance(layer, MaskedConv2D)
-    }
-    return criteria.select(scores, current=current, **options)
 
 
 def _masked_clone(model: keras.Model, masked: frozenset[str]) -> keras.Model:

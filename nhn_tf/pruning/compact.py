@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from nhn_tf import complexity
+from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.pruning import channels, graph
 from nhn_tf.pruning.liveness import Analysis, analyse
+from nhn_tf.pruning.rules import RULES
 
 
-def compact(model: keras.Model) -> keras.Model:
+def compact(model: keras.Model, *, keep_masks: bool = False) -> keras.Model:
     """Rebuilds a model without its dead neurons.
 
     A channel goes when the masks leave no live kernel that leads to it, or when nothing alive reads it, over the whole
@@ -24,9 +27,12 @@ def compact(model: keras.Model) -> keras.Model:
     Args:
       model: functional (or built Sequential), of ordinary layers: convolutions, batch normalisation, activations,
         pooling, Concatenate, Add, Flatten, Dense, Dropout and the layers of `nhn_tf`.
+      keep_masks: a MaskedConv2D stays one, for training on. By default it becomes a Conv2D with zeros where a kernel is
+        masked, so that the compacted form of a model of plain Keras layers needs nothing but Keras. Nothing holds those
+        zeros in training; count live parameters and FLOPs on the masked model.
 
     Returns:
-      A new functional model, not compiled. Layers keep their names and classes, a MaskedConv2D its mask; layers
+      A new functional model, not compiled. Layers keep their names, and but for MaskedConv2D their classes; layers
       without a live output are gone.
 
     Raises:
@@ -39,7 +45,10 @@ def compact(model: keras.Model) -> keras.Model:
     for name, node in analysis.graph.nodes.items():
         if name not in cuts:
             continue
-        layer = type(node.layer).from_config({**node.layer.get_config(), **cuts[name].config})
+        kind, weights = type(node.layer), cuts[name].weights
+        if kind is MaskedConv2D and not keep_masks:
+            kind, weights = keras.layers.Conv2D, _unmasked(weights)
+        layer = kind.from_config({**node.layer.get_config(), **cuts[name].config})
         if not node.parents:
             tensors[name] = layer.output
             continue
@@ -47,13 +56,19 @@ def compact(model: keras.Model) -> keras.Model:
         inputs = [tensors[parent] for parent, kept in read if kept.any()]
         tensors[name] = layer(inputs if node.is_list else inputs[0], *node.args, **node.kwargs)
         for variable in layer.variables:
-            variable.assign(cuts[name].weights[variable.name])
+            variable.assign(weights[variable.name])
 
     inputs, outputs = (
         keras.tree.map_structure(lambda tensor: tensors[graph.layer_of(tensor)], part)
         for part in graph.structure_of(model)
     )
     return keras.Model(inputs, outputs, name=model.name)
+
+
+def _unmasked(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights of a Conv2D that computes what a MaskedConv2D does."""
+    plain = {name: weight for name, weight in weights.items() if name != "mask"}
+    return {**plain, "kernel": weights["kernel"] * (weights["mask"] > 0)}
 
 
 def cut_layers(analysis: Analysis) -> dict[str, channels.Cut]:
@@ -66,7 +81,7 @@ def cut_layers(analysis: Analysis) -> dict[str, channels.Cut]:
         kept_inputs = analysis.kept_inputs(name)
         shift = cuts[node.parents[0]].shift if len(node.parents) == 1 else np.zeros(kept.sum())
         site = analysis.sites[name]
-        rule = channels.RULES[type(site.layer)]
+        rule = RULES[type(site.layer)]
         cuts[name] = rule.cut(site, analysis.inputs(name), kept_inputs, kept, shift)
     return cuts
 

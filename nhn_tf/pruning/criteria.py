@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -127,6 +127,11 @@ def check_target(*, threshold: float | None, sparsity: float | None, scope: str)
         raise ValueError(f"`threshold` must be finite and at least 0. Received: {threshold}.")
     if sparsity is not None and not 0 <= sparsity < 1:
         raise ValueError(f"`sparsity` must be in [0, 1). Received: {sparsity}.")
+    check_scope(scope)
+
+
+def check_scope(scope: str) -> None:
+    """Raises a ValueError unless `scope` is in `SCOPES`."""
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {', '.join(SCOPES)}. Received: {scope!r}.")
 
@@ -172,11 +177,11 @@ def select(
         masks = {name: wanted[name] | protected[name] for name in scores}
         thresholds = dict.fromkeys(scores, float(threshold))
     elif sparsity is not None:
-        groups = [list(scores)] if scope == "global" else [[name] for name in scores]
+        groups = _groups(scores, scope)
         order = (scores, alive, candidates)
         nothing = {name: np.zeros_like(mask) for name, mask in alive.items()}
         wanted, masks, thresholds = {}, {}, {}
-        for group in filter(None, groups):
+        for group in groups:
             free = _drop_lowest(group, *order, nothing, sparsity)
             lowest = min((float(scores[n][m].min()) for n, m in free.items() if m.any()), default=math.inf)
             wanted.update(free)
@@ -189,6 +194,38 @@ def select(
         rescued=tuple(n for n in scores if masks[n].any() and not wanted[n].any()),
         disconnected=tuple(n for n in scores if not masks[n].any()),
     )
+
+
+def random_masks(masks: Mapping[str, np.ndarray], *, scope: str = "global", seed: int = 0) -> Masks:
+    """Masks that keep as many kernels, but any: the control for masks that a criterion chose, however few they keep.
+
+    Args:
+      masks: layer name to bool [Cin, Cout]; all kept to none kept.
+      scope: whether each `layer` keeps as many as it did, or all of them together (`global`).
+      seed: of the choice, which is uniform.
+
+    Raises:
+      ValueError: unknown scope.
+    """
+    check_scope(scope)
+    rng = np.random.default_rng(seed)
+    shuffled: dict[str, np.ndarray] = {}
+    for group in _groups(sorted(masks), scope):
+        kept = np.concatenate([masks[name].ravel() for name in group])
+        shuffled.update(_split(rng.permutation(kept), masks, group))
+    return Masks(shuffled)
+
+
+def _groups(names: Iterable[str], scope: str) -> list[list[str]]:
+    """The layers that share one target: all, or each alone."""
+    return [group for group in ([list(names)] if scope == "global" else [[name] for name in names]) if group]
+
+
+def _split(flat: np.ndarray, like: Mapping[str, np.ndarray], group: Sequence[str]) -> dict[str, np.ndarray]:
+    """The layers' arrays, of the shapes in `like`, from all their entries in a row."""
+    ends = np.cumsum([like[name].size for name in group])[:-1]
+    parts = zip(group, np.split(flat, ends), strict=True)
+    return {name: part.reshape(like[name].shape) for name, part in parts}
 
 
 def _current_mask(name: str, scores: np.ndarray, current: Mapping[str, np.ndarray] | None) -> np.ndarray:
@@ -234,6 +271,4 @@ def _drop_lowest(
     order = np.lexsort((flat(alive), flat(scores), keep, never))
     gone = min(round(sparsity * keep.size), keep.size - int(never.sum()))
     keep[order[:gone]] = False
-    ends = np.cumsum([scores[name].size for name in group])[:-1]
-    parts = zip(group, np.split(keep, ends), strict=True)
-    return {name: part.reshape(scores[name].shape) for name, part in parts}
+    return _split(keep, scores, group)

@@ -14,6 +14,9 @@ import keras
 import numpy as np
 
 from nhn_tf.pruning import channels, graph
+from nhn_tf.pruning.carrying import ConcatenateRule
+from nhn_tf.pruning.mixing import ConvRule
+from nhn_tf.pruning.rules import RULES, rule_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +73,8 @@ class Analysis:
         site = self.sites[name]
         if not self.kept[name].any():
             return [np.zeros_like(kept) for kept in parents]
-        if isinstance(channels.RULES[type(site.layer)], channels.ConcatenateRule):
-            return channels.ConcatenateRule.split(site, self.kept[name])
+        if isinstance(RULES[type(site.layer)], ConcatenateRule):
+            return ConcatenateRule.split(site, self.kept[name])
         return parents
 
 
@@ -83,7 +86,7 @@ def analyse(model: keras.Model) -> Analysis:
     """
     traced = graph.trace(model)
     sites = {name: _site(traced, node) for name, node in traced.nodes.items()}
-    rules = {name: channels.rule_of(site) for name, site in sites.items()}
+    rules = {name: rule_of(site) for name, site in sites.items()}
     constants: dict[str, channels.Channels] = {}
     for name, node in traced.nodes.items():
         inputs = [constants[parent] for parent in node.parents]
@@ -105,8 +108,8 @@ def liveness(model: keras.Model) -> dict[str, LayerLiveness]:
     counts = {}
     for name, site in analysis.sites.items():
         kept_inputs, kept = analysis.kept_inputs(name), analysis.kept[name]
-        rule, kernels, live_kernels = channels.RULES[type(site.layer)], 0, 0
-        if isinstance(rule, channels.ConvRule):
+        rule, kernels, live_kernels = RULES[type(site.layer)], 0, 0
+        if isinstance(rule, ConvRule):
             connected = rule.connected(site)
             kernels, live_kernels = connected.size, int(connected[kept_inputs[0]][:, kept].sum())
         counts[name] = LayerLiveness(

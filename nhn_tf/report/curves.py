@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,8 @@ from nhn_tf.report.reading import Run, StageRecord, Table
 _TRAININGS: Final = {"base": "Base network", "pruned": "Pruned network", "final": "Final network"}
 _ADDON_SEARCHES: Final = {"lds_location": "Search for locations", "lds_direction": "Search for directions"}
 _COLORS: Final = (plots.BLUE, plots.GREEN, plots.ORANGE, "#7B4FA3", plots.MUTED)
+
+_LEVEL_COLORS: Final = {"found": plots.BLUE, "random search": plots.ORANGE, "no add-ons": plots.MUTED}
 
 # Level lines of the architecture search: figure in done.json -> label, colour.
 _LEVELS: Final = {
@@ -77,21 +80,20 @@ def _addon_searches(stages: Sequence[StageRecord]) -> Figure | None:
     stages = [stage for stage in stages if _fitness_columns(stage.history)]
     if not stages:
         return None
-    figure, grid = _row_of(len(stages))
+    figure, grid = _row_of(len(stages), same_scale=False)
     for axes, stage in zip(grid, stages, strict=True):
         for column, color in zip(_fitness_columns(stage.history), _COLORS, strict=False):
             _curve(axes, stage.history, column, column.replace("_", " "), color)
         rows = results.controls(stage)
-        level = dict.fromkeys((row["figure"], row["found"]) for row in rows)
-        for name, value in level:
-            axes.axhline(value, color=plots.BLUE, linestyle="--", linewidth=1.2, label=f"found: {_words(name)}")
-        styles = {"random search": plots.ORANGE, "no add-ons": plots.MUTED}
-        for row in rows:
-            label = f"{row['control']}: {_words(row['figure'])}"
-            color = styles[row["control"]]
-            axes.axhline(row["control_value"], color=color, linestyle="--", linewidth=1.2, label=label)
+        levels = [("found", row["figure"], row["found"]) for row in rows]
+        levels += [(row["control"], row["figure"], row["control_value"]) for row in rows]
+        for what, name, value in dict.fromkeys(levels):
+            style = ":" if name.startswith("mean_") else "--"
+            label = f"{what}: {_words(name)}"
+            axes.axhline(value, color=_LEVEL_COLORS[what], linestyle=style, linewidth=1.2, label=label)
+        _zoom(axes)
         _finish(axes, _ADDON_SEARCHES[stage.name], "cycle", "accuracy" if axes is grid[0] else "")
-    return _with_legend_below(figure, grid, columns=3)
+    return _with_legend_below(figure, grid, columns=2)
 
 
 def _words(name: str) -> str:
@@ -106,9 +108,17 @@ def _fitness_columns(history: Table) -> list[str]:
     return list(names)[: len(_COLORS)]
 
 
-def _row_of(count: int) -> tuple[Figure, list[Axes]]:
+def _row_of(count: int, *, same_scale: bool = True) -> tuple[Figure, list[Axes]]:
     figure = plots.new_figure(max(3.4 * count, 5.4), 3.4)
-    return figure, list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+    return figure, list(figure.subplots(1, count, sharey=same_scale, squeeze=False)[0])
+
+
+def _zoom(axes: Axes) -> None:
+    """Fits the scale to the curves and the level lines, and no more."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    low, high = float(values.min()), float(values.max())
+    margin = max(0.06 * (high - low), 0.002)
+    axes.set_ylim(low - margin, high + margin)
 
 
 def _curve(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nhn_tf.report import published
@@ -15,15 +15,22 @@ _KEY_FIGURES = {
     "base": ("test_accuracy", "live_params"),
     "prune": ("kernel_sparsity", "params_removed", "live_params"),
     "pruned": ("test_accuracy", "live_params"),
-    "lds_location": ("val_accuracy", "random_search_val_accuracy", "best_fitness"),
-    "lds_direction": ("val_accuracy", "best_fitness"),
+    "lds_location": ("val_accuracy", "random_search_val_accuracy", "no_addons_val_accuracy"),
+    "lds_direction": ("val_accuracy", "no_addons_val_accuracy"),
     "final": ("test_accuracy", "live_params"),
 }
 
+# For each picture its caption, and the stages whose points it shows.
 _CAPTIONS = {
-    "enas": "Architecture search: rewards are accuracies on one validation batch, level lines on all of validation.",
-    "training": "Training of the base, the pruned and the final network.",
-    "lds": "Add-on search: fitness of each cycle, and its controls.",
+    "enas": (
+        "Architecture search: rewards are accuracies on one validation batch, level lines on all of validation.",
+        ("enas",),
+    ),
+    "training": ("Training of the base, the pruned and the final network.", ("base", "pruned", "final")),
+    "lds": (
+        "Add-on search: fitness of each cycle, on a few evaluation batches; level lines on all evaluation images.",
+        ("lds_location", "lds_direction"),
+    ),
 }
 
 
@@ -41,7 +48,7 @@ def render(results: Json, pictures: Sequence[str]) -> str:
         _stages(results),
         _ablations(results["ablations"]),
         _controls(results["controls"]),
-        _convergence([name for name in pictures if name in _CAPTIONS]),
+        _convergence(results, [name for name in pictures if name in _CAPTIONS]),
         _pruning(results),
         _settings(results["settings"]),
         _all_figures(results["stages"]),
@@ -76,8 +83,8 @@ def _network(results: Json, has_picture: bool) -> str:
     if has_picture:
         lines += ["![The discovered network](network.png)", ""]
     lines += [
-        f"As stage {genotype['stage']} left it, in ENAS's text form: a row for each layer, the op's code and then a "
-        f"bit for each output before the layer's own input.",
+        f"As stage {genotype['stage']} left it (`{genotype['source']}`), in ENAS's text form: a row for each layer, "
+        f"the op's code and then a bit for each output before the layer's own input.",
         "",
         "```",
         genotype["enas_text"].rstrip("\n"),
@@ -126,20 +133,18 @@ def _stages(results: Json) -> str:
         metrics = stage.get("metrics", {})
         keys = [name for name in _KEY_FIGURES[stage["stage"]] if metrics.get(name) is not None]
         told = ", ".join(f"{name} {figure(name, metrics[name])}" for name in keys)
-        rows.append((stage["stage"], stage["state"], time, stage["paper"]["time"], device, told))
+        source = f"`{stage['source']}`" if "source" in stage else ""
+        rows.append((stage["stage"], stage["state"], time, stage["paper"]["time"], device, told, source))
     total = _clock(results["computed"]["wall_s"])
-    rows.append(("**all finished**", "", f"**{total}**", f"{published.HOURS_TOTAL}", "", ""))
-    head = ("stage", "state", "wall time (h:mm:ss)", f"paper, {published.DEVICE}", "device", "result")
+    rows.append(("**all finished**", "", f"**{total}**", published.HOURS_TOTAL, "", "", "computed"))
+    head = ("stage", "state", "wall time (h:mm:ss)", f"paper, {published.DEVICE}", "device", "result", "source")
     return "\n".join(["## Stages", "", _table(head, rows, right=(2,)), "", published.HOURS_NOTE])
 
 
 def _ablations(rows: list[Json]) -> str:
     if not rows:
         return ""
-    cells = [
-        (row["what"], figure(row["figure"], row["value"]), row["paper"]["value"], f"{row['stage']}: {row['figure']}")
-        for row in rows
-    ]
+    cells = [(row["what"], figure(row["figure"], row["value"]), row["paper"]["value"], _source(row)) for row in rows]
     head = ("network", "measured", "paper (CIFAR-10, cutout)", "source")
     return "\n".join(["## Ablations: test accuracy along the way", "", _table(head, cells, right=(1, 2))])
 
@@ -151,28 +156,49 @@ def _controls(rows: list[Json]) -> str:
     for row in rows:
         pair = (figure(row["figure"], row["found"]), figure(row["figure"], row["control_value"]))
         gain = f"{100 * row['computed']['gain']:+.2f} points"
-        cells.append((row["stage"], row["figure"], pair[0], row["control"], pair[1], gain))
-    head = ("search", "figure", "found", "control", "control's", "gain")
+        cells.append((row["stage"], row["figure"], pair[0], row["control"], pair[1], gain, f"`{row['source']}`"))
+    head = ("search", "figure", "found", "control", "control's", "gain", "source")
     return "\n".join(["## The searches beside their controls", "", _table(head, cells, right=(2, 4, 5))])
 
 
-def _convergence(names: Sequence[str]) -> str:
+def _convergence(results: Json, names: Sequence[str]) -> str:
+    """The curves and the files that they were drawn from."""
     if not names:
         return ""
-    pictures = [f"![{_CAPTIONS[name]}]({name}.png)\n\n{_CAPTIONS[name]}" for name in names]
-    return "## Convergence\n\n" + "\n\n".join(pictures)
+    points = results["convergence"]
+    levels = {stage["stage"]: stage["source"] for stage in results["stages"] if "source" in stage}
+    parts = []
+    for name in names:
+        caption, stages = _CAPTIONS[name]
+        told = f"Curves: {_sources(points, stages)}."
+        if lines := _sources(levels, stages):
+            told += f" Level lines: {lines}."
+        parts.append(f"![{caption}]({name}.png)\n\n{caption} {told}")
+    return "## Convergence\n\n" + "\n\n".join(parts)
+
+
+def _sources(files: Mapping[str, str], stages: Sequence[str]) -> str:
+    """The files of those stages that have one."""
+    return ", ".join(f"`{files[stage]}`" for stage in stages if stage in files)
 
 
 def _pruning(results: Json) -> str:
     parts = []
-    # Layers without a kernel to prune tell nothing.
-    if rows := [row for row in results["pruning_by_layer"] if row.get("kernels") != 0]:
+    if pruning := results["pruning"]:
+        sums = {"layer": "**all of them**", **pruning["computed"]["sums"]}
+        # Layers without a kernel tell nothing.
+        rows = [row for row in pruning["layers"] if row.get("kernels") != 0]
         names = list(dict.fromkeys(name for row in rows for name in row))
         cells = [[figure(name, row.get(name)) for name in names] for row in rows]
-        head = [name.replace("_", " ") for name in names]
-        parts.append(_table(head, cells, right=range(1, len(names))))
+        cells.append([figure(name, sums[name]) if name in sums else "" for name in names])
+        parts.append(_table([name.replace("_", " ") for name in names], cells, right=range(1, len(names))))
+        parts.append(
+            f"From `{pruning['source']}`; the last line is computed. Kept are kernels between live neurons: a mask "
+            f"may keep more, which lead to or from a dead neuron."
+        )
     if results["sensitivities"]:
-        parts.append(f"![How sensitive the kernels are, and the threshold]({results['sensitivities']})")
+        picture = results["sensitivities"]
+        parts.append(f"![How sensitive the kernels are, and the threshold]({picture})\n\n`{picture}`")
     return "\n\n".join(["## Pruning by layer", *parts]) if parts else ""
 
 
@@ -195,6 +221,10 @@ def _all_figures(stages: list[Json]) -> str:
 
 
 # Cells.
+
+
+def _source(row: Json) -> str:
+    return f"`{row['source']}`: {row['figure']}"
 
 
 def figure(name: str, value: Any) -> str:

@@ -27,7 +27,7 @@ class StageRecord:
       config: config.json; None when the stage has not begun.
       done: done.json; None when it has not finished.
       history: metrics.csv, one row for each epoch or cycle; empty cells are left out.
-      layers: the per-layer table of pruning as it was written, a mapping of strings for each layer.
+      layers: layers.csv, the per-layer table of pruning, a mapping of strings for each layer.
     """
 
     name: str
@@ -109,7 +109,7 @@ def _read_stage(stage: StageDirectory) -> StageRecord:
         return record
     config = stage.record()
     sections = ("config", "data", "compute")
-    if not isinstance(config, dict) or not all(isinstance(config.get(section), dict) for section in sections):
+    if not all(isinstance(config[section], dict) for section in sections):
         raise _damaged(stage, "config.json", f"must have the sections {', '.join(sections)}")
     return dataclasses.replace(
         record,
@@ -122,8 +122,6 @@ def _read_stage(stage: StageDirectory) -> StageRecord:
 
 def _read_done(stage: StageDirectory) -> dict[str, Any]:
     done = stage.done()
-    if not isinstance(done, dict):
-        raise _damaged(stage, "done.json", "must be an object")
     kinds: dict[str, Any] = {"stage": str, "metrics": dict, "wall_s": (int, float), "device": str}
     for key, kind in kinds.items():
         if not isinstance(done.get(key), kind):

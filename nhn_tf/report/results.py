@@ -1,7 +1,8 @@
 """results.json: everything the report says, as one JSON value.
 
-Its measured figures are copies of figures in a done.json, under the name they have there. What is calculated from them
-stands under a key `computed`, what the paper states under a key `paper`.
+Its measured figures are copies of figures in a file of the run, under the name they have there, and `source` beside
+them is that file: a done.json, but for the layers of pruning. What is calculated from them stands under a key
+`computed`, what the paper states under a key `paper`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,12 @@ SEARCHES: Final = ("enas", "lds_location", "lds_direction")
 # Stages that end in a trained network, and what its row in Table 1 is called.
 TRAINED: Final = {"base": "ENAS base network", "pruned": "pruned and retrained", "final": "NHN"}
 
-# In a search's figures: part of the name of a control's figure -> what the control is. Without that part it is the
-# name of the search's own figure.
-CONTROLS: Final = {
-    "random_search_": "random search",
-    "random_": "random search",
-    "no_addons_": "no add-ons",
-    "_without_addons": "no add-ons",
-    "_no_addons": "no add-ons",
-}
+# In a search's figures: first part of the name of a control's figure -> what the control is. Without that part it is
+# the name of the search's own figure.
+CONTROLS: Final = {"random_search_": "random search", "no_addons_": "no add-ons"}
+
+# Of the per-layer table of pruning: what is summed up.
+_COUNTS: Final = ("kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops")
 
 # Whether the schedule is gradual -> what the network is, and where the paper's figure for it stands.
 _AFTER_PRUNING: Final = {
@@ -58,7 +56,8 @@ def collect(run: Run) -> Json:
         "ablations": _ablations(run),
         "controls": [row for name in SEARCHES for row in controls(run.stages[name])],
         "settings": settings_beside_the_paper(run),
-        "pruning_by_layer": _layers(run.stages["prune"]),
+        "convergence": {stage.name: f"{stage.directory}/metrics.csv" for stage in run.begun if stage.history},
+        "pruning": _pruning(run.stages["prune"]),
         "sensitivities": _sensitivities(run),
     }
 
@@ -203,10 +202,11 @@ def finite(metrics: Json) -> dict[str, float]:
 
 
 def _genotype(run: Run) -> Json | None:
-    if run.genotype is None:
+    if run.genotype is None or run.genotype_stage is None:
         return None
     return {
         "stage": run.genotype_stage,
+        "source": f"{run.stages[run.genotype_stage].directory}/genotype.json",
         "enas_text": run.genotype.to_enas_text(),
         "addons": addons(run.genotype),
         "digest": run.genotype.digest,
@@ -240,11 +240,10 @@ def _ablations(run: Run) -> list[Json]:
     """Test accuracies along the way, those that there are; names as in done.json."""
     prune = run.stages["prune"]
     gradual = bool(prune.config and prune.config["config"].get("schedule") == "gradual")
-    after = "test_accuracy_after" if "test_accuracy_after" in prune.metrics else "test_accuracy"
     wanted = (
         ("base", "test_accuracy", "base network", "base"),
         ("prune", "test_accuracy_before", "base network, measured again before pruning", None),
-        ("prune", after, *_AFTER_PRUNING[gradual]),
+        ("prune", "test_accuracy", *_AFTER_PRUNING[gradual]),
         ("prune", "random_test_accuracy", "random pruning at the same sparsity, before retraining", None),
         ("pruned", "test_accuracy", "pruned and retrained, no add-ons", "pruned"),
         ("final", "test_accuracy", "final network", "final"),
@@ -255,19 +254,22 @@ def _ablations(run: Run) -> list[Json]:
         value = finite(run.stages[name].metrics).get(figure)
         if value is not None:
             told = published.ACCURACY[paper] if paper else "—"
-            rows.append({"stage": name, "what": what, "figure": figure, "value": value, "paper": {"value": told}})
+            source = f"{run.stages[name].directory}/done.json"
+            row = {"stage": name, "source": source, "what": what, "figure": figure, "value": value}
+            rows.append({**row, "paper": {"value": told}})
     return rows
 
 
 def controls(stage: StageRecord) -> list[Json]:
-    """A search's accuracies and fitness beside those of its controls."""
+    """A search's accuracies beside those of its controls."""
     metrics = finite(stage.metrics)
     rows: list[Json] = []
     for name, value in metrics.items():
-        marker = next((marker for marker in CONTROLS if marker in name), None)
-        own = name.replace(marker, "") if marker else ""
-        if marker and own in metrics and ("accuracy" in own or "fitness" in own):
-            row = {"stage": stage.name, "figure": own, "found": metrics[own], "control": CONTROLS[marker]}
+        marker = next((marker for marker in CONTROLS if name.startswith(marker)), None)
+        own = name.removeprefix(marker) if marker else ""
+        if marker and own in metrics and "accuracy" in own:
+            row: Json = {"stage": stage.name, "source": f"{stage.directory}/done.json", "figure": own}
+            row |= {"found": metrics[own], "control": CONTROLS[marker]}
             row |= {"control_figure": name, "control_value": value, "computed": {"gain": metrics[own] - value}}
             rows.append(row)
     return rows
@@ -294,14 +296,19 @@ def settings_beside_the_paper(run: Run) -> list[Json]:
     return rows
 
 
-def _layers(stage: StageRecord) -> list[Json]:
-    """The per-layer table of pruning: from done.json, else from layers.csv; a cell is a number or a text."""
-    layers = (stage.done or {}).get("layers") or stage.metrics.get("layers")
-    if isinstance(layers, dict):
-        layers = [{"layer": name, **row} for name, row in layers.items() if isinstance(row, dict)]
-    if not isinstance(layers, list) or not all(isinstance(row, dict) for row in layers):
-        layers = [{name: _number(cell) for name, cell in row.items()} for row in stage.layers]
-    return _jsonable(layers)
+def _pruning(stage: StageRecord) -> Json | None:
+    """layers.csv, a cell a number or a text, with the sums over its layers; None where there is none.
+
+    Where a column `prunable` says which layers have masks (0 or 1), only those are listed: their kernels are those
+    that the sparsity counts.
+    """
+    layers: list[Json] = [{name: _number(cell) for name, cell in row.items()} for row in stage.layers]
+    layers = [row for row in layers if row.pop("prunable", 1) == 1]
+    if not layers:
+        return None
+    counted = [name for name in _COUNTS if all(isinstance(row.get(name), int) for row in layers)]
+    sums = {name: sum(row[name] for row in layers) for name in counted}
+    return {"source": f"{stage.directory}/layers.csv", "layers": _jsonable(layers), "computed": {"sums": sums}}
 
 
 def _sensitivities(run: Run) -> str | None:

@@ -1,9 +1,10 @@
 """The searches, `EnasSearch`, `LocationSearch` and `DirectionSearch`, and the parts they are made of."""
 
 from nhn_tf.search.controller import Controller
+from nhn_tf.search.directions import DirectionSearch
 from nhn_tf.search.enas import EnasSearch
 from nhn_tf.search.evolution import Evolution, Population
-from nhn_tf.search.lds import DirectionSearch, LocationSearch
+from nhn_tf.search.locations import LocationSearch
 from nhn_tf.search.searcher import SearchCallback, Searcher, Trial
 
 __all__ = [

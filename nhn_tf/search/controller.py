@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from nhn_tf.layers import kernels
+from nhn_tf.randomness import Stream, generator
 from nhn_tf.space import Space
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Policy(keras.layers.Layer):
         self.temperature = temperature
         self.seed = seed
 
-        rng = np.random.default_rng(seed)
+        rng = generator(seed, Stream.CONTROLLER_INIT)
 
         def uniform() -> keras.initializers.Initializer:
             return keras.initializers.RandomUniform(-INIT_RANGE, INIT_RANGE, seed=int(rng.integers(2**31)))

@@ -8,7 +8,6 @@ is the one that Li & Talwalkar (2019) ask for.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import logging
 import math
 import os
@@ -23,6 +22,8 @@ from nhn_tf.configs import EnasConfig
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.genotype import Genotype
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
+from nhn_tf.randomness import Stream
+from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller, assign_arrays
 from nhn_tf.search.searcher import Searcher, Trial, rank
 from nhn_tf.space import Space
@@ -31,17 +32,6 @@ logger = logging.getLogger(__name__)
 
 CONTROLLER, RANDOM = "controller", "random"  # sources of trials
 RANKED_AT_ONCE = 50  # architectures measured between two signs of life
-
-
-class Stream(enum.IntEnum):
-    """What random numbers are drawn for; each purpose has generators of its own."""
-
-    CONTROLLER_INIT = 0
-    CHILD = 1  # the architectures that the supernet trains on
-    CONTROLLER = 2  # those that the controller learns from
-    FINAL = 3  # those that are ranked at the end
-    RANDOM = 4  # the random control
-    REWARD_ORDER = 5  # order of the validation images in rewards
 
 
 class EnasSearch(Searcher):
@@ -105,8 +95,7 @@ class EnasSearch(Searcher):
             use_batch_statistics=config.reward_bn == "batch",
             seed=seed,
         )
-        controller_seed = int(self.rng(Stream.CONTROLLER_INIT).integers(2**31))
-        self.controller = Controller.from_config(space, config, seed=controller_seed)
+        self.controller = Controller.from_config(space, config, seed=seed)
         self._restored_optimizer: dict[str, np.ndarray] = {}
 
     # The loop.
@@ -234,7 +223,7 @@ class EnasSearch(Searcher):
     def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
         """Ranks the controller's architectures and the random ones on the whole validation split."""
         config = self.config
-        sampled = distinct_rows(self.controller.sample(config.final_samples, self.rng(Stream.FINAL)))
+        sampled = distinct_rows(self.controller.sample(config.final_samples, self.rng(Stream.FINAL_ARCHITECTURES)))
         found = self._rank(sampled, CONTROLLER)
         control: list[Trial] = []
         if config.random_control:
@@ -253,12 +242,8 @@ class EnasSearch(Searcher):
 
     def _random_architectures(self, count: int) -> np.ndarray:
         """`count` distinct architectures, uniformly drawn; fewer only where the space is nearly exhausted."""
-        rng = self.rng(Stream.RANDOM)
-        drawn = distinct_rows(self.space.sample(rng, count))
-        for _ in range(20):
-            if len(drawn) < count:
-                drawn = distinct_rows(np.concatenate([drawn, self.space.sample(rng, count)]))
-        return drawn[:count]
+        rng = self.rng(Stream.RANDOM_ARCHITECTURES)
+        return draw_distinct(lambda wanted: self.space.sample(rng, wanted), count)
 
     def _rank(self, genes: np.ndarray, source: str) -> list[Trial]:
         """Trials of architectures int32 [n, G], best first."""
@@ -328,12 +313,6 @@ class _StepReporter(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.searcher.report_step(batch + 1, self.steps)
-
-
-def distinct_rows(genes: np.ndarray) -> np.ndarray:
-    """The different rows of int [n, G], each where it first stood."""
-    _, first = np.unique(genes, axis=0, return_index=True)
-    return genes[np.sort(first)]
 
 
 def _mean_score(trials: Sequence[Trial]) -> float | None:

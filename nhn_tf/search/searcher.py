@@ -27,6 +27,7 @@ from nhn_tf import files
 from nhn_tf.configs import GradientConfig
 from nhn_tf.genotype import Genotype
 from nhn_tf.masks import Masks
+from nhn_tf.randomness import Stream, generator
 from nhn_tf.space import Space
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,11 @@ def rank(trials: Sequence[Trial]) -> list[Trial]:
 
 
 class SearchCallback(Protocol):
-    """What `search` calls. A callback may also have `on_step_end(searcher, step, steps)`, within an epoch."""
+    """What `search` calls.
+
+    A callback may also have `on_step_end(searcher, step, steps)`, called within an epoch, and while the final
+    candidates are measured: then `searcher.concluding` is true and the steps are theirs.
+    """
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: dict[str, float]) -> None:
         """After all that epoch `epoch` (from 0) does; the searcher's state already counts it as finished."""
@@ -84,6 +89,7 @@ class Searcher(abc.ABC):
       history: the metrics of each of them.
       trials: the architectures kept at the end, best first.
       results: the search's figures, `None` until it has finished.
+      concluding: whether the final candidates are being measured: no epoch is under way any more.
     """
 
     source = "search"  # of the trials that `get_best_genotypes` chooses among
@@ -108,6 +114,7 @@ class Searcher(abc.ABC):
         self.history: list[dict[str, float]] = []
         self.trials: list[Trial] = []
         self.results: dict[str, Any] | None = None
+        self.concluding = False
         self._callbacks: Sequence[SearchCallback] = ()
 
     # What a subclass provides.
@@ -182,7 +189,11 @@ class Searcher(abc.ABC):
     def finish(self) -> dict[str, Any]:
         """Ranks the final candidates, unless that has been done, and returns `results`."""
         if self.results is None:
-            self.trials, self.results = self.conclude()
+            self.concluding = True
+            try:
+                self.trials, self.results = self.conclude()
+            finally:
+                self.concluding = False
             if self.project_dir is not None:
                 self.save()
         return self.results
@@ -288,12 +299,12 @@ class Searcher(abc.ABC):
 
     # For subclasses.
 
-    def rng(self, stream: int, epoch: int = 0, step: int = 0) -> np.random.Generator:
-        """The generator of one purpose (`stream`) at one step of one epoch."""
-        return np.random.default_rng((self.seed, stream, epoch, step))
+    def rng(self, stream: Stream, epoch: int = 0, step: int = 0) -> np.random.Generator:
+        """The generator of one purpose at one step of one epoch."""
+        return generator(self.seed, stream, epoch, step)
 
     def report_step(self, step: int, steps: int) -> None:
-        """Tells the callbacks that care that `step` of this epoch's `steps` are done."""
+        """Tells the callbacks that care that `step` of `steps` are done, of this epoch's or of the conclusion's."""
         for callback in self._callbacks:
             if hasattr(callback, "on_step_end"):
                 callback.on_step_end(self, step, steps)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from nhn_tf import training
+from nhn_tf.configs import BaseConfig, EnasConfig, GradientConfig
+from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.space import op_named
 from nhn_tf.stages import pruning, search, train
+from nhn_tf.stages.common import load_feed
 
 _STAGES: dict[str, Callable[[RunDirectory, Settings], dict[str, Any]]] = {
     "enas": search.enas,
@@ -35,3 +39,25 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
     training.set_precision(settings.compute)
     with directory.hold(preset=settings.preset, seed=settings.seed):
         return _STAGES[name](directory, settings)
+
+
+def check(settings: Mapping[str, Settings]) -> None:
+    """Looks at the settings of a whole pipeline together with its data, before the first stage runs.
+
+    Raises:
+      UserError: a stage would refuse later what can be seen now; the message names the stage.
+    """
+    for name, asked in settings.items():
+        try:
+            feed = load_feed(asked)
+            if isinstance(asked.config, GradientConfig):
+                feed.train(asked.config)
+        except UserError as error:
+            raise UserError(f"stage '{name}': {error}") from None
+    enas, base = settings["enas"].expect(EnasConfig), settings["base"].expect(BaseConfig)
+    kinds = {op_named(name).kind for name in enas.ops}
+    if not base.genotype and not kinds & ({"conv", "separable_conv"} if base.separable_as_dense else {"conv"}):
+        raise UserError(
+            "the search can find no full convolution, and nothing else can be pruned.\n"
+            "Give --enas_ops that include one, or leave --base_separable_as_dense on."
+        )

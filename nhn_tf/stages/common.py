@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from nhn_tf import complexity, pruning, training
-from nhn_tf.configs import BaseConfig, GradientConfig, SgdConfig
+from nhn_tf.configs import BaseConfig, Config, DataConfig, FinalConfig, GradientConfig, SgdConfig
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, FollowEpoch, Normalization
 from nhn_tf.errors import UserError
@@ -48,33 +49,74 @@ class Feed:
         )
 
 
-def finished(stage: StageDirectory, done: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Passes on the result of a finished stage, saying that there is nothing to do."""
-    if done:
-        print(f"{stage.name}: already finished in {stage.path} ({done['wall_s']:.0f} s); nothing to do")
-    return done
+def open_stage(
+    directory: RunDirectory,
+    name: str,
+    settings: Settings,
+    *,
+    source: StageDirectory | None = None,
+    genotype: Genotype | None = None,
+) -> tuple[StageDirectory, Feed | None]:
+    """Looks at a stage before it runs: its settings, its data, the stage it builds on. Nothing is written.
+
+    Args:
+      directory: the run.
+      name: the stage.
+      settings: what is asked.
+      source: the finished stage whose weights it starts from, if any.
+      genotype: what it starts from, if anything.
+
+    Returns:
+      The stage, and the batches it is to be run on; None instead when it has finished with these settings on these
+      images.
+
+    Raises:
+      UserError: settings, data or predecessor do not admit it.
+    """
+    stage = directory.stage(name)
+    done = stage.begin(settings, source=source, input_genotype=genotype)
+    if done is None or stage.record()["data"]["data_dir"] != settings.data.data_dir:
+        feed = load_feed(settings)
+        stage.check_data(feed.data.digest)
+        if source is not None:
+            source.check_data(feed.data.digest)
+        if done is None:
+            return stage, feed
+    print(f"{name}: already finished in {stage.path} ({done['wall_s']:.0f} s); nothing to do")
+    return stage, None
 
 
-def load_data(stage: StageDirectory, settings: Settings) -> Feed:
-    """Loads the data and, once that has gone well, starts the stage."""
-    data = datasets.load(settings.data, seed=settings.seed)
-    batch_size = getattr(settings.config, "batch_size", 1)
-    if batch_size > len(data.train):
-        raise UserError(f"--batch_size must not exceed the {len(data.train)} training images. Received: {batch_size}.")
-    feed = Feed(data, settings)
-    stage.start()
+def load_feed(settings: Settings) -> Feed:
+    """The batches that the settings name."""
+    feed = Feed(_load(settings.data, settings.seed), settings)
+    size = getattr(settings.config, "batch_size", 1)
+    images = len(feed.data.train) + (len(feed.data.val) if _uses_validation(settings.config) else 0)
+    if size > images:
+        raise UserError(f"--batch_size must not exceed the {images} training images. Received: {size}.")
     return feed
 
 
+@functools.lru_cache(maxsize=1)
+def _load(config: DataConfig, seed: int) -> datasets.Dataset:
+    """The data set; kept for the next stage of the same process."""
+    return datasets.load(config, seed=seed)
+
+
+def _uses_validation(config: Config) -> bool:
+    return isinstance(config, FinalConfig) and config.train_on_validation
+
+
 def source_stage(directory: RunDirectory, name: str, settings: Settings) -> StageDirectory:
-    """The finished stage that another builds on, checked to have seen the same data."""
-    source = directory.require(name)
-    before, now = source.record()["data"], settings.data.to_json()
+    """The finished stage that another builds on, checked to have been asked for the same data and seed."""
+    source = directory.require(name, settings)
+    record, now = source.record(), settings.data.to_json()
+    before = {**record["data"], "seed": record["seed"]}
+    now["seed"] = settings.seed  # it draws the validation images
     if changed := [name for name in now if name not in NOT_IN_DIGEST and before.get(name) != now[name]]:
         told = "; ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
         raise RunError(
             f"stage '{source.name}' in {source.run.path} ran on other data: {told}.\n"
-            f"Give the same data settings or another --model_dir."
+            f"Give the same data settings and seed, or another --model_dir."
         )
     return source
 
@@ -93,7 +135,13 @@ def inherited(
     init: str = "inherit",
 ) -> keras.Model:
     """The network of a finished stage, with its weights unless `init` is "scratch"."""
-    model = build(directory, source.genotype(), data, dropout=dropout)
+    try:
+        model = build(directory, source.genotype(), data, dropout=dropout)
+    except ValueError as error:
+        raise RunError(
+            f"the network of stage '{source.name}' in {directory.path} is not of the base's form ({error}).\n"
+            f"The base has been run again since: run the stages after it again with --overwrite."
+        ) from None
     if init == "inherit":
         lost = [path for path in weights.transfer(source.weights(), model).missing if "seed_generator" not in path]
         if lost:
@@ -116,9 +164,8 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Trains as the stage's configuration says, from the newest checkpoint if there is one."""
-    config = settings.config
-    assert isinstance(config, SgdConfig)
-    everything = getattr(config, "train_on_validation", False)
+    config = settings.expect(SgdConfig)
+    everything = _uses_validation(config)
     batches = feed.train(config, with_validation=everything)
     training.compile_classifier(
         model,
@@ -126,6 +173,7 @@ def fit(
         label_smoothing=getattr(config, "label_smoothing", 0.0),
         steps_per_execution=settings.compute.steps_per_execution,
     )
+    stage.start(feed.data.digest)
     checkpoint = stage.load_checkpoint()
     if checkpoint:
         training.restore(model, checkpoint.arrays)
@@ -150,16 +198,21 @@ def monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None, *,
     return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)
 
 
-def figures(model: keras.Model, feed: Feed) -> dict[str, float]:
-    """What is reported of every trained network."""
+def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:
+    """What is reported of every trained network; validation images that were trained on measure nothing."""
     test_accuracy = training.accuracy(model, feed.test)
-    params, live = complexity.model_cost(model).params, pruning.live_parameters(model)
+    cost, live = complexity.model_cost(model), pruning.live_costs(model).values()
+    live_params = sum(layer.live_params for layer in live)
     error = 100.0 * (1.0 - test_accuracy)
-    return {
+    found = {
         "test_accuracy": test_accuracy,
         "test_error": error,
-        "val_accuracy": training.accuracy(model, feed.validation),
-        "params": params,
-        "live_params": live,
-        "score": training.score(error, live / 1e6),
+        "params": cost.params,
+        "live_params": live_params,
+        "flops": cost.flops,
+        "live_flops": sum(layer.live_flops for layer in live),
+        "score": training.score(error, live_params / 1e6),
     }
+    if not _uses_validation(settings.config):
+        found["val_accuracy"] = training.accuracy(model, feed.validation)
+    return found

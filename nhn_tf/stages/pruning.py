@@ -12,34 +12,30 @@ import numpy as np
 
 from nhn_tf import complexity, files, plots, pruning, training
 from nhn_tf.configs import PruneConfig
-from nhn_tf.errors import UserError
 from nhn_tf.event_writer import EventWriter
+from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import weights
-from nhn_tf.runs import RunDirectory, Settings, StageDirectory
-from nhn_tf.stages.common import Feed, figures, finished, fit, inherited, load_data, source_stage
+from nhn_tf.runs import RunDirectory, RunError, Settings, StageDirectory
+from nhn_tf.stages.common import Feed, figures, fit, inherited, open_stage, source_stage
 
 
 def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     """Removes the kernels that learned nothing (paper, section 2.2)."""
-    config = settings.config
-    assert isinstance(config, PruneConfig)
+    config = settings.expect(PruneConfig)
     source = source_stage(directory, "base", settings)
-    stage = directory.stage("prune")
-    if done := finished(stage, stage.begin(settings, source=source, input_genotype=source.genotype())):
-        return done
-    feed = load_data(stage, settings)
+    stage, feed = open_stage(directory, "prune", settings, source=source, genotype=source.genotype())
+    if feed is None:
+        return stage.done()
     model = inherited(directory, source, feed.data)
+    pruned = _maskable(model, source)
+    stage.start(feed.data.digest)
     metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
-    try:
-        pruned = pruning.prune(model, sparsity=0.0)
-    except ValueError as error:
-        raise UserError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
     if config.schedule == "gradual":
         thresholds = _prune_gradually(stage, pruned, feed, settings)
     else:
         thresholds = _prune_at_once(model, pruned, settings)
     masks = pruning.masks_of(pruned)
-    metrics |= figures(pruned, feed) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
+    metrics |= figures(pruned, feed, settings) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
     if config.control:
         control = pruning.prune(
             model, sparsity=masks.sparsity, criterion="random", scope=config.scope, seed=settings.seed,
@@ -47,15 +43,28 @@ def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         )  # fmt: skip
         metrics["random_test_accuracy"] = training.accuracy(control, feed.test)
     _write_layers(stage / "layers.csv", pruned)
-    _picture_sensitivities(stage, model if config.schedule == "oneshot" else pruned, config.criterion, thresholds)
+    ranked = model if config.schedule == "oneshot" else pruned
+    _picture_sensitivities(stage, ranked, config.criterion, thresholds, seed=settings.seed)
     genotype = dataclasses.replace(source.genotype(), masks=masks)
     return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
 
 
+def _maskable(model: keras.Model, source: StageDirectory) -> keras.Model:
+    """A copy of the network whose full k x k convolutions can be masked."""
+    if not any(isinstance(layer, MaskedConv2D) for layer in model.layers):
+        raise RunError(
+            f"the network of stage '{source.name}' in {source.run.path} has no full 3x3 or 5x5 convolution to prune.\n"
+            f"Search with --ops that include one, and train the base with --separable_as_dense."
+        )
+    try:
+        return pruning.prune(model, sparsity=0.0)
+    except ValueError as error:
+        raise RunError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
+
+
 def _pruning_options(settings: Settings) -> dict[str, Any]:
     """What the library's pruning functions are asked for."""
-    config = settings.config
-    assert isinstance(config, PruneConfig)
+    config = settings.expect(PruneConfig)
     auto = config.threshold == "auto"
     return {
         "threshold": None if auto else float(config.threshold),
@@ -88,8 +97,7 @@ def _prune_gradually(stage: StageDirectory, masked: keras.Model, feed: Feed, set
     Returns:
       For each layer the least sensitivity that stayed.
     """
-    config = settings.config
-    assert isinstance(config, PruneConfig)
+    config = settings.expect(PruneConfig)
     end = max(1, config.epochs * len(feed.train(config)) * 3 // 4)
     schedule = pruning.PruningSchedule(**_pruning_options(settings), end_step=end, every=max(1, end // 50))
     fit(stage, masked, feed, settings, callbacks=[schedule])
@@ -109,23 +117,24 @@ def _savings(model: keras.Model) -> dict[str, float]:
     return {
         "kxk_params_removed": 1.0 - live / total,
         "params_removed": 1.0 - sum(c.live_params for c in after.values()) / sum(c.params for c in before.values()),
-        "flops": sum(cost.flops for cost in before.values()),
-        "live_flops": sum(cost.live_flops for cost in after.values()),
         "dead_neurons": sum(layers[name].dead_neurons for name in layers if before[name].params),
     }
 
 
 def _write_layers(path: Path, model: keras.Model) -> None:
-    """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after."""
-    layers = pruning.liveness(model)
+    """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after.
+
+    Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons.
+    """
+    layers, masked = pruning.liveness(model), pruning.masked_layers(model)
     before, after = complexity.layer_costs(model), pruning.live_costs(model)
     header = (
-        "layer", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
+        "layer", "prunable", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
     )  # fmt: skip
     rows = [
         (
-            name, layer.kernels, layer.live_kernels, layer.dead_neurons, before[name].params,
-            after[name].live_params, before[name].flops, after[name].live_flops,
+            name, int(name in masked), layer.kernels, layer.live_kernels, layer.dead_neurons,
+            before[name].params, after[name].live_params, before[name].flops, after[name].live_flops,
         )
         for name, layer in layers.items()
         if before[name].params
@@ -134,11 +143,11 @@ def _write_layers(path: Path, model: keras.Model) -> None:
 
 
 def _picture_sensitivities(
-    stage: StageDirectory, model: keras.Model, criterion: str, thresholds: Mapping[str, float]
+    stage: StageDirectory, model: keras.Model, criterion: str, thresholds: Mapping[str, float], *, seed: int
 ) -> None:
     """The histogram of sensitivities with the threshold drawn in, as a file and for TensorBoard."""
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
-    scores = pruning.score(kernels, criterion)
+    scores = pruning.score(kernels, criterion, seed=seed)
     png, (height, width) = plots.std_histogram(scores, thresholds, criterion=criterion)
     with files.atomic_write(stage / "sensitivities.png") as file:
         file.write(png)

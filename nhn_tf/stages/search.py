@@ -13,17 +13,15 @@ from nhn_tf.models import weights
 from nhn_tf.monitor import SearchRecorder
 from nhn_tf.runs import RunDirectory, Settings, StageDirectory
 from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Searcher, Trial
-from nhn_tf.stages.common import Feed, finished, form_of, load_data, monitor, source_stage
+from nhn_tf.stages.common import Feed, form_of, monitor, open_stage, source_stage
 
 
 def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     """Searches an architecture (paper, section 2.1)."""
-    config = settings.config
-    assert isinstance(config, EnasConfig)
-    stage = directory.stage("enas")
-    if done := finished(stage, stage.begin(settings)):
-        return done
-    feed = load_data(stage, settings)
+    config = settings.expect(EnasConfig)
+    stage, feed = open_stage(directory, "enas", settings)
+    if feed is None:
+        return stage.done()
     searcher = EnasSearch(
         config.space,
         config,
@@ -32,7 +30,7 @@ def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         seed=settings.seed,
         steps_per_execution=settings.compute.steps_per_execution,
     )
-    metrics = _search(stage, searcher, feed.train(config), feed.validation)
+    metrics = _search(stage, searcher, feed, (feed.train(config), feed.validation))
     _write_trials(stage / "trials.csv", searcher.trials)
     genotype = searcher.get_best_genotypes(1)[0]
     return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
@@ -40,13 +38,13 @@ def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
 
 def lds_location(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     """Searches the layers that add-on neurons join (paper, section 2.3)."""
-    assert isinstance(settings.config, LocationConfig)
+    settings.expect(LocationConfig)
     return _grow("lds_location", "pruned", LocationSearch, directory, settings)
 
 
 def lds_direction(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     """Searches the connections of the add-on neurons (paper, section 2.3)."""
-    assert isinstance(settings.config, DirectionConfig)
+    settings.expect(DirectionConfig)
     return _grow("lds_direction", "lds_location", DirectionSearch, directory, settings)
 
 
@@ -57,14 +55,12 @@ def _grow(
     directory: RunDirectory,
     settings: Settings,
 ) -> dict[str, Any]:
-    config = settings.config
-    assert isinstance(config, LdsConfig)
+    config = settings.expect(LdsConfig)
     source = source_stage(directory, source_name, settings)
-    stage = directory.stage(name)
     genotype = source.genotype()
-    if done := finished(stage, stage.begin(settings, source=source, input_genotype=genotype)):
-        return done
-    feed = load_data(stage, settings)
+    stage, feed = open_stage(directory, name, settings, source=source, genotype=genotype)
+    if feed is None:
+        return stage.done()
     searcher = search(
         genotype,
         source.weights(),
@@ -76,7 +72,7 @@ def _grow(
         steps_per_execution=settings.compute.steps_per_execution,
     )
     searcher.search_space_summary()
-    metrics = _search(stage, searcher, *_evaluation(feed, config), unit="cycle")
+    metrics = _search(stage, searcher, feed, _evaluation(feed, config), unit="cycle")
     _write_addons(stage / "trials.csv", searcher)
     found = searcher.get_best_genotypes(1)[0]
     return stage.finish(metrics, genotype=found, weights=searcher.network_arrays(found))
@@ -91,9 +87,15 @@ def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
 
 
 def _search(
-    stage: StageDirectory, searcher: Searcher, train: Batches, evaluation: Batches, *, unit: str = "epoch"
+    stage: StageDirectory, searcher: Searcher, feed: Feed, batches: tuple[Batches, Batches], *, unit: str = "epoch"
 ) -> dict[str, Any]:
-    """Runs a search to its end, from its newest checkpoint if there is one; returns its figures."""
+    """Runs a search on (training, evaluation) batches to its end, from its newest checkpoint if there is one.
+
+    Returns:
+      Its figures.
+    """
+    train, evaluation = batches
+    stage.start(feed.data.digest)
     checkpoint = stage.load_checkpoint()
     if checkpoint:
         searcher.restore(checkpoint.arrays, checkpoint.values["search"])

@@ -13,27 +13,25 @@ from nhn_tf.genotype import Genotype
 from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, Settings
-from nhn_tf.stages.common import Feed, build, figures, finished, fit, inherited, load_data, source_stage
+from nhn_tf.stages.common import Feed, build, figures, fit, inherited, open_stage, source_stage
 
 
 def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     """Trains the searched network from scratch (paper, section 2.1)."""
-    config = settings.config
-    assert isinstance(config, BaseConfig)
+    config = settings.expect(BaseConfig)
     if config.genotype:
         genotype = _read_architecture(config.genotype)
     else:
         genotype = source_stage(directory, "enas", settings).genotype()
-    stage = directory.stage("base")
-    if done := finished(stage, stage.begin(settings, input_genotype=genotype)):
-        return done
-    feed = load_data(stage, settings)
+    stage, feed = open_stage(directory, "base", settings, genotype=genotype)
+    if feed is None:
+        return stage.done()
     data = feed.data
     model = network.build(
         genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=config.dropout, **config.form
     )
     fit(stage, model, feed, settings)
-    return stage.finish(figures(model, feed), genotype=genotype, weights=weights.to_arrays(model))
+    return stage.finish(figures(model, feed, settings), genotype=genotype, weights=weights.to_arrays(model))
 
 
 def _read_architecture(path: str) -> Genotype:
@@ -54,18 +52,16 @@ def final(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
 
 
 def _retrain(name: str, source_name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any]:
-    config = settings.config
-    assert isinstance(config, RetrainConfig)
+    config = settings.expect(RetrainConfig)
     source = source_stage(directory, source_name, settings)
-    stage = directory.stage(name)
     genotype = source.genotype()
-    if done := finished(stage, stage.begin(settings, source=source, input_genotype=genotype)):
-        return done
-    feed = load_data(stage, settings)
+    stage, feed = open_stage(directory, name, settings, source=source, genotype=genotype)
+    if feed is None:
+        return stage.done()
     model = inherited(directory, source, feed.data, dropout=config.dropout, init=config.init)
     fit(stage, model, feed, settings)
     arrays = weights.to_arrays(model)
-    metrics = figures(model, feed)
+    metrics = figures(model, feed, settings)
     if genotype.addons:
         metrics |= _ablation(directory, genotype, arrays, feed)
     return stage.finish(metrics, genotype=genotype, weights=arrays)

@@ -1,0 +1,390 @@
+"""The kernel-sparse runtime against dense inference engines, on the same pruned networks.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/inference.py            # about 12 minutes on two cores
+    python benchmarks/inference.py --quick    # about 3: batches 1 and 16, fewer rounds
+
+All engines run in one process and take turns, on one core (`--core`); then those that can, on two. Times are medians,
+for one thread the lesser of wall clock and CPU time, which other work on the machine disturbs less. Engines:
+TensorFlow (a graph function of the Keras model), ONNX Runtime, OpenVINO and LiteRT (Keras's own exports), PyTorch
+(traced, frozen, batch normalisations folded), and `nhn_tf.sparse`. Those that are not installed are skipped and
+named.
+
+Networks: 12 layers, 3x3 and 5x5 in turn, every second layer joins its input (6 skips), random masks:
+paper-size (32x32x3 images, 96/192/384 filters) and small (8x8x1, 16/32/64 filters, as in the demo). Layers: chains of
+eight equal pruned convolutions, so that conversions of layout at both ends weigh little on either side.
+
+The last line is JSON: the speed-up over the fastest peer for each sparsity and batch (`paper_net`), the least over the
+layers (`layer_0.90`), two threads over one (`two_threads`, the least over batches >= 2), without pruning
+(`zero_sparsity`, the least over batches), and the largest error of a logit against Keras (`max_abs_error`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras
+import numpy as np
+
+import nhn_tf.sparse
+from nhn_tf.genotype import Genotype
+from nhn_tf.layers import MaskedConv2D
+from nhn_tf.models import network
+from nhn_tf.space import Space
+from nhn_tf.sparse import graph, optimize
+from nhn_tf.sparse import program as ops
+
+Call = Callable[[np.ndarray], Any]
+LAYERS = ((32, 96, 3), (32, 96, 5), (16, 192, 3), (16, 192, 5), (8, 384, 3), (8, 384, 5))
+"""Side of the map, channels, kernel size."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="batches 1 and 16, a third of the rounds")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each engine and case")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="for one thread")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    seconds = args.seconds / (3 if args.quick else 1)
+    batches = (1, 16) if args.quick else (1, 16, 128)
+    cores = os.sched_getaffinity(0)
+    result: dict[str, Any] = {"paper_net": {}}
+    errors: list[float] = []
+
+    os.sched_setaffinity(0, {args.core})
+    for name, sparsity in (("0.85", 0.85), ("0.90", 0.9), ("0.00", 0.0)):
+        model = pruned_network(sparsity, filters=96, shape=(32, 32, 3), seed=args.seed)
+        ratios = compare(f"paper-size network, sparsity {name}", model, batches, seconds, errors)
+        if sparsity:
+            result["paper_net"][name] = ratios
+        else:
+            result["zero_sparsity"] = min(ratios.values())
+    small = pruned_network(0.9, filters=16, shape=(8, 8, 1), seed=args.seed)
+    compare("small network, sparsity 0.90", small, batches, seconds, errors)
+    result["layer_0.90"] = min(
+        compare(f"eight {size}x{size} layers of {filters} channels, {side}x{side}, sparsity 0.90",
+                chain(side, filters, size, args.seed), (1,), seconds, errors)["1"]
+        for side, filters, size in LAYERS
+    )  # fmt: skip
+    os.sched_setaffinity(0, cores)
+    model = pruned_network(0.9, filters=96, shape=(32, 32, 3), seed=args.seed)
+    result["two_threads"] = two_threads(model, [batch for batch in batches if batch > 1], seconds)
+    result["max_abs_error"] = max(errors)
+    print(json.dumps(result))
+
+
+# Networks.
+
+
+def pruned_network(sparsity: float, *, filters: int, shape: tuple[int, int, int], seed: int) -> keras.Model:
+    """A network with random masks, and batch statistics as after training."""
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    kinds = tuple(("conv3x3", "conv5x5")[layer % 2] for layer in range(12))
+    skips = tuple((layer - 1,) if layer % 2 else () for layer in range(12))
+    model = network.build(Genotype(Space(), kinds, skips), input_shape=shape, num_classes=10, filters=filters)
+    for layer in model.layers:
+        if isinstance(layer, MaskedConv2D):
+            layer.set_mask(_random_mask(rng, tuple(layer.mask.shape), sparsity))
+    _settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
+    return model
+
+
+def chain(side: int, filters: int, size: int, seed: int) -> keras.Model:
+    """Eight equal convolutions, 90% pruned, each with batch normalisation and ReLU."""
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    x = images = keras.Input((side, side, filters))
+    for _ in range(8):
+        layer = MaskedConv2D(filters, size, padding="same", use_bias=False)
+        x = layer(x)
+        layer.set_mask(_random_mask(rng, (filters, filters), 0.9))
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+    _settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
+    return model
+
+
+def _random_mask(rng: np.random.Generator, shape: tuple[int, ...], sparsity: float) -> np.ndarray:
+    mask = np.zeros(int(np.prod(shape)), bool)
+    mask[rng.choice(mask.size, round((1 - sparsity) * mask.size), replace=False)] = True
+    return mask.reshape(shape)
+
+
+def _settle(model: keras.Model, images: np.ndarray) -> None:
+    """Moving statistics that fit the weights, so that activations keep their scale."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+
+
+# Engines: each makes a call of images, or raises ImportError.
+
+
+def tensorflow_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+    import tensorflow as tf
+
+    if threads != 1:
+        raise ImportError("its number of threads is fixed when it starts")
+    function = tf.function(lambda images: model(images, training=False), jit_compile=False)
+    return lambda images: function(tf.constant(images)).numpy()
+
+
+def onnxruntime_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(str(_exported(model, folder, "onnx")), options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def openvino_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
+                "ENABLE_CPU_PINNING": False}  # fmt: skip
+    network = core.read_model(str(_exported(model, folder, "onnx")))
+    requests: dict[int, Any] = {}  # Static shapes are its fastest.
+
+    def call(images: np.ndarray) -> np.ndarray:
+        if len(images) not in requests:
+            network.reshape([len(images), *images.shape[1:]])
+            requests[len(images)] = core.compile_model(network, "CPU", settings).create_infer_request()
+        return requests[len(images)].infer([images])[0]
+
+    return call
+
+
+def litert_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = str(_exported(model, folder, "tflite"))
+    interpreters: dict[int, Any] = {}
+
+    def call(images: np.ndarray) -> np.ndarray:
+        if len(images) not in interpreters:
+            interpreter = Interpreter(path, num_threads=threads)
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
+            interpreter.allocate_tensors()
+            interpreters[len(images)] = interpreter
+        interpreter = interpreters[len(images)]
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    return call
+
+
+def pytorch_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
+    program = graph.read(model, optimize.fold)
+    module = _torch_module(torch, program).eval().to(memory_format=torch.channels_last)
+    example = torch.zeros(1, *program.shapes[0]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
+
+    def call(images: np.ndarray) -> np.ndarray:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():  # NHWC seen as NCHW is channels_last already.
+            return traced(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+
+    return call
+
+
+def sparse_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+    start = time.perf_counter()
+    runtime = nhn_tf.sparse.compile(model, threads=threads)
+    print(f"  nhn_tf.sparse: compiled in {time.perf_counter() - start:.2f} s")
+    return runtime
+
+
+OURS = "nhn_tf.sparse"
+ENGINES: dict[str, Callable[[keras.Model, Path, int], Call]] = {
+    OURS: sparse_engine,
+    "TensorFlow": tensorflow_engine,
+    "ONNX Runtime": onnxruntime_engine,
+    "OpenVINO": openvino_engine,
+    "LiteRT": litert_engine,
+    "PyTorch": pytorch_engine,
+}
+
+
+def _exported(model: keras.Model, folder: Path, suffix: str) -> Path:
+    """The model in another format, written once."""
+    path = folder / f"model.{suffix}"
+    if not path.exists():
+        with contextlib.redirect_stdout(sys.stderr):
+            model.export(str(path), format={"onnx": "onnx", "tflite": "litert"}[suffix], verbose=False)
+    return path
+
+
+def _torch_module(torch: Any, program: ops.Program) -> Any:
+    """The program as a PyTorch module: [B, C, H, W] in, logits out."""
+    functional = torch.nn.functional
+    activations = {"linear": lambda x: x, "relu": functional.relu}
+
+    def weight(values: np.ndarray) -> Any:
+        return torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(values)), requires_grad=False)
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = torch.nn.ParameterDict()
+            for number, op in enumerate(program.ops):
+                if isinstance(op, ops.Conv):
+                    full = np.zeros((*op.mask.T.shape, *op.window), np.float32)
+                    full[op.mask.T] = op.kernels
+                    self.weights[f"{number}"], self.weights[f"{number}b"] = weight(full), weight(op.bias)
+                elif isinstance(op, ops.Dense):
+                    self.weights[f"{number}"], self.weights[f"{number}b"] = weight(op.kernel.T), weight(op.bias)
+                elif isinstance(op, ops.GlobalPool) and op.weights is not None:
+                    self.weights[f"{number}"] = weight(op.weights.transpose(2, 0, 1))
+
+        def forward(self, images: Any) -> Any:
+            values: list[Any] = []
+            for number, op in enumerate(program.ops):
+                inputs = [values[value] for value in op.inputs]
+                values.append(images if isinstance(op, ops.Input) else self.apply_op(number, op, inputs))
+            return values[program.outputs[0]]
+
+        def apply_op(self, number: int, op: ops.Op, inputs: list[Any]) -> Any:
+            if isinstance(op, ops.Conv):
+                x = functional.relu(inputs[0]) if op.relu_input else inputs[0]
+                if min(op.pads) < 0:
+                    x = x[:, :, -op.pads[0] :, -op.pads[1] :]
+                pads = tuple(max(pad, 0) for pad in op.pads)
+                x = functional.conv2d(x, self.weights[f"{number}"], self.weights[f"{number}b"], op.strides, pads)
+                return activations[op.activation](x)
+            if isinstance(op, ops.Elementwise) and op.scale is None:
+                return activations[op.activation](sum(inputs[1:], inputs[0]))
+            if isinstance(op, ops.Concatenate):
+                return torch.cat(inputs, 1)
+            if isinstance(op, ops.GlobalPool):
+                return (
+                    inputs[0].mean((2, 3))
+                    if op.weights is None
+                    else (inputs[0] * self.weights[f"{number}"]).sum((2, 3))
+                )
+            if isinstance(op, ops.Dense):
+                return functional.linear(inputs[0], self.weights[f"{number}"], self.weights[f"{number}b"])
+            raise NotImplementedError(type(op).__name__)
+
+    return Module()
+
+
+# Timing.
+
+
+@contextlib.contextmanager
+def engines(model: keras.Model, threads: int) -> Iterator[dict[str, Call]]:
+    """All engines that are installed, on one model."""
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {}
+        for name, make in ENGINES.items():
+            try:
+                calls[name] = make(model, Path(folder), threads)
+            except ImportError as error:
+                print(f"  {name}: skipped ({error})")
+        yield calls
+
+
+def compare(
+    title: str, model: keras.Model, batches: tuple[int, ...], seconds: float, errors: list[float]
+) -> dict[str, float]:
+    """Speed-up over the fastest peer for each batch, on one thread; appends our errors."""
+    print(title)
+    rng = np.random.default_rng(1)
+    ratios = {}
+    with engines(model, 1) as calls:
+        for batch in batches:
+            images = rng.standard_normal((batch, *model.input_shape[1:])).astype(np.float32)
+            expected = keras.ops.convert_to_numpy(model(images, training=False))
+            error = {name: float(np.abs(call(images) - expected).max()) for name, call in calls.items()}
+            errors.append(error[OURS])
+            times = timed({name: _bound(call, images) for name, call in calls.items()}, seconds, cpu_time=True)
+            ratios[str(batch)] = report(batch, times, error)
+    return ratios
+
+
+def two_threads(model: keras.Model, batches: list[int], seconds: float) -> float:
+    """The least speed-up of two threads over one."""
+    print("paper-size network, sparsity 0.90, two threads")
+    rng = np.random.default_rng(1)
+    least = float("inf")
+    single = nhn_tf.sparse.compile(model, threads=1)
+    with engines(model, 2) as calls:
+        for batch in batches:
+            images = rng.standard_normal((batch, *model.input_shape[1:])).astype(np.float32)
+            alone = f"{OURS}, one thread"
+            bound = {name: _bound(call, images) for name, call in (*calls.items(), (alone, single))}
+            times = timed(bound, seconds, cpu_time=False)
+            gain = times.pop(alone) / times[OURS]
+            report(batch, times, {})
+            print(f"  two threads of {OURS} are {gain:.2f}x one")
+            least = min(least, gain)
+    return round(least, 3)
+
+
+def _bound(call: Call, images: np.ndarray) -> Callable[[], Any]:
+    return lambda: call(images)
+
+
+def timed(calls: dict[str, Callable[[], Any]], seconds: float, *, cpu_time: bool) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns until each had its time, three times at least."""
+    walls: dict[str, list[float]] = {name: [] for name in calls}
+    works: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + seconds * len(calls)
+    while len(next(iter(walls.values()))) < 3 or time.perf_counter() < end:
+        for name, call in calls.items():
+            wall, work = time.perf_counter(), time.process_time()
+            call()
+            works[name].append(time.process_time() - work)
+            walls[name].append(time.perf_counter() - wall)
+    result = {name: float(np.median(values)) for name, values in walls.items()}
+    if cpu_time:
+        result = {name: min(wall, float(np.median(works[name]))) for name, wall in result.items()}
+    return result
+
+
+def report(batch: int, times: dict[str, float], error: dict[str, float]) -> float:
+    """Prints a case; returns our speed-up over the fastest peer."""
+    for name, seconds in sorted(times.items(), key=lambda item: item[1]):
+        off = f"  max abs error {error[name]:.1e}" if name in error else ""
+        print(f"  batch {batch:3d}  {name:14s} {1e3 * seconds / batch:8.3f} ms an image{off}")
+    peers = {name: seconds for name, seconds in times.items() if name != OURS}
+    if not peers:
+        return float("nan")
+    fastest = min(peers, key=peers.__getitem__)
+    ratio = round(peers[fastest] / times[OURS], 3)
+    print(f"  batch {batch:3d}  {ratio:.2f}x {fastest}", flush=True)
+    return ratio
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Kernel-sparse inference on CPUs.
+
+    runtime = nhn_tf.sparse.compile(model)
+    logits = runtime(images)
+    runtime.save("network.nhn")
+    runtime = nhn_tf.sparse.load("network.nhn")  # without Keras
+
+Pruned k x k kernels cost nothing: convolutions run over lists of the live ones, in native code made by llvmlite for
+this machine's vectors when the network is compiled. Needs `pip install "nhn-tf[sparse]"`; importing this package does
+not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nhn_tf.sparse import machine
+from nhn_tf.sparse.machine import MissingLLVMError
+from nhn_tf.sparse.runtime import SparseRuntime, load
+
+__all__ = ["MissingLLVMError", "SparseRuntime", "compile", "load"]
+
+
+def compile(model: Any, *, threads: int | None = None, fallback: str | None = None) -> Any:
+    """Makes native code of a functional Keras model.
+
+    Args:
+      model: functional or Sequential, masked or compacted, of the layers that `nhn_tf.pruning.compact` knows.
+      threads: over which a batch is split; by default one for each core that this process may use.
+      fallback: "keras" lets Keras compute layers that the runtime does not know.
+
+    Returns:
+      A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
+      called with images, numbers [B, H, W, C], and return what the model would, as float32 arrays.
+
+    Raises:
+      MissingLLVMError: llvmlite is not installed; the message says how to install it.
+      UnsupportedLayerError: a layer is not known; the message names it.
+    """
+    if fallback not in (None, "keras"):
+        raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
+    machine.host()
+    from nhn_tf.sparse import graph, mixed  # They need Keras, which saved networks do without.
+
+    try:
+        return SparseRuntime(graph.read(model), threads=threads)
+    except graph.UnsupportedLayerError:
+        if fallback is None:
+            raise
+        return mixed.MixedRuntime(model, threads=threads)

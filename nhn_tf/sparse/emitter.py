@@ -1,0 +1,206 @@
+"""A small writer of LLVM IR: values, loops, float32 vectors.
+
+A kernel is written as Python that runs once and leaves a function's text behind. Python loops are unrolled code, `loop`
+is a loop at run time. Variables are stack slots, which LLVM turns into registers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
+
+Value = str
+"""Name of an SSA value, or a literal."""
+
+
+def float_literal(number: float) -> Value:
+    """A float32 as LLVM writes it: the bits of the double of equal value."""
+    rounded = struct.unpack("<f", struct.pack("<f", number))[0]
+    return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+
+
+class Function:
+    """The text of one function that returns nothing.
+
+    Attributes:
+      lanes: of its vectors.
+      vector: their LLVM type.
+    """
+
+    def __init__(self, name: str, parameters: Sequence[str], lanes: int):
+        self.name = name
+        self.lanes = lanes
+        self.vector = f"<{lanes} x float>"
+        self._parameters = ", ".join(parameters)
+        self._slots: list[str] = []
+        self._lines: list[str] = []
+        self._count = 0
+        self._block = "start"
+
+    def __str__(self) -> str:
+        lines = [
+            f"define void @{self.name}({self._parameters}) noinline {{", "entry:", *self._slots, "  br label %start",
+            "start:", *self._lines, "  ret void", "}",
+        ]  # fmt: skip
+        return "\n".join(lines)
+
+    def new(self, text: str) -> Value:
+        """An instruction with a result."""
+        self._count += 1
+        self._lines.append(f"  %v{self._count} = {text}")
+        return f"%v{self._count}"
+
+    def do(self, text: str) -> None:
+        """An instruction without one."""
+        self._lines.append(f"  {text}")
+
+    # Control.
+
+    @contextlib.contextmanager
+    def loop(self, start: Value | int, stop: Value | int, step: int = 1) -> Iterator[Value]:
+        """for (i64 i = start; i < stop; i += step)."""
+        self._count += 1
+        number, before = self._count, self._block
+        index = f"%i{number}"
+        self.do(f"br label %head{number}")
+        self._start_block(f"head{number}")
+        self.do(f"{index} = phi i64 [{start}, %{before}], [%next{number}, %latch{number}]")
+        self.do(f"%more{number} = icmp slt i64 {index}, {stop}")
+        self.do(f"br i1 %more{number}, label %body{number}, label %end{number}")
+        self._start_block(f"body{number}")
+        yield index
+        self.do(f"br label %latch{number}")
+        self._start_block(f"latch{number}")
+        self.do(f"%next{number} = add i64 {index}, {step}")
+        self.do(f"br label %head{number}")
+        self._start_block(f"end{number}")
+
+    def _start_block(self, name: str) -> None:
+        self._lines.append(f"{name}:")
+        self._block = name
+
+    @contextlib.contextmanager
+    def tiles(self, extent: int, tile: int) -> Iterator[Value]:
+        """Starts of tiles that cover 0..extent; the last is moved back to end there, over its neighbour."""
+        if extent <= tile:
+            yield "0"
+            return
+        with self.loop(0, -(-extent // tile)) as number:
+            start = self.mul(number, tile)
+            yield self.new(f"call i64 @llvm.smin.i64(i64 {start}, i64 {extent - tile})")
+
+    # Whole numbers and addresses.
+
+    def add(self, a: Value | int, b: Value | int) -> Value:
+        return self.new(f"add nsw i64 {a}, {b}")
+
+    def mul(self, a: Value | int, b: Value | int) -> Value:
+        return self.new(f"mul nsw i64 {a}, {b}")
+
+    def at(self, pointer: Value, index: Value | int, kind: str = "float") -> Value:
+        """The address of element `index`."""
+        return self.new(f"getelementptr {kind}, ptr {pointer}, i64 {index}")
+
+    def index(self, pointer: Value, at: Value | int = 0) -> Value:
+        """Reads an int32 as i64."""
+        narrow = self.new(f"load i32, ptr {self.at(pointer, at, 'i32')}, align 4")
+        return self.new(f"sext i32 {narrow} to i64")
+
+    # Numbers.
+
+    def constant(self, number: float) -> Value:
+        """The same number in all lanes."""
+        return f"splat (float {float_literal(number)})"
+
+    def variable(self) -> Value:
+        """A vector that changes; `read` and `write` it."""
+        self._count += 1
+        self._slots.append(f"  %slot{self._count} = alloca {self.vector}")
+        return f"%slot{self._count}"
+
+    def read(self, variable: Value) -> Value:
+        return self.new(f"load {self.vector}, ptr {variable}")
+
+    def write(self, variable: Value, value: Value) -> None:
+        self.do(f"store {self.vector} {value}, ptr {variable}")
+
+    def load(self, pointer: Value) -> Value:
+        """A vector from anywhere."""
+        return self.new(f"load {self.vector}, ptr {pointer}, align 4")
+
+    def broadcast(self, pointer: Value) -> Value:
+        """One number from memory, in all lanes."""
+        return self.splat(self.new(f"load float, ptr {pointer}, align 4"))
+
+    def splat(self, number: Value) -> Value:
+        first = self.new(f"insertelement {self.vector} poison, float {number}, i32 0")
+        zeros = f"<{self.lanes} x i32> zeroinitializer"
+        return self.new(f"shufflevector {self.vector} {first}, {self.vector} poison, {zeros}")
+
+    def store(self, value: Value, pointer: Value, lanes: int | None = None) -> None:
+        """A vector, or only its first `lanes`."""
+        if lanes is None or lanes >= self.lanes:
+            self.do(f"store {self.vector} {value}, ptr {pointer}, align 4")
+            return
+        mask = ", ".join(f"i1 {int(lane < lanes)}" for lane in range(self.lanes))
+        suffix = f"v{self.lanes}f32.p0"
+        self.do(
+            f"call void @llvm.masked.store.{suffix}({self.vector} {value}, ptr {pointer}, i32 4, "
+            f"<{self.lanes} x i1> <{mask}>)"
+        )
+
+    def prefetch(self, pointer: Value) -> None:
+        """Brings a cache line closer; any address will do."""
+        self.do(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
+
+    def math(self, operation: str, a: Value, b: Value) -> Value:
+        """fadd, fsub, fmul or fdiv of vectors."""
+        return self.new(f"{operation} {self.vector} {a}, {b}")
+
+    def call(self, function: str, *arguments: Value) -> Value:
+        """An LLVM intrinsic on vectors."""
+        typed = ", ".join(f"{self.vector} {argument}" for argument in arguments)
+        return self.new(f"call {self.vector} @llvm.{function}.v{self.lanes}f32({typed})")
+
+    def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c, in one instruction where the machine has it."""
+        return self.call("fmuladd", a, b, c)
+
+    def larger(self, a: Value, b: Value) -> Value:
+        """The larger of two vectors; a NaN in `a` stays."""
+        less = self.new(f"fcmp olt {self.vector} {a}, {b}")
+        return self.select(less, b, a)
+
+    def smaller(self, a: Value, b: Value) -> Value:
+        """The smaller of two vectors; a NaN in `a` stays."""
+        more = self.new(f"fcmp ogt {self.vector} {a}, {b}")
+        return self.select(more, b, a)
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        kind = f"<{self.lanes} x i1>"
+        return self.new(f"select {kind} {condition}, {self.vector} {a}, {self.vector} {b}")
+
+    def reduce(self, operation: str, value: Value) -> Value:
+        """All lanes as one number: "fadd" or "fmax"."""
+        start = f"float {float_literal(-0.0)}, " if operation == "fadd" else ""
+        flags = "reassoc " if operation == "fadd" else ""
+        return self.new(
+            f"call {flags}float @llvm.vector.reduce.{operation}.v{self.lanes}f32({start}{self.vector} {value})"
+        )
+
+
+def declarations(lanes: int) -> str:
+    """The intrinsics that functions may call."""
+    v = f"<{lanes} x float>"
+    return "\n".join(
+        (
+            "declare i64 @llvm.smin.i64(i64, i64)",
+            f"declare {v} @llvm.fmuladd.v{lanes}f32({v}, {v}, {v})",
+            f"declare {v} @llvm.rint.v{lanes}f32({v})",
+            f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {v})",
+            f"declare float @llvm.vector.reduce.fmax.v{lanes}f32({v})",
+            f"declare void @llvm.masked.store.v{lanes}f32.p0({v}, ptr, i32, <{lanes} x i1>)",
+            "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
+        )
+    )

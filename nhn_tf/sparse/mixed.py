@@ -1,0 +1,116 @@
+"""Models with layers that the runtime does not know: those through Keras, the rest as native code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from nhn_tf.pruning.graph import Graph, Node, trace
+from nhn_tf.sparse.graph import Draft, UnsupportedLayerError, input_names, read_part
+from nhn_tf.sparse.runtime import SparseRuntime
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """Consecutive layers, all native or all Keras's.
+
+    Attributes:
+      inputs: names of the values that it reads.
+      outputs: names of those that it makes for others.
+      runtime: of a native part.
+      nodes: of Keras's, in order.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    runtime: SparseRuntime | None
+    nodes: tuple[Node, ...]
+
+
+class MixedRuntime:
+    """What `SparseRuntime` is, for a model of which Keras computes some layers. It cannot be saved.
+
+    Args:
+      model: functional.
+      threads: of the native parts.
+
+    Attributes:
+      keras_layers: names of the layers that Keras computes.
+    """
+
+    def __init__(self, model: keras.Model, *, threads: int | None = None):
+        graph = trace(model)
+        self._graph = graph
+        self.keras_layers = _unsupported(graph)
+        self._parts = [
+            self._part(names, native=level % 2 == 0, threads=threads)
+            for level, names in sorted(_levels(graph, set(self.keras_layers)).items())
+        ]
+
+    def _part(self, names: list[str], *, native: bool, threads: int | None) -> _Part:
+        graph = self._graph
+        outputs = tuple(
+            name for name in names if name in graph.outputs or any(r not in names for r in graph.readers[name])
+        )
+        runtime = SparseRuntime(read_part(graph, names, outputs), threads=threads) if native else None
+        nodes = () if native else tuple(graph.nodes[name] for name in names)
+        return _Part(input_names(graph, names), outputs, runtime, nodes)
+
+    def __call__(self, *images: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Computes a batch; see `SparseRuntime`."""
+        if len(images) != len(self._graph.inputs):
+            raise ValueError(f"the network has {len(self._graph.inputs)} inputs. Received: {len(images)} arrays.")
+        values: dict[str, np.ndarray] = dict(zip(self._graph.inputs, map(np.asarray, images), strict=True))
+        for part in self._parts:
+            if part.runtime is not None:
+                made = part.runtime(*(values[name] for name in part.inputs))
+                values |= zip(part.outputs, made if isinstance(made, tuple) else (made,), strict=True)
+            for node in part.nodes:
+                values[node.name] = _call(node, values)
+        outputs = tuple(values[name] for name in self._graph.outputs)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+        """Refuses.
+
+        Raises:
+          ValueError: always; a file cannot hold Keras layers.
+        """
+        raise ValueError(
+            f"{path} cannot hold the layers that Keras computes: {', '.join(self.keras_layers)}. Replace them first."
+        )
+
+
+def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
+    """A layer's value, by Keras."""
+    inputs = [keras.ops.convert_to_tensor(values[parent]) for parent in node.parents]
+    if not node.parents:
+        return values[node.name]
+    made: Any = node.layer(inputs if node.is_list else inputs[0], *node.args, **node.kwargs)
+    return keras.ops.convert_to_numpy(made)
+
+
+def _unsupported(graph: Graph) -> tuple[str, ...]:
+    """Names of the layers that have no native form."""
+    draft, names = Draft(), []
+    for name in graph.nodes:
+        try:
+            draft.read_layer(graph, name)
+        except UnsupportedLayerError:
+            names.append(name)
+    return tuple(names)
+
+
+def _levels(graph: Graph, foreign: set[str]) -> dict[int, list[str]]:
+    """Layers by how often the path to them changes hands: even levels are native, odd ones Keras's."""
+    level: dict[str, int] = {}
+    result: dict[int, list[str]] = {}
+    for name, node in graph.nodes.items():
+        highest = max((level[parent] for parent in node.parents), default=0)
+        level[name] = highest + ((highest % 2 == 1) != (name in foreign))
+        result.setdefault(level[name], []).append(name)
+    return result

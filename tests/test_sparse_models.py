@@ -1,0 +1,300 @@
+"""Keras models compiled: each layer type, random networks, threads, errors."""
+
+import concurrent.futures
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import nhn_tf.sparse
+from nhn_tf.genotype import Genotype
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
+from nhn_tf.masks import Masks
+from nhn_tf.models import network
+from nhn_tf.space import Space
+
+llvmlite = pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
+
+TOLERANCE = 1e-5
+
+
+def randomize(model, seed=0):
+    """Weights and statistics that are not at their special initial values."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if variable.name == "mask" or "seed" in variable.path:
+            continue
+        value = rng.standard_normal(variable.shape)
+        if variable.name == "moving_variance":
+            value = rng.uniform(0.5, 2, variable.shape)
+        elif "kernel" in variable.name:
+            value = value / np.sqrt(np.prod(variable.shape[:-1]))
+        variable.assign(value)
+
+
+def agree(model, *, batch=2, seed=0, **options):
+    """Compares a model with its compiled form; returns that."""
+    runtime = nhn_tf.sparse.compile(model, **options)
+    rng = np.random.default_rng(seed)
+    images = [rng.standard_normal((batch, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
+    expected = model(images if len(images) > 1 else images[0], training=False)
+    results = runtime(*images)
+    if not isinstance(expected, (list, tuple)):
+        expected, results = [expected], [results]
+    for result, wanted in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, keras.ops.convert_to_numpy(wanted), atol=TOLERANCE)
+    return runtime
+
+
+def masked(filters, size, density, **options):
+    """A function that applies a MaskedConv2D with random masks."""
+
+    def apply(x):
+        layer = MaskedConv2D(filters, size, padding="same", **options)
+        y = layer(x)
+        layer.set_mask(np.random.default_rng(filters).random(layer.mask.shape) < density)
+        return y
+
+    return apply
+
+
+ALL_LAYERS = {
+    "conv_same": layers.Conv2D(7, 3, padding="same", activation="relu"),
+    "conv_valid_stride": layers.Conv2D(5, 5, strides=2, activation="leaky_relu"),
+    "conv_same_stride": layers.Conv2D(5, 3, strides=2, padding="same", use_bias=False),
+    "conv_rectangular": layers.Conv2D(5, (1, 7), padding="same", strides=(2, 1)),
+    "conv_groups": layers.Conv2D(8, 3, padding="same", groups=2),
+    "conv_even": layers.Conv2D(3, 4, padding="same", activation="tanh"),
+    "masked": masked(9, 3, 0.4),
+    "depthwise": layers.DepthwiseConv2D(5, padding="same", depth_multiplier=2, activation="relu6"),
+    "depthwise_stride": layers.DepthwiseConv2D(3, padding="same", strides=2),
+    "separable": layers.SeparableConv2D(6, 3, padding="same", activation="silu"),
+    "reduction": FactorizedReduction(7),
+    "reduction_one_path": FactorizedReduction(5, filters_a=5),
+    "norm": layers.BatchNormalization(),
+    "fast_norm": BatchNorm(center=True, scale=False),
+    "average_same": layers.AveragePooling2D(3, strides=1, padding="same"),
+    "average_stride": layers.AveragePooling2D(3, strides=2, padding="same"),
+    "average_valid": layers.AveragePooling2D(2),
+    "max_same": layers.MaxPooling2D(3, strides=1, padding="same"),
+    "max_stride": layers.MaxPooling2D(3, strides=2, padding="same"),
+    "max_valid": layers.MaxPooling2D((3, 2), strides=(1, 2)),
+    "global_average": layers.GlobalAveragePooling2D(),
+    "global_average_kept": layers.GlobalAveragePooling2D(keepdims=True),
+    "global_max": layers.GlobalMaxPooling2D(),
+    "grouped_pool": GroupedGlobalPool(),
+    "flatten": layers.Flatten(),
+    "reshape": layers.Reshape((-1,)),
+    "pixel_dense": layers.Dense(5, activation="elu"),
+    "padding": layers.ZeroPadding2D(((1, 2), (0, 3))),
+    "cropping": layers.Cropping2D(((1, 2), (0, 3))),
+    "upsampling": layers.UpSampling2D((2, 1)),
+    "relu": layers.ReLU(),
+    "relu_slope": layers.ReLU(negative_slope=0.3),
+    "relu6": layers.ReLU(max_value=6),
+    "leaky_relu": layers.LeakyReLU(negative_slope=0.1),
+    "elu": layers.ELU(alpha=0.7),
+    "sigmoid": layers.Activation("sigmoid"),
+    "dropout": layers.Dropout(0.5),
+    "spatial_dropout": layers.SpatialDropout2D(0.5),
+    "identity": layers.Identity(),
+}
+
+
+@pytest.mark.parametrize("name", ALL_LAYERS)
+def test_a_layer_computes_what_it_does_in_keras(name):
+    images = keras.Input((10, 8, 4))
+    layer = ALL_LAYERS[name]
+    clone = layer if name == "masked" else type(layer).from_config(layer.get_config())
+    model = keras.Model(images, clone(images))
+    randomize(model)
+    agree(model)
+
+
+def test_vectors_go_through_concatenation_norm_dense_and_softmax():
+    images = keras.Input((6, 6, 3))
+    pooled = [layers.GlobalAveragePooling2D()(images), layers.GlobalMaxPooling2D()(images)]
+    x = layers.BatchNormalization()(layers.Concatenate()(pooled))
+    x = layers.Add()([layers.Dense(6, activation="relu")(x), x])
+    x = layers.Dense(70)(x)
+    x = layers.Reshape((1, 1, 70))(x)
+    x = layers.Flatten()(layers.Conv2D(33, 1)(x))
+    model = keras.Model(images, layers.Dense(10, activation="softmax")(x))
+    randomize(model)
+    agree(model)
+
+
+def test_several_inputs_and_outputs_keep_their_order():
+    first, second = keras.Input((6, 6, 3)), keras.Input((6, 6, 2))
+    x = layers.Concatenate()([second, first])
+    y = layers.Conv2D(4, 3, padding="same")(x)
+    model = keras.Model([first, second], [layers.GlobalAveragePooling2D()(y), y, x])
+    agree(model)
+
+
+def test_a_relu_that_others_read_too_is_not_fused_away():
+    images = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, padding="same")(images)
+    y = layers.ReLU()(x)
+    z = layers.Conv2D(5, 1)(y)
+    w = layers.Conv2D(5, 3, padding="same")(y)
+    model = keras.Model(images, [layers.Concatenate()([z, w]), layers.GlobalAveragePooling2D()(x)])
+    agree(model)
+
+
+def test_two_linear_pointwise_convolutions_become_one_where_that_saves_work():
+    images = keras.Input((8, 8, 12))
+    x = BatchNorm()(layers.Conv2D(16, 1, use_bias=False)(layers.ReLU()(images)))
+    model = keras.Model(images, BatchNorm()(FactorizedReduction(20)(x)))
+    randomize(model)
+    runtime = agree(model)
+    assert len(runtime.plan.decisions) == 2  # Both paths of the reduction, straight from the images.
+    bottleneck = keras.Model(images, layers.Conv2D(12, 1)(layers.Conv2D(2, 1)(images)))
+    assert len(agree(bottleneck).plan.decisions) == 2
+
+
+def nhn(seed=0, *, filters=12, density=0.15, side=16, classes=10):
+    """A small network of our own, pruned at random."""
+    rng = np.random.default_rng(seed)
+    space = Space(num_layers=6)
+    genotype = Genotype.from_genes(space, space.sample(rng)[0])
+    model = network.build(genotype, input_shape=(side, side, 3), num_classes=classes, filters=filters)
+    masks = {
+        layer.name: rng.random(tuple(layer.mask.shape)) < density
+        for layer in model.layers
+        if isinstance(layer, MaskedConv2D)
+    }
+    model = network.build(
+        Genotype(genotype.space, genotype.ops, genotype.skips, masks=Masks(masks)),
+        input_shape=(side, side, 3), num_classes=classes, filters=filters,
+    )  # fmt: skip
+    randomize(model, seed)
+    for layer in model.layers:
+        if isinstance(layer, MaskedConv2D):
+            layer.set_mask(masks[layer.name])
+    return model
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A pruned network as native code."""
+    return nhn_tf.sparse.compile(nhn(), threads=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_pruned_nhn_computes_what_it_does_in_keras(seed):
+    agree(nhn(seed, filters=(7, 12, 16)[seed], side=(16, 24, 12)[seed]), batch=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_many_pruned_nhns_compute_what_they_do_in_keras(seed):
+    rng = np.random.default_rng(seed)
+    model = nhn(
+        seed, filters=int(rng.integers(2, 40)), density=float(rng.choice([0, 0.1, 0.5, 1])),
+        side=4 * int(rng.integers(1, 9)), classes=int(rng.integers(1, 40)),
+    )  # fmt: skip
+    agree(model, batch=int(rng.integers(1, 6)))
+
+
+def test_neither_threads_nor_the_batch_change_a_bit(compiled):
+    images = np.random.default_rng(1).standard_normal((7, 16, 16, 3)).astype(np.float32)
+    expected = compiled(images)
+    for threads in (2, 3, 9):
+        np.testing.assert_array_equal(compiled(images, threads=threads), expected)
+    for i in range(7):
+        np.testing.assert_array_equal(compiled(images[i : i + 1])[0], expected[i])
+    assert compiled(images[:0]).shape == (0, 10)
+    np.testing.assert_array_equal(compiled(images[::-1].astype(np.float64))[::-1], expected)
+
+
+def test_callers_in_several_threads_do_not_disturb_each_other(compiled):
+    images = np.random.default_rng(2).standard_normal((24, 16, 16, 3)).astype(np.float32)
+    expected = compiled(images)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = pool.map(lambda i: compiled(images[i : i + 2], threads=2), range(22))
+    for i, result in enumerate(results):
+        np.testing.assert_array_equal(result, expected[i : i + 2])
+
+
+def test_a_saved_network_is_the_same_network(compiled, tmp_path):
+    runtime = compiled
+    images = np.random.default_rng(1).standard_normal((2, 16, 16, 3)).astype(np.float32)
+    runtime.save(tmp_path / "net.nhn")
+    np.testing.assert_array_equal(nhn_tf.sparse.load(tmp_path / "net.nhn")(images), runtime(images))
+    runtime.save(tmp_path / "half.nhn", dtype="float16")
+    half = nhn_tf.sparse.load(tmp_path / "half.nhn")(images)
+    assert 0 < np.abs(half - runtime(images)).max() < 0.05 * np.abs(half).max()
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.Conv2D(3, 3, dilation_rate=2, name="odd"), "dilated windows are not known"),
+        (layers.Conv2D(3, 17, padding="same", name="odd"), "`window` must be two numbers in 1..15"),
+        (layers.UpSampling2D(2, interpolation="bilinear", name="odd"), "interpolation must be 'nearest'"),
+        (layers.Softmax(name="odd"), "softmax is known of vectors"),
+        (layers.Activation("gelu", name="odd"), "its activation 'gelu' is unknown"),
+        (layers.ReLU(max_value=3, name="odd"), "a ReLU may have a slope or a maximum of 6"),
+        (layers.LayerNormalization(name="odd"), "its type is unknown. Known types: "),
+        (layers.BatchNormalization(axis=1, name="odd"), "its axis must be the channels"),
+        (BatchNorm(use_batch_statistics=True, name="odd"), "it must normalise by its moving statistics"),
+        (layers.Permute((2, 1, 3), name="odd"), "its type is unknown"),
+    ],
+)
+def test_an_unsupported_layer_is_named_and_keras_can_take_it(layer, reason):
+    images = keras.Input((20, 20, 3))
+    x = layer(layers.Conv2D(4, 3, padding="same", activation="relu")(images))
+    x = layers.ReLU()(layers.Conv2D(4, 1)(x))
+    model = keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(ValueError, match=f"layer 'odd' .* is not supported by the sparse runtime: {reason}"):
+        nhn_tf.sparse.compile(model)
+    runtime = agree(model, fallback="keras")
+    assert runtime.keras_layers == ("odd",)
+    with pytest.raises(ValueError, match="cannot hold the layers that Keras computes: odd"):
+        runtime.save("net.nhn")
+
+
+def test_branches_cross_between_keras_and_native_parts():
+    images = keras.Input((8, 8, 4))
+    a = layers.Conv2D(4, 3, padding="same")(images)
+    b = layers.LayerNormalization(name="norm1")(images)
+    c = layers.Concatenate()([a, b])
+    d = layers.LayerNormalization(name="norm2")(layers.Conv2D(8, 1)(c))
+    model = keras.Model(images, [layers.Add()([c, d]), b])
+    assert agree(model, fallback="keras").keras_layers == ("norm1", "norm2")
+
+
+def test_fallback_is_not_used_where_nothing_needs_it():
+    images = keras.Input((4, 4, 2))
+    model = keras.Model(images, layers.ReLU()(images))
+    assert isinstance(nhn_tf.sparse.compile(model, fallback="keras"), nhn_tf.sparse.SparseRuntime)
+    with pytest.raises(ValueError, match=r'`fallback` must be None or "keras"'):
+        nhn_tf.sparse.compile(model, fallback="torch")
+    with pytest.raises(ValueError, match="`threads` must be positive"):
+        nhn_tf.sparse.compile(model, threads=0)
+
+
+def test_images_of_another_shape_are_refused(compiled):
+    runtime = compiled
+    with pytest.raises(ValueError, match=r"must have the shape \('B', 16, 16, 3\). Received: \(1, 3, 16, 16\)"):
+        runtime(np.zeros((1, 3, 16, 16)))
+    with pytest.raises(ValueError, match="Received: none"):
+        runtime()
+
+
+def test_without_llvmlite_everything_imports_and_compile_says_what_to_install():
+    script = """
+import sys
+sys.modules["llvmlite"] = None
+import nhn_tf, nhn_tf.sparse
+try:
+    nhn_tf.sparse.compile(None)
+except nhn_tf.sparse.MissingLLVMError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 'pip install "nhn-tf[sparse]"' in run.stdout

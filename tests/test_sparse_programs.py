@@ -1,0 +1,181 @@
+"""Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
+
+import numpy as np
+import pytest
+import sparse_reference as reference
+
+pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
+
+from nhn_tf.sparse import machine
+from nhn_tf.sparse import program as ops
+from nhn_tf.sparse.layout import Grid, Layout, grid_for
+from nhn_tf.sparse.plan import make_plan
+from nhn_tf.sparse.runtime import SparseRuntime, _Native, new_arena
+
+LANES = [lanes for lanes in (4, 8, 16) if lanes <= machine.host().lanes]
+
+
+def check(program, seed, lanes, tolerance=1e-5):
+    rng = np.random.default_rng(seed)
+    runtime = SparseRuntime(program, lanes=lanes, threads=1)
+    images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
+    results = runtime(*images)
+    for result, expected in zip(
+        results if isinstance(results, tuple) else (results,), reference.compute(program, *images), strict=True
+    ):
+        scale = 1 + np.abs(expected).max()
+        np.testing.assert_allclose(result / scale, expected / scale, atol=tolerance)
+    return runtime
+
+
+def single(rng, shape, filters, **settings):
+    """A program of one convolution."""
+    conv = reference.random_conv(rng, shape, filters, **settings)
+    return ops.Program((ops.Input(inputs=(), size=shape), conv), (1,))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(
+    ("shape", "filters", "window", "stride", "same", "density"),
+    [
+        ((32, 32, 3), 5, 3, 1, True, 1.0),  # The stem: rows of two vectors.
+        ((16, 16, 5), 6, 5, 1, True, 0.2),
+        ((8, 8, 6), 13, 5, 1, True, 0.3),  # Two parts to a vector: halos are copied.
+        ((7, 7, 3), 4, 5, 1, True, 0.5),  # The last part has a row too many.
+        ((4, 4, 3), 4, 7, 1, True, 0.5),  # Halos reach over several parts.
+        ((13, 28, 4), 3, 3, 1, True, 0.5),  # The last vector overlaps.
+        ((24, 24, 2), 3, 3, 1, True, 1.0),
+        ((1, 1, 5), 7, 3, 1, True, 1.0),  # One lane of a vector is stored.
+        ((64, 64, 2), 3, 1, 1, True, 1.0),
+        ((9, 5, 3), 4, 3, 2, True, 0.5),
+        ((16, 16, 3), 4, 2, 2, True, 1.0),
+        ((11, 10, 3), 4, 3, 3, False, 1.0),
+        ((9, 9, 2), 3, 5, 1, False, 0.5),
+        ((6, 6, 4), 5, 3, 1, True, 0.0),  # Every kernel pruned: the bias is left.
+    ],
+)
+def test_a_convolution_is_numpys(shape, filters, window, stride, same, density, lanes):
+    rng = np.random.default_rng(shape[0] + filters)
+    settings = {"window": (window, window), "strides": (stride, stride), "same": same, "density": density}
+    check(single(rng, shape, filters, **settings), 1, lanes)
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_a_random_program_is_numpys(seed):
+    check(reference.random_program(np.random.default_rng(seed), length=6), seed, LANES[seed % len(LANES)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 1400))
+def test_many_random_programs_are_numpys(seed):
+    rng = np.random.default_rng(seed)
+    program = reference.random_program(rng, side=int(rng.choice([4, 12, 40, 64])), length=int(rng.integers(3, 14)))
+    check(program, seed, LANES[seed % len(LANES)])
+
+
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
+def test_activations_are_exact_to_float32_over_their_range(activation):
+    values = np.concatenate([np.linspace(-80, 80, 400), np.linspace(-1, 1, 99)]).astype(np.float32)
+    op = ops.Elementwise(inputs=(0,), activation=activation, slope=0.3)
+    program = ops.Program((ops.Input(inputs=(), size=(len(values),)), op), (1,))
+    result = SparseRuntime(program, threads=1)(values[None])
+    expected = reference.activate(values[None].astype(float), activation, 0.3)
+    np.testing.assert_allclose(result, expected, rtol=3e-6, atol=2e-7)
+
+
+def test_softmax_stands_large_logits_and_ignores_unused_lanes():
+    program = ops.Program((ops.Input(inputs=(), size=(5,)), ops.Softmax(inputs=(0,))), (1,))
+    logits = np.float32([[1000, 999, -1000, 0, 1000], [-2000, -2001, -2002, -2003, -2004]])
+    expected = reference.compute(program, logits)[0]
+    np.testing.assert_allclose(SparseRuntime(program, threads=1)(logits), expected, atol=1e-6)
+
+
+def test_a_nan_in_an_image_reaches_the_result():
+    rng = np.random.default_rng(0)
+    program = single(rng, (8, 8, 2), 3, window=(3, 3), activation="relu")
+    images = rng.standard_normal((1, 8, 8, 2)).astype(np.float32)
+    images[0, 4, 4, 0] = np.nan
+    assert np.isnan(SparseRuntime(program, threads=1)(images)[0, 3:6, 3:6]).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("poison", [np.nan, 3e38])
+def test_nothing_is_read_that_was_not_written(seed, poison):
+    """What a plan never writes is found by filling the arena with a number of which copies are recognised; all the rest
+    is then poisoned, and must not change a bit of the result.
+    """
+    rng = np.random.default_rng(100 + seed)
+    program = reference.random_program(rng, length=6)
+    plan = make_plan(program, machine.HOSTS[LANES[seed % len(LANES)]])
+    native = _Native(plan)
+    images = [rng.standard_normal((1, *shape)).astype(np.float32) for shape in plan.inputs]
+
+    def run(arena):
+        outputs = [np.empty((1, *shape), np.float32) for shape in plan.outputs]
+        native._free = [arena]
+        native.run(images, outputs, 0, 1)
+        return outputs
+
+    expected = run(new_arena(plan))
+    marker = np.float32(1.2345678e-21)
+    marked = new_arena(plan)
+    marked[:] = marker
+    run(marked)
+    poisoned = np.where(marked == marker, new_arena(plan), np.float32(poison))
+    arena = new_arena(plan)
+    arena[:] = poisoned
+    assert not np.array_equal(poisoned, new_arena(plan), equal_nan=True)
+    for result, wanted in zip(run(arena), expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (5, 3), (1, 1), (4, 16), (9, 2)])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_seams_make_every_part_see_its_neighbours(height, width, parts):
+    if parts > height:
+        return
+    layout = Layout(Grid(height, width, parts), above=2, below=2, left=2, right=2)
+    plane = np.zeros(layout.plane)
+    image = 1 + np.arange(height * width, dtype=float).reshape(height, width)
+    interior = plane[layout.origin :]
+    for y in range(height):
+        interior[layout.row(y) : layout.row(y) + width * parts : parts] = image[y]
+    for target, source in layout.seams():
+        for x in range(width):
+            plane[layout.origin + target + x * parts] = plane[layout.origin + source + x * parts]
+    padded = np.zeros((parts * layout.grid.rows + 4, width + 4))
+    padded[2 : height + 2, 2 : width + 2] = image
+    for part in range(parts):
+        for local in range(-2, layout.grid.rows + 2):
+            start = layout.origin + local * layout.stride + part
+            row = plane[start - 2 * parts : start + (width + 2) * parts : parts]
+            np.testing.assert_array_equal(row, padded[part * layout.grid.rows + local + 2])
+
+
+def test_narrow_maps_are_cut_into_parts_that_fill_a_vector():
+    assert grid_for(8, 8, 16) == Grid(8, 8, 2)
+    assert grid_for(32, 32, 16) == Grid(32, 32, 1)
+    assert grid_for(4, 4, 16) == Grid(4, 4, 4)
+    assert grid_for(1, 1, 16) == Grid(1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": (3,)}, "must name operations before"),
+        ({"window": (16, 3)}, "`window` must be two numbers in 1..15"),
+        ({"size": (0, 8)}, "`size` must be"),
+        ({"bias": np.zeros(4, np.float32)}, "`bias` must be float32"),
+        ({"mask": np.ones((3, 3), bool)}, "`mask` must be bool"),
+        ({"kernels": np.zeros((1, 3, 3), np.float32)}, "`kernels` must be float32"),
+        ({"activation": "tanh"}, "`activation` must be one of"),
+        ({"slope": float("nan")}, "`slope` must be finite"),
+    ],
+)
+def test_a_program_refuses_what_does_not_fit(change, message):
+    import dataclasses
+
+    conv = reference.random_conv(np.random.default_rng(0), (8, 8, 2), 3, window=(3, 3))
+    changed = dataclasses.replace(conv, **change)
+    with pytest.raises(ops.ProgramError, match=message):
+        ops.Program((ops.Input(inputs=(), size=(8, 8, 2)), changed), (1,))

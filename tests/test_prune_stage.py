@@ -14,7 +14,7 @@ from nhn_tf.data import datasets
 from nhn_tf.errors import UserError
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
-from nhn_tf.stages.common import Feed
+from nhn_tf.stages.common import Feed, load_feed
 from tests.conftest import STAGES, smoke_settings
 
 
@@ -121,9 +121,25 @@ def test_a_layer_that_would_lose_everything_keeps_its_strongest_kernel(trained, 
     assert done["metrics"]["kernel_sparsity"] < 1
 
 
-def test_the_random_control_is_reported_on_request(trained):
-    done = stages.run("prune", trained, smoke_settings("prune", control=True))
-    assert 0 <= done["metrics"]["random_test_accuracy"] <= 1
+def test_the_random_control_keeps_as_many_kernels_of_the_base(trained):
+    settings = smoke_settings("prune", control=True)
+    done = stages.run("prune", trained, settings)
+    feed = load_feed(settings)
+    control = network.build(
+        trained.stage("base").genotype(),
+        input_shape=feed.data.image_shape,
+        num_classes=feed.data.num_classes,
+        **smoke_settings("base").config.form,
+    )
+    weights.transfer(trained.stage("base").weights(), control)
+    masks = trained.stage("prune").genotype().masks
+    drawn = pruning.random_masks(masks, seed=settings.seed)
+    assert drawn != masks
+    assert drawn.kept == masks.kept
+    pruning.apply_masks(control, drawn)
+    images, labels = feed.test[0]
+    accuracy = float(np.mean(control.predict_on_batch(images).argmax(axis=1) == labels))
+    assert done["metrics"]["random_test_accuracy"] == pytest.approx(accuracy, abs=1.5 / len(labels))
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(trained):

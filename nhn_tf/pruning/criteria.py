@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from nhn_tf.masks import Masks
+from nhn_tf.randomness import Stream, generator
 
 SCOPES: Final = ("global", "layer")
 
@@ -106,7 +107,7 @@ def score(kernels: Mapping[str, np.ndarray], criterion: str = "std", *, seed: in
                 f"layer {name!r} holds NaN or infinite weights, which cannot be ranked. Prune a model whose training "
                 "did not diverge."
             )
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        rng = generator(seed, Stream.RANDOM_PRUNING, zlib.crc32(name.encode()))
         scores[name] = CRITERIA[criterion](kernel, rng)
     return scores
 

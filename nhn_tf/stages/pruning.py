@@ -37,10 +37,8 @@ def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     masks = pruning.masks_of(pruned)
     metrics |= figures(pruned, feed, settings) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
     if config.control:
-        control = pruning.prune(
-            model, sparsity=masks.sparsity, criterion="random", scope=config.scope, seed=settings.seed,
-            allow_disconnected=True,
-        )  # fmt: skip
+        control = pruning.prune(model, sparsity=0.0)
+        pruning.apply_masks(control, pruning.random_masks(masks, scope=config.scope, seed=settings.seed))
         metrics["random_test_accuracy"] = training.accuracy(control, feed.test)
     _write_layers(stage / "layers.csv", pruned)
     ranked = model if config.schedule == "oneshot" else pruned

@@ -22,6 +22,10 @@ import numpy as np
 from nhn_tf.errors import UserError
 
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
 class DamagedFileError(UserError):
     """A file that exists but does not hold what it should; the message names it."""
 
@@ -43,6 +47,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with open(descriptor, mode, encoding=encoding) as file:
+            os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp lets only the owner read
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -60,3 +60,10 @@ def test_digest_of_arrays_sees_names_types_shapes_and_bytes():
     digests = {files.digest_arrays(arrays) for arrays in [base, *others]}
     assert len(digests) == 6
     assert files.digest_arrays({"a": np.arange(4, dtype=np.int32)}) in digests
+
+
+def test_files_may_be_read_as_the_umask_says(tmp_path):
+    expected = tmp_path / "plain.txt"
+    expected.write_text("x")
+    files.write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.json").stat().st_mode == expected.stat().st_mode

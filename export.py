@@ -1,0 +1,50 @@
+"""Exports the network of a run's last finished training stage, compacted, for other programs.
+
+    python export.py --model_dir=runs/demo
+    python export.py --model_dir=runs/demo --format=keras,onnx
+
+Writes runs/demo/export/: the files, preprocessing.json (how to make inputs), export.md (errors, sizes, latencies) and
+export.json. Every file is loaded again in a fresh process and compared with the network before it takes its name.
+
+Flags:
+  --model_dir: the run's directory
+  --format: keras, saved_model, onnx, litert, nhn (the kernel-sparse runtime), several with commas, or all: those whose
+    packages are installed
+  --data_dir: where the data set lies, if it has moved since the run
+  --debug: show the traceback of an error
+"""
+
+import os
+from typing import Any
+
+from absl import flags
+
+from flags import entry
+from nhn_tf.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    flags.DEFINE_string("model_dir", None, "the run's directory")
+    flags.DEFINE_list("format", ["all"], "keras, saved_model, onnx, litert, nhn, or all")
+    flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
+    flags.DEFINE_boolean("debug", False, "show the traceback of an error")
+    entry.guarded(lambda: (__doc__ or "").strip(), export)
+
+
+def export() -> dict[str, Any]:
+    """Exports the network of `--model_dir`."""
+    if not FLAGS.model_dir:
+        raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    entry.check_backend()
+    # Exports are compared on the processor, where every format runs.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from nhn_tf.export import write_exports  # Keras loads only once the flags are known to be right
+
+    return write_exports(FLAGS.model_dir, [name.strip() for name in FLAGS.format], data_dir=FLAGS.data_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Writes a run's network in other formats into its directory `export/`, each checked before it takes its name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from nhn_tf import complexity, files, pruning
+from nhn_tf.configs import DataConfig
+from nhn_tf.data import datasets
+from nhn_tf.data.batches import Normalization
+from nhn_tf.export import check, markdown
+from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
+from nhn_tf.export.plain import plain
+from nhn_tf.runs import STAGES, RunDirectory, StageDirectory, device
+from nhn_tf.stages import common
+
+SOURCES = ("final", "pruned", "base")
+"""The stages whose networks are exported, the last one first."""
+IMAGES = 1000
+"""Test images that every export is compared on, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """The run's network and its answers.
+
+    Attributes:
+      model: as the stage left it.
+      data: of the run.
+      normalization: of its images.
+      images: float32 [N, H, W, C], normalised test images.
+      logits: float32 [N, classes].
+    """
+
+    model: keras.Model
+    data: datasets.Dataset
+    normalization: Normalization
+    images: np.ndarray
+    logits: np.ndarray
+
+
+def write_exports(
+    model_dir: str | os.PathLike[str], asked: Sequence[str] = ("all",), *, data_dir: str | None = None
+) -> dict[str, Any]:
+    """Exports the network of a run's last finished training stage, compacted.
+
+    Every file is loaded again in a fresh process and compared with the run's own network on test images before it
+    takes its name. Exports of the same weights by an earlier call stay and keep their rows in the table; those of other
+    weights are removed. Stages of the run are only read.
+
+    Args:
+      model_dir: the run's directory.
+      asked: names of `FORMATS`, or "all" for those that can be written here.
+      data_dir: where the data set lies, if it has moved.
+
+    Returns:
+      Paths of the table ("export") and its figures ("results"), the "stage", "formats" written by this call with their
+      figures, and those "skipped" with the reasons.
+
+    Raises:
+      UserError: no training stage has finished, a format is unknown or lacks a package, files of the run or the data
+        are damaged or others, or an export does not do what the network does.
+    """
+    names, skipped = choose(asked)
+    stage = _last_stage(model_dir)
+    with _float32():
+        reference = _reference(stage, data_dir)
+        compacted = pruning.compact(reference.model)
+        network = Network(compacted, plain(compacted))
+        directory = stage.run.path / "export"
+        value = _facts(stage, reference, compacted)
+        try:
+            before = _earlier(directory, value)
+            files.write_json(directory / "preprocessing.json", _preprocessing(reference))
+            written = {name: _export(name, network, directory, reference) for name in names}
+        except OSError as error:
+            raise ExportError(f"cannot write the exports into {directory}: {error.strerror or error}.") from None
+    rows = before | written
+    value |= {"formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": skipped}
+    files.write_json(directory / "export.json", value)
+    with files.atomic_write(directory / "export.md", "w") as file:
+        file.write(markdown.render(value))
+    return {
+        "export": str(directory / "export.md"),
+        "results": str(directory / "export.json"),
+        "stage": stage.name,
+        "formats": written,
+        "skipped": skipped,
+    }
+
+
+def _last_stage(model_dir: str | os.PathLike[str]) -> StageDirectory:
+    path = Path(model_dir)
+    if not (path / "run.json").exists():
+        raise ExportError(f"--model_dir={path} holds no run (no run.json). Give the directory of a run.")
+    run = RunDirectory(path)
+    for name in SOURCES:
+        if run.stage(name).is_done:
+            return run.stage(name)
+    raise ExportError(
+        f"no training stage of {path} has finished, so there is no network to export.\n"
+        f"Run: python {STAGES['base'][2]} --model_dir={path}"
+    )
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Builds networks in float32, whatever the precision of the training was."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _reference(stage: StageDirectory, data_dir: str | None) -> _Reference:
+    record = stage.record()
+    config = DataConfig.from_json(record["data"])
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    data = datasets.load(config, seed=record["seed"])
+    stage.check_data(data.digest)
+    model = common.inherited(stage.run, stage, data)
+    normalization = Normalization.of(data.train)
+    images = normalization(data.test.images[:IMAGES])
+    model.compile(jit_compile=keras.backend.backend() == "jax")
+    logits = model.predict(images, batch_size=100, verbose=0)
+    return _Reference(model, data, normalization, images, np.asarray(logits))
+
+
+def _facts(stage: StageDirectory, reference: _Reference, compacted: keras.Model) -> dict[str, Any]:
+    done = stage.done()
+    return {
+        "schema": 1,
+        "run": stage.run.path.name,
+        "stage": stage.name,
+        "genotype": done["genotype"],
+        "weights": done["weights"],
+        "dataset": reference.data.name,
+        "images": len(reference.images),
+        "params": complexity.model_cost(reference.model).params,
+        "compacted_params": complexity.model_cost(compacted).params,
+        "live_params": pruning.live_parameters(reference.model),
+        "written_with": {"keras": keras.__version__, "backend": keras.backend.backend(), "device": device()},
+    }
+
+
+def _preprocessing(reference: _Reference) -> dict[str, Any]:
+    """What a user of an export must know about its inputs and outputs."""
+    return {
+        "dataset": reference.data.name,
+        "image_shape": list(reference.data.image_shape),
+        "input": "float32 [batch, height, width, channels]: (pixel / 255 - mean) / std for each channel",
+        "mean": list(reference.normalization.mean),
+        "std": list(reference.normalization.std),
+        "output": "float32 [batch, classes]: logits; their softmax gives probabilities",
+        "class_names": list(reference.data.class_names),
+    }
+
+
+def _earlier(directory: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Rows of earlier exports of the same weights; exports of others are removed, their table first."""
+    path = directory / "export.json"
+    with contextlib.suppress(FileNotFoundError, files.DamagedFileError, KeyError, TypeError):
+        before = files.read_json(path)
+        if (before["weights"], before["genotype"]) == (value["weights"], value["genotype"]):
+            return {name: row for name, row in before["formats"].items() if (directory / row["file"]).exists()}
+    for name in ("export.md", "export.json", "preprocessing.json", *(form.file for form in FORMATS.values())):
+        _remove(directory / name)
+    return {}
+
+
+def _export(name: str, network: Network, directory: Path, reference: _Reference) -> dict[str, Any]:
+    """Writes and checks one format under a temporary name, then gives it its own."""
+    form = FORMATS[name]
+    work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=directory))
+    try:
+        path = work / form.file
+        form.write(network, path)
+        row = check.check(name, path, reference.images, reference.logits, work=work)
+        target = directory / form.file
+        if target.is_dir():  # a directory cannot be replaced in one step
+            target.rename(work / "before")
+        os.replace(path, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{name}: {target}, {row['bytes']} bytes, largest error of a logit {row['max_abs_error']:.2g}")
+    return {"file": form.file, **row}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

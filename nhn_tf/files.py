@@ -21,7 +21,6 @@ import numpy as np
 
 from nhn_tf.errors import UserError
 
-
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 

@@ -18,7 +18,7 @@ test: lint .venv-jax/.installed
 
 test-slow: .venv/.installed .venv-jax/.installed
 	$(TF) -m pytest -m slow
-	KERAS_BACKEND=jax $(JAX) -m pytest -m "jax and slow"
+	KERAS_BACKEND=jax $(JAX) -m pytest -m "(jax and slow) or jax_slow"
 
 lint: .venv/.installed
 	.venv/bin/ruff check .

@@ -174,7 +174,7 @@ def test_what_no_code_chose_stays_as_it_was_bit_for_bit(trained):
             assert np.array_equal(array, before[path]) == (int(path[-1]) not in chosen), path
 
 
-@pytest.mark.parametrize("code", [CODE, pytest.param(HIGH, marks=pytest.mark.jax)], ids=["low", "high"])
+@pytest.mark.parametrize("code", [CODE, pytest.param(HIGH, marks=pytest.mark.jax_slow)], ids=["low", "high"])
 def test_a_step_is_that_of_the_plain_network_with_a_frozen_base(base, code):
     # The oracle has no switch and no gate: Keras's own gradients through every layer.
     supernet = compiled(scaled_up(location(base)))

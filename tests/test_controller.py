@@ -135,7 +135,7 @@ def gradient_of_step(controller: Controller, genes: np.ndarray, advantages: np.n
     return [old - convert_to_numpy(v) for old, v in zip(before, weights, strict=True)]
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_reinforce_follows_the_gradient_of_the_expected_reward():
     controller = make(entropy_weight=0.0, skip_weight=0.0)
     scatter(controller)
@@ -225,7 +225,7 @@ def test_same_seed_same_controller_and_another_seed_another():
     assert not np.array_equal(first["controller/start"], other["controller/start"])
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_restored_controller_goes_on_bit_identically():
     whole = make()
     learn(whole, 3)

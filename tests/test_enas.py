@@ -75,7 +75,7 @@ def test_metrics_of_an_epoch(finished):
     assert second["best_reward"] >= first["best_reward"]
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_results_are_the_issued_figures(finished):
     searcher, _, results = finished
     assert results is searcher.results
@@ -101,7 +101,7 @@ def test_keeps_the_top_k_of_the_controller_and_of_the_control(finished):
     assert {trial.source for trial in searcher.get_best_trials(10)} == {"controller"}
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_best_model_classifies_as_its_trial_says(finished):
     searcher, _, _ = finished
     validation = batches(20, train=False, seed=1)

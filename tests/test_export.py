@@ -73,7 +73,7 @@ def test_a_plain_network_answers_alike(prepare, separable_as_dense):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_plain_network_is_of_ordinary_float32_layers_for_inference():
     result = plain(small_network())
     assert {type(layer).__module__.split(".")[0] for layer in result.layers} == {"keras"}
@@ -82,7 +82,7 @@ def test_a_plain_network_is_of_ordinary_float32_layers_for_inference():
     assert {variable.dtype for variable in result.variables} == {"float32"}
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -103,7 +103,7 @@ def test_each_layer_has_an_ordinary_one(layer, shape):
     assert "it" in [kept.name for kept in result.layers]
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_reduction_by_hand():
     layer = FactorizedReduction(2, name="reduce")
     images = keras.Input((2, 2, 1))
@@ -114,13 +114,13 @@ def test_a_reduction_by_hand():
     assert found.ravel().tolist() == [10.0, 400.0]  # pixel (0, 0) is 1, pixel (1, 1) is 4
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_plain_network_keeps_mixed_precision_out():
     model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 1, dtype="mixed_bfloat16")])
     assert plain(model).layers[-1].compute_dtype == "float32"
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_what_has_no_ordinary_layer_is_named():
     images = keras.Input((4, 4, 2))
     with pytest.raises(ValueError, match="'normal'.*batch"):
@@ -179,7 +179,7 @@ def test_an_unknown_format_is_refused(asked):
         formats.choose(asked)
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_the_extras_that_messages_name_exist():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for form in FORMATS.values():
@@ -193,7 +193,7 @@ def stages_of(run):
     return {path: path.stat().st_mtime_ns for path in run.path.glob("[1-7]-*/*")}
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_run_is_exported_and_loaded_again_in_a_fresh_process(run_copy):
     asked = ["keras", *(["nhn"] if importlib.util.find_spec("llvmlite") else [])]
     before = stages_of(run_copy)

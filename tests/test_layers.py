@@ -7,6 +7,8 @@ from keras import ops
 
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit, kernels
 
+pytestmark = pytest.mark.jax
+
 
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")

@@ -454,7 +454,7 @@ def test_a_direction_search_without_add_ons_is_refused(arrays):
         direction((BASE, arrays))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_both_searches_end_to_end():
     genotype = dataclasses.replace(BASE, masks=None)
     keras.utils.set_random_seed(0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nhn_tf import plots
 
-pytestmark = pytest.mark.jax
+pytestmark = pytest.mark.jax_slow
 
 SCORES = {
     "layer0_op": np.array([[0.01, 0.03], [0.05, 0.0]], np.float32),

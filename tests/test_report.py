@@ -26,7 +26,7 @@ from nhn_tf.report import curves, drawing, markdown, published, reading, results
 from nhn_tf.runs import STAGES, RunDirectory, RunError, Settings
 from nhn_tf.space import OP_NAMES, Space
 
-pytestmark = pytest.mark.jax
+pytestmark = pytest.mark.jax_slow
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = Space(6, 3)

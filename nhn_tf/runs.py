@@ -202,9 +202,10 @@ class RunDirectory:
         """
         stage = self.stage(name)
         if not stage.is_done:
-            raise RunError(
-                f"this needs the finished stage '{name}' in {self.path}.\nRun: {settings.command(name, self.path)}"
-            )
+            run = f"Run: {settings.command(name, self.path)}"
+            if (stage / "config.json").exists():
+                run = f"It has begun but not ended: give its command again, {self.path / 'run.json'} lists it."
+            raise RunError(f"this needs the finished stage '{name}' in {self.path}.\n{run}")
         return stage
 
 
@@ -346,7 +347,7 @@ class StageDirectory:
                 f"Give the same --data_dir, or another --model_dir."
             )
 
-    def start(self, data_digest: str) -> None:
+    def start(self, data_digest: str, images: Mapping[str, Any] | None = None) -> None:
         """Opens the stage for the settings given to `begin`: from here on the directory belongs to them.
 
         Called once everything that can be refused has been looked at, data and network: until then nothing is
@@ -354,13 +355,15 @@ class StageDirectory:
 
         Args:
           data_digest: of the images, see `check_data`.
+          images: how many there are, for the record.
         """
         if self._record is None:
             raise ValueError("`start` must follow `begin`.")
         if self._overwrite and self.path.exists():
             shutil.rmtree(self.path)
         self._started = time.monotonic()
-        files.write_json(self.path / "config.json", {**self._record, "data_digest": data_digest})
+        seen = {"data_digest": data_digest, "images": dict(images or {})}
+        files.write_json(self.path / "config.json", {**self._record, **seen})
 
     def finish(
         self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray], **facts: Any
@@ -387,6 +390,7 @@ class StageDirectory:
             "genotype": genotype.digest,
             "weights": files.digest_arrays(weights),
             "wall_s": round(self._seconds(), 3),
+            "images": record.get("images", {}),
             "device": device(),
             "backend": keras.backend.backend(),
             **facts,
@@ -442,7 +446,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
     for section, value in record.items():
-        if section in ("preset", "data_digest"):
+        if section in ("preset", "data_digest", "images"):
             continue
         entries = value if isinstance(value, dict) else {"": value}
         for name, item in entries.items():

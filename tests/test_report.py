@@ -94,7 +94,7 @@ def make_run(path, stages=tuple(STAGES), *, unfinished=(), preset="demo", **data
             replaced = dataclasses.replace(chosen.data, **data)
             asked = Settings(config=config, data=replaced, compute=chosen.compute, seed=5, preset=preset)
             stage.begin(asked, input_genotype=before)
-            stage.start("digest of the images")
+            stage.start("digest of the images", {"train": 500, "val": 96, "test": 97, "classes": 10})
             if history(name):
                 (stage / "metrics.csv").write_text(history(name))
             if name in stages:
@@ -293,7 +293,11 @@ def test_fewer_images_selection_on_test_and_missing_stages_are_told(tmp_path):
     config["config"]["eval_split"] = "test"
     files.write_json(path / "5-lds_location" / "config.json", config)
     told = " ".join(value_of(path)["caveats"])
-    for words in ("Only 500 training", "Only 96 test", "lds_location selected on test", "Without a result: base"):
+    for words in (
+        "500 training, 96 validation and 97 test images of 10 classes (at most",
+        "lds_location selected on test",
+        "Without a result: base",
+    ):
         assert words in told
 
 

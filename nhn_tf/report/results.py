@@ -133,10 +133,12 @@ def caveats(run: Run) -> list[str]:
     """What a reader must know before comparing this run with the paper, a sentence or two each."""
     data = (run.begun[0].config or {})["data"]
     told = [caveat] if (caveat := caveat_of_data(run)) else []
-    if data.get("train_limit"):
-        told.append(f"Only {data['train_limit']:,} training images were used.")
-    if data.get("eval_limit"):
-        told.append(f"Only {data['eval_limit']:,} test images were used.")
+    if images := next((stage.done["images"] for stage in run.begun if stage.done and stage.done.get("images")), None):
+        limited = data.get("train_limit") or data.get("eval_limit")
+        told.append(
+            f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test images of "
+            f"{images['classes']} classes{' (at most so many were asked for)' if limited else ''}."
+        )
     for stage in run.begun:
         if stage.config and stage.config["config"].get("eval_split") == "test":
             told.append(f"Stage {stage.name} selected on test images, as the paper did; its test figures are too good.")

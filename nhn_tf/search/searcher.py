@@ -25,6 +25,7 @@ import numpy as np
 
 from nhn_tf import files
 from nhn_tf.configs import GradientConfig
+from nhn_tf.data.batches import Batches
 from nhn_tf.genotype import Genotype
 from nhn_tf.masks import Masks
 from nhn_tf.randomness import Stream, generator
@@ -171,7 +172,13 @@ class Searcher(abc.ABC):
 
         Returns:
           `results`.
+
+        Raises:
+          TypeError: the data are no `nhn_tf.data.batches.Batches`.
         """
+        for name, value in (("train_batches", train_batches), ("validation_data", validation_data)):
+            if not isinstance(value, Batches):
+                raise TypeError(f"`{name}` must be nhn_tf.data.batches.Batches. Received: {type(value).__name__}.")
         epochs = self.length if epochs is None else epochs
         self._callbacks = tuple(callbacks)
         self.prepare(train_batches, validation_data, epochs)

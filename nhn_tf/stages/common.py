@@ -86,6 +86,13 @@ def open_stage(
     return stage, None
 
 
+def start(stage: StageDirectory, feed: Feed) -> None:
+    """Starts a stage that nothing stands in the way of, noting the images it sees."""
+    data = feed.data
+    counts = {part: len(split) for part, split in (("train", data.train), ("val", data.val), ("test", data.test))}
+    stage.start(data.digest, {**counts, "classes": data.num_classes})
+
+
 def load_feed(settings: Settings) -> Feed:
     """The batches that the settings name."""
     feed = Feed(_load(settings.data, settings.seed), settings)
@@ -173,7 +180,7 @@ def fit(
         label_smoothing=getattr(config, "label_smoothing", 0.0),
         steps_per_execution=settings.compute.steps_per_execution,
     )
-    stage.start(feed.data.digest)
+    start(stage, feed)
     checkpoint = stage.load_checkpoint()
     if checkpoint:
         training.restore(model, checkpoint.arrays)

@@ -16,7 +16,7 @@ from nhn_tf.event_writer import EventWriter
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import weights
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageDirectory
-from nhn_tf.stages.common import Feed, figures, fit, inherited, open_stage, source_stage
+from nhn_tf.stages.common import Feed, figures, fit, inherited, open_stage, source_stage, start
 
 
 def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         return stage.done()
     model = inherited(directory, source, feed.data)
     pruned = _maskable(model, source)
-    stage.start(feed.data.digest)
+    start(stage, feed)
     metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
     if config.schedule == "gradual":
         thresholds = _prune_gradually(stage, pruned, feed, settings)

@@ -13,7 +13,7 @@ from nhn_tf.models import weights
 from nhn_tf.monitor import SearchRecorder
 from nhn_tf.runs import RunDirectory, Settings, StageDirectory
 from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Searcher, Trial
-from nhn_tf.stages.common import Feed, form_of, monitor, open_stage, source_stage
+from nhn_tf.stages.common import Feed, form_of, monitor, open_stage, source_stage, start
 
 
 def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _search(
       Its figures.
     """
     train, evaluation = batches
-    stage.start(feed.data.digest)
+    start(stage, feed)
     checkpoint = stage.load_checkpoint()
     if checkpoint:
         searcher.restore(checkpoint.arrays, checkpoint.values["search"])

@@ -284,7 +284,10 @@ def test_rows_of_other_data_are_not_comparable_and_the_table_says_so(tmp_path, p
 def test_rows_of_cifar10_are_comparable(tmp_path):
     value = value_of(make_run(tmp_path / "run", preset="paper"))
     assert value["comparable"]
-    assert value["caveats"] == ["Every measured figure is of a single run with a single seed."]
+    assert value["caveats"] == [
+        "500 training, 96 validation and 97 test images of 10 classes.",
+        "Every measured figure is of a single run with a single seed.",
+    ]
 
 
 def test_fewer_images_selection_on_test_and_missing_stages_are_told(tmp_path):

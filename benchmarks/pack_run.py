@@ -7,11 +7,14 @@ curves, done.json) and the last stage's weights as float16 in weights-float16-*.
 """
 
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nhn_tf import files
 

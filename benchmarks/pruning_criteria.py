@@ -11,9 +11,13 @@ is JSON.
 """
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model_dirs", None, "runs whose stage `base` has finished", required=True)
@@ -30,7 +34,7 @@ def accuracies(model_dir: str) -> dict[str, list[float]]:
     from nhn_tf.stages.common import Feed, inherited
 
     run = RunDirectory(model_dir)
-    base = run.require("base")
+    base = run.stage("base")
     record = base.record()
     settings = Settings(
         config=None,  # type: ignore[arg-type]  # nothing is trained
@@ -58,12 +62,12 @@ def accuracies(model_dir: str) -> dict[str, list[float]]:
 def main(argv: list[str]) -> None:
     del argv
     runs = [accuracies(directory) for directory in FLAGS.model_dirs]
-    print(f"{'criterion':<10}" + "".join(f"{s:>16}" for s in FLAGS.sparsities) + f"   n={len(runs)}")
+    print(f"{'criterion':<10}" + "".join(f"{s:>18}" for s in FLAGS.sparsities) + f"   n={len(runs)}")
     summary: dict[str, dict[str, list[float]]] = {}
     for name in ["base", *FLAGS.criteria]:
         values = np.array([run[name] for run in runs])
         cells = [f"{m:.4f} +- {s:.4f}" for m, s in zip(values.mean(axis=0), values.std(axis=0), strict=True)]
-        print(f"{name:<10}" + "".join(f"{cell:>16}" for cell in cells))
+        print(f"{name:<10}" + "".join(f"{cell:>18}" for cell in cells))
         summary[name] = {"mean": values.mean(axis=0).round(4).tolist(), "std": values.std(axis=0).round(4).tolist()}
     print(json.dumps({"sparsities": [float(s) for s in FLAGS.sparsities], **summary}))
 

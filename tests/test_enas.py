@@ -76,7 +76,7 @@ def test_metrics_of_an_epoch(finished):
 
 
 @pytest.mark.jax_slow
-def test_results_are_the_issued_figures(finished):
+def test_results_hold_every_promised_figure(finished):
     searcher, _, results = finished
     assert results is searcher.results
     best = searcher.get_best_trials(1)[0]

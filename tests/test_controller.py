@@ -28,7 +28,7 @@ def scatter(controller: Controller) -> None:
         variable.assign(rng.normal(size=variable.shape))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_log_probabilities_of_a_whole_space_sum_to_one():
     controller = make()
     scatter(controller)

@@ -63,7 +63,7 @@ def images_of(model, count=4):
 # Ordinary layers.
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 @pytest.mark.parametrize("separable_as_dense", [False, True])
 @pytest.mark.parametrize("prepare", [lambda model: model, pruning.compact], ids=["masked", "compacted"])
 def test_a_plain_network_answers_alike(prepare, separable_as_dense):

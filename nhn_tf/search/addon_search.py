@@ -108,7 +108,6 @@ class AddonSearch(Searcher):
         self.supernet = self.build_supernet(input_shape=self.input_shape, num_classes=self.num_classes, **self.form)
         self.supernet.load_base(arrays)
         self._base_digest = files.digest_arrays(self._base_arrays())
-        self._restored_optimizer: dict[str, np.ndarray] = {}
         # Of each trial, its add-ons' arrays by path, masks included.
         self._candidates: list[dict[str, np.ndarray]] = []
 
@@ -328,12 +327,6 @@ class AddonSearch(Searcher):
     def _learned(self) -> dict[str, keras.Variable]:
         """What training changes, by path; not the masks of a cycle, which are drawn anew."""
         return {path: v for path, v in self.supernet.addon_variables.items() if not path.endswith("/masks")}
-
-    def _optimizer_arrays(self) -> dict[str, np.ndarray]:
-        """State of the supernet's optimizer by variable path; before `prepare`, what was restored for it."""
-        if self._restored_optimizer or not self.supernet.compiled:
-            return self._restored_optimizer
-        return {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in self.supernet.optimizer.variables}
 
     def identity(self) -> dict[str, Any]:
         return {

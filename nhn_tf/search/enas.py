@@ -24,7 +24,7 @@ from nhn_tf.genotype import Genotype
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
 from nhn_tf.randomness import Stream
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
-from nhn_tf.search.controller import Controller, assign_arrays
+from nhn_tf.search.controller import Controller
 from nhn_tf.search.searcher import Searcher, Trial, rank
 from nhn_tf.space import Space
 
@@ -96,7 +96,6 @@ class EnasSearch(Searcher):
             seed=seed,
         )
         self.controller = Controller.from_config(space, config, seed=seed)
-        self._restored_optimizer: dict[str, np.ndarray] = {}
 
     # The loop.
 
@@ -112,7 +111,7 @@ class EnasSearch(Searcher):
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
         optimizer.build(self.supernet.trainable_variables)
         if optimizer_arrays:
-            assign_arrays(optimizer.variables, optimizer_arrays)
+            weights.assign({v.path: v for v in optimizer.variables}, optimizer_arrays)
             self._restored_optimizer = {}
 
         self._train_batches = train_batches
@@ -292,12 +291,6 @@ class EnasSearch(Searcher):
         self.controller.restore(parts["controller"], values["controller"])
         self._restored_optimizer = parts["optimizer"]
         super().restore(arrays, values)
-
-    def _optimizer_arrays(self) -> dict[str, np.ndarray]:
-        """State of the supernet's optimizer by variable path; before `prepare`, what was restored for it."""
-        if self._restored_optimizer or not self.supernet.compiled:
-            return self._restored_optimizer
-        return {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in self.supernet.optimizer.variables}
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "input_shape": list(self.input_shape), "num_classes": self.num_classes}

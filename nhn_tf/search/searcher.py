@@ -28,6 +28,7 @@ from nhn_tf.configs import GradientConfig
 from nhn_tf.data.batches import Batches
 from nhn_tf.genotype import Genotype
 from nhn_tf.masks import Masks
+from nhn_tf.models import Superset
 from nhn_tf.randomness import Stream, generator
 from nhn_tf.space import Space
 
@@ -93,6 +94,7 @@ class Searcher(abc.ABC):
       concluding: whether the final candidates are being measured: no epoch is under way any more.
     """
 
+    supernet: Superset  # a subclass makes it
     source = "search"  # of the trials that `get_best_genotypes` chooses among
     unit = "epoch"  # what an epoch of this search is called
 
@@ -117,6 +119,7 @@ class Searcher(abc.ABC):
         self.results: dict[str, Any] | None = None
         self.concluding = False
         self._callbacks: Sequence[SearchCallback] = ()
+        self._restored_optimizer: dict[str, np.ndarray] = {}
 
     # What a subclass provides.
 
@@ -305,6 +308,12 @@ class Searcher(abc.ABC):
         return self.project_dir / "state.npz"
 
     # For subclasses.
+
+    def _optimizer_arrays(self) -> dict[str, np.ndarray]:
+        """State of the supernet's optimizer by variable path; before `prepare`, what was restored for it."""
+        if self._restored_optimizer or not self.supernet.compiled:
+            return self._restored_optimizer
+        return {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in self.supernet.optimizer.variables}
 
     def rng(self, stream: Stream, epoch: int = 0, step: int = 0) -> np.random.Generator:
         """The generator of one purpose at one step of one epoch."""

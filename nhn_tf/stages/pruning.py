@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -34,13 +34,13 @@ def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         thresholds = _prune_gradually(stage, pruned, feed, settings)
     else:
         thresholds = _prune_at_once(model, pruned, settings)
-    masks = pruning.masks_of(pruned)
-    metrics |= figures(pruned, feed, settings) | _savings(pruned) | {"kernel_sparsity": masks.sparsity}
+    masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
+    metrics |= figures(pruned, feed, settings) | _savings(toll) | {"kernel_sparsity": masks.sparsity}
     if config.control:
         control = pruning.prune(model, sparsity=0.0)
         pruning.apply_masks(control, pruning.random_masks(masks, scope=config.scope, seed=settings.seed))
         metrics["random_test_accuracy"] = training.accuracy(control, feed.test)
-    _write_layers(stage / "layers.csv", pruned)
+    _write_layers(stage / "layers.csv", toll)
     ranked = model if config.schedule == "oneshot" else pruned
     _picture_sensitivities(stage, ranked, config.criterion, thresholds, seed=settings.seed)
     genotype = dataclasses.replace(source.genotype(), masks=masks)
@@ -105,13 +105,25 @@ def _prune_gradually(stage: StageDirectory, masked: keras.Model, feed: Feed, set
     return {name: float(scores[name][masks[name]].min(initial=np.inf)) for name in masks}
 
 
-def _savings(model: keras.Model) -> dict[str, float]:
+class _Toll(NamedTuple):
+    """A pruned network layer by layer, by name: what lives, what it cost before and costs now, what was masked."""
+
+    layers: Mapping[str, pruning.LayerLiveness]
+    before: Mapping[str, complexity.Cost]
+    after: Mapping[str, complexity.Cost]
+    masked: Set[str]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> _Toll:
+        masked = frozenset(pruning.masked_layers(model))
+        return cls(pruning.liveness(model), complexity.layer_costs(model), pruning.live_costs(model), masked)
+
+
+def _savings(toll: _Toll) -> dict[str, float]:
     """What pruning took away: shares in [0, 1] and counts."""
-    layers = pruning.liveness(model)
-    before, after = complexity.layer_costs(model), pruning.live_costs(model)
-    kernels = pruning.masked_layers(model)
-    total = sum(before[name].params for name in kernels)
-    live = sum(after[name].live_params for name in kernels)
+    layers, before, after, masked = toll
+    total = sum(before[name].params for name in masked)
+    live = sum(after[name].live_params for name in masked)
     return {
         "kxk_params_removed": 1.0 - live / total,
         "params_removed": 1.0 - sum(c.live_params for c in after.values()) / sum(c.params for c in before.values()),
@@ -119,13 +131,12 @@ def _savings(model: keras.Model) -> dict[str, float]:
     }
 
 
-def _write_layers(path: Path, model: keras.Model) -> None:
+def _write_layers(path: Path, toll: _Toll) -> None:
     """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after.
 
     Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons.
     """
-    layers, masked = pruning.liveness(model), pruning.masked_layers(model)
-    before, after = complexity.layer_costs(model), pruning.live_costs(model)
+    layers, before, after, masked = toll
     header = (
         "layer", "prunable", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
     )  # fmt: skip

@@ -46,8 +46,10 @@ STAGES: dict[str, tuple[str, str | None, str]] = {
     "final": ("7-final", "lds_direction", "train.py --stage=final"),
 }
 
-# Settings that say where things lie or how fast they go, not what comes out.
-NOT_IN_DIGEST = {"data_dir", "cache_dir", "eval_batch_size", "steps_per_execution"}
+# Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
+NOT_IN_DIGEST = {
+    "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
+}  # fmt: skip
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -101,17 +103,19 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The state of a stage after `epoch` whole epochs.
+    """The state of a stage after some whole epochs, or within the one behind them.
 
     Attributes:
       epoch: finished epochs (or cycles).
       arrays: every variable, optimizer slot and other array, by name.
       values: a JSON value for the rest: history, baselines, best so far.
+      step: steps done of the epoch under way.
     """
 
     epoch: int
     arrays: dict[str, np.ndarray]
     values: dict[str, Any]
+    step: int = 0
 
 
 class RunDirectory:
@@ -220,6 +224,9 @@ class StageDirectory:
         self._overwrite = False
         self._started = time.monotonic()
         self._seconds_before = 0.0  # spent by processes that were interrupted
+        self._newest: Path | None = None  # checkpoint that is known to be whole
+        self._number = 1  # of the next one
+        self.rate_scale = 1.0  # what is left of the learning rate after divergences
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -366,7 +373,7 @@ class StageDirectory:
         files.write_json(self.path / "config.json", {**self._record, **seen})
 
     def finish(
-        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray], **facts: Any
+        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
         """Writes the stage's results, done.json last, and drops its checkpoints.
 
@@ -374,7 +381,6 @@ class StageDirectory:
           metrics: the stage's figures.
           genotype: what it found or trained.
           weights: arrays by variable path.
-          **facts: further entries of done.json.
 
         Returns:
           The content of done.json.
@@ -390,30 +396,34 @@ class StageDirectory:
             "genotype": genotype.digest,
             "weights": files.digest_arrays(weights),
             "wall_s": round(self._seconds(), 3),
+            "rate_scale": self.rate_scale,
             "images": record.get("images", {}),
             "device": device(),
             "backend": keras.backend.backend(),
-            **facts,
         }
         files.write_json(self.path / "done.json", done)
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
         return done
 
-    # Checkpoints: one npz an epoch, the newest two kept.
+    # Checkpoints: an npz each, the newest two kept.
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint; of those before it the newest one stays that was written or loaded here."""
         values = {
             **checkpoint.values,
             "epoch": checkpoint.epoch,
+            "step": checkpoint.step,
             "seconds": self._seconds(),
             "config_digest": config_digest(self.record()),
             "arrays_digest": files.digest_arrays(checkpoint.arrays),
         }
         text = np.frombuffer(json.dumps(values).encode(), np.uint8)
-        path = self.path / "checkpoint" / f"epoch_{checkpoint.epoch:06d}.npz"
+        path = self.path / "checkpoint" / f"{self._number:06d}.npz"
         files.save_npz(path, {**checkpoint.arrays, "values.json": text})
-        for old in self._checkpoint_paths()[2:]:
-            old.unlink()
+        for old in self._checkpoint_paths():
+            if old not in (path, self._newest):
+                old.unlink()
+        self._newest, self._number = path, self._number + 1
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint of this very configuration; None when there is none.
@@ -430,12 +440,14 @@ class StageDirectory:
             except (files.DamagedFileError, KeyError, ValueError) as error:
                 print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
                 continue
-            self._seconds_before = float(values["seconds"])
-            return Checkpoint(values["epoch"], arrays, values)
+            self._seconds_before, self._started = float(values["seconds"]), time.monotonic()
+            self._newest, self._number = path, int(path.stem) + 1
+            return Checkpoint(values["epoch"], arrays, values, values["step"])
         return None
 
     def _checkpoint_paths(self) -> list[Path]:
-        return sorted((self.path / "checkpoint").glob("epoch_*.npz"), reverse=True)
+        """From the newest to the oldest: they are numbered as they are written."""
+        return sorted((self.path / "checkpoint").glob("[0-9]*.npz"), reverse=True)
 
     def _seconds(self) -> float:
         """Seconds spent on the stage so far, by interrupted processes too."""

@@ -146,7 +146,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_loads(run):
     stage = begun(run)
     for epoch in (1, 2, 3):
         stage.save_checkpoint(checkpoint(epoch))
-    assert sorted(path.name for path in (stage / "checkpoint").iterdir()) == ["epoch_000002.npz", "epoch_000003.npz"]
+    assert sorted(path.name for path in (stage / "checkpoint").iterdir()) == ["000002.npz", "000003.npz"]
     loaded = stage.load_checkpoint()
     assert loaded.epoch == 3
     np.testing.assert_array_equal(loaded.arrays["w/kernel"], np.full(50, 3, np.float32))
@@ -158,13 +158,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, damage, capsys):
     stage = begun(run)
     stage.save_checkpoint(checkpoint(1))
     stage.save_checkpoint(checkpoint(2))
-    path = stage / "checkpoint" / "epoch_000002.npz"
+    path = stage / "checkpoint" / "000002.npz"
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 3] ^= 1
     path.write_bytes({"truncate": content[:-30], "flip": content, "empty": b""}[damage])
     assert stage.load_checkpoint().epoch == 1
-    assert "epoch_000002" in capsys.readouterr().err
+    assert "000002.npz" in capsys.readouterr().err
 
 
 def test_no_checkpoint_is_none(run):

@@ -35,8 +35,8 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
     Raises:
       UserError: the run directory, the data or a file does not admit it; nothing has been changed.
     """
+    training.set_up(settings.compute)
     keras.utils.set_random_seed(settings.seed)
-    training.set_precision(settings.compute)
     with directory.hold(preset=settings.preset, seed=settings.seed):
         return _STAGES[name](directory, settings)
 

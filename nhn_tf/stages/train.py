@@ -13,7 +13,8 @@ from nhn_tf.genotype import Genotype
 from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, Settings
-from nhn_tf.stages.common import Feed, build, figures, fit, inherited, open_stage, source_stage
+from nhn_tf.stages.common import Feed, build, figures, inherited, open_stage, source_stage
+from nhn_tf.stages.resuming import fit
 
 
 def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:

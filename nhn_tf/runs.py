@@ -161,7 +161,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot make the run directory {self.path}: {error.strerror}.") from None
         lock = self.path / "lock"
-        _take_lock(lock)
+        try:
+            _take_lock(lock)
+        except UserError:
+            _remove_empty(made)
+            raise
         try:
             self._tidy()
             self._note_call(preset, seed)
@@ -169,13 +173,12 @@ class RunDirectory:
         except UserError:
             lock.unlink(missing_ok=True)
             if made and {path.name for path in self.path.iterdir()} <= {"run.json"}:
-                shutil.rmtree(self.path)  # refused before it began
-                with contextlib.suppress(OSError):  # another process has put something there
-                    for parent in made[1:]:
-                        parent.rmdir()
+                (self.path / "run.json").unlink(missing_ok=True)  # refused before it began
+                _remove_empty(made)
             raise
         finally:
-            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the lock of a process that is gone is taken over
+                lock.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""
@@ -445,8 +448,9 @@ class StageDirectory:
         text = np.frombuffer(json.dumps(files.seal(values)).encode(), np.uint8)
         path = self.path / "checkpoint" / f"epoch_{checkpoint.epoch:06d}.npz"
         files.save_npz(path, {**checkpoint.arrays, "values.json": text})
-        for old in self._checkpoint_paths()[2:]:
-            old.unlink()
+        with files.writing(path.parent):
+            for old in self._checkpoint_paths()[2:]:
+                old.unlink()
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint of this very configuration; None when there is none.
@@ -523,6 +527,13 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
     return [(s, f"{s} {before.get(n)} -> {after.get(n)}") for s, n in zip(shorts, names, strict=True)]
 
 
+def _remove_empty(directories: Sequence[Path]) -> None:
+    """Removes directories, each the next one's child, as far as nothing is in them."""
+    with contextlib.suppress(OSError):
+        for path in directories:
+            path.rmdir()
+
+
 def _take_lock(path: Path) -> None:
     """Creates the lock file with this process's host and pid; takes over one whose process is dead."""
     mine = {"host": socket.gethostname(), "pid": os.getpid()}
@@ -533,7 +544,7 @@ def _take_lock(path: Path) -> None:
             try:
                 holder = json.loads(path.read_text())
                 host, pid = holder["host"], int(holder["pid"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
                 path.unlink(missing_ok=True)
                 continue
             if host == mine["host"] and not _alive(pid):
@@ -545,8 +556,12 @@ def _take_lock(path: Path) -> None:
             ) from None
         except OSError as error:
             raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
-        with open(descriptor, "w") as file:
-            json.dump(mine, file)
+        try:
+            with files.writing(path), open(descriptor, "w") as file:
+                json.dump(mine, file)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise
         return
     raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
 

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from nhn_tf.space import OP_NAMES, Space
+from nhn_tf.space import MAX_LAYERS, OP_NAMES, Space
 
 
 def setting(
@@ -57,8 +57,10 @@ class Config:
         Raises:
           ValueError: a field is unknown, of a wrong type or out of range.
         """
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a {cls.__name__} must be a mapping of fields to values. Received: {value!r}.")
         known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(value) - known):
+        if unknown := sorted(str(name) for name in set(value) - known):
             raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}.")
         return cls(**value)
 
@@ -69,7 +71,7 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     if kind is tuple and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1e300 else math.inf  # larger ones have no float
     if kind is types.UnionType or isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
         raise ValueError(f"`{name}` must be of type {getattr(kind, '__name__', kind)}. Received: {value!r}.")
     return value
@@ -82,7 +84,7 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
         raise ValueError(f"`{field.name}` must be among {', '.join(choices)}. Received: {value!r}.")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         below, above = low is not None and value < low, high is not None and value > high
-        if not math.isfinite(value) or below or above:
+        if below or above or not math.isfinite(value):
             raise ValueError(f"`{field.name}` must be {describe_range(field)}. Received: {value}.")
 
 
@@ -109,9 +111,15 @@ class DataConfig(Config):
         0.1, "share of the training images held out for validation", low=0.01, high=0.9, source="ENAS: 5k of 50k"
     )
     image_size: int = setting(0, "side to scale and crop the images to; 0 keeps them", unit="pixels", low=0, high=1024)
-    train_limit: int = setting(0, "use only that many training images, stratified; 0 uses all", unit="images", low=0)
+    train_limit: int = setting(
+        0, "use only that many training images, stratified; 0 uses all", unit="images", low=0, high=10**9
+    )
     eval_limit: int = setting(
-        0, "use only that many validation and test images each, stratified; 0 uses all", unit="images", low=0
+        0,
+        "use only that many validation and test images each, stratified; 0 uses all",
+        unit="images",
+        low=0,
+        high=10**9,
     )
     pad: int = setting(
         -1, "padding before the random crop; -1 is in proportion, 4 at 32", unit="pixels", low=-1, high=256
@@ -159,7 +167,7 @@ class GradientConfig(Config):
         2e-4, "L2 regularisation: l2 * sum(w^2) over every trained weight", low=0, high=1, source="paper, section 3"
     )
     clip_norm: float = setting(
-        5.0, "largest norm of the whole gradient; 0 switches clipping off", low=0, source="paper, section 3"
+        5.0, "largest norm of the whole gradient; 0 switches clipping off", low=0, high=1e6, source="paper, section 3"
     )
     cutout: int = setting(
         -1,
@@ -182,7 +190,12 @@ class SgdConfig(GradientConfig):
 
     epochs: int = setting(310, "passes over the training images", unit="epochs", low=1, high=100_000, source="ENAS")
     lr_period_epochs: int = setting(
-        10, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, source="ENAS"
+        10,
+        "length of the first cosine period; 0: one period, no restart",
+        unit="epochs",
+        low=0,
+        high=10**6,
+        source="ENAS",
     )
     lr_period_mult: int = setting(2, "each period is so many times the one before", low=1, high=10, source="ENAS")
     warmup_epochs: float = setting(
@@ -194,7 +207,7 @@ class SgdConfig(GradientConfig):
 class EnasConfig(SgdConfig):
     """Architecture search: a controller trained with REINFORCE over one shared supernet (paper 2.1; ENAS 2.2, 2.3)."""
 
-    num_layers: int = setting(12, "layers of the space", low=1, high=64, source="paper, section 2.1")
+    num_layers: int = setting(12, "layers of the space", low=1, high=MAX_LAYERS, source="paper, section 2.1")
     num_segments: int = setting(3, "stretches of equal map size", low=1, high=3, source="paper, section 2.3")
     ops: tuple[str, ...] = setting(OP_NAMES, "operations a layer may choose", choices=OP_NAMES, source="ENAS")
     supernet_filters: int = setting(
@@ -313,7 +326,7 @@ class PruneConfig(SgdConfig):
     )
     epochs: int = setting(30, "length of the gradual schedule", unit="epochs", low=1, high=100_000)
     lr_period_epochs: int = setting(
-        0, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0
+        0, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, high=10**6
     )
     control: bool = setting(False, "also measure random pruning at the same sparsity")
     allow_disconnected: bool = setting(False, "let a layer lose all its kernels; else its strongest one stays")
@@ -322,7 +335,7 @@ class PruneConfig(SgdConfig):
         super().__post_init__()
         if self.threshold != "auto":
             try:
-                legal = float(self.threshold) >= 0
+                legal = 0 <= float(self.threshold) < math.inf
             except ValueError:
                 legal = False
             if not legal:
@@ -352,6 +365,7 @@ class RetrainConfig(TrainConfig):
         "length of the first cosine period; 0: one period, no restart",
         unit="epochs",
         low=0,
+        high=10**6,
         source="paper, section 3",
     )
 

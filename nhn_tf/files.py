@@ -1,19 +1,30 @@
 """Files that are whole or absent: atomic writes, digests, checked reads.
 
 Every artifact of a run goes through `atomic_write`: written under a temporary name in the same directory, flushed,
-fsynced, renamed. A reader therefore sees the old file or the new one, never a half of either.
+fsynced, renamed. A reader therefore sees the old file or the new one, never a half of either. (TensorBoard's event
+files alone grow by appending, see `event_writer.py`.)
+
+Reading trusts nothing: no pickles, no decompression, no more memory than the file is long, and one kind of error,
+`DamagedFileError`, whatever the bytes are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
+import io
 import json
+import math
 import os
+import secrets
+import shutil
+import stat
 import tempfile
+import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +32,21 @@ import numpy as np
 
 from nhn_tf.errors import UserError
 
+# A name that starts with a dot and ends so is temporary.
+TEMPORARY = ".tmp"
+# The largest JSON file a run writes is a thousand times smaller.
+MAX_JSON_BYTES = 2**26
+
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
 
 class DamagedFileError(UserError):
-    """A file that exists but does not hold what it should; the message names it."""
+    """A file that exists but does not hold what it should, or cannot be read; the message names it."""
+
+
+class WriteError(UserError, OSError):
+    """A file that cannot be written; the message names it. An OSError for those who can do without the file."""
 
 
 @contextlib.contextmanager
@@ -39,23 +59,54 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
     Yields:
       The open temporary file.
+
+    Raises:
+      WriteError: the disk is full, or the file cannot be written for another reason; `path` is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+        try:
+            with open(descriptor, mode, encoding=encoding) as file:
+                os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp lets only the owner read
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tells in a sentence what the operating system says while `path` is written.
+
+    Raises:
+      WriteError: in place of an OSError.
+    """
     try:
-        with open(descriptor, mode, encoding=encoding) as file:
-            os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp lets only the owner read
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        yield
+    except WriteError:
         raise
-    _sync_directory(path.parent)
+    except OSError as error:
+        reason = f"{error.strerror or error}."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"no space left on the device{_free_space(Path(path).parent)}."
+        raise WriteError(
+            f"{path} cannot be written: {reason}\n"
+            f"Nothing that was whole is lost: mend this, then give the same command again."
+        ) from None
+
+
+def _free_space(directory: Path) -> str:
+    with contextlib.suppress(OSError):
+        return f", {shutil.disk_usage(directory).free / 2**20:,.1f} MiB are free and not enough"
+    return ""
 
 
 def _sync_directory(directory: Path) -> None:
@@ -66,6 +117,69 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory at once for every reader: it takes a temporary name before its files go.
+
+    Raises:
+      WriteError: it cannot be renamed or removed.
+    """
+    with writing(path):
+        doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def remove_leftovers(directory: str | os.PathLike[str], *, older_than_s: float = 0.0) -> None:
+    """Removes what a killed process left half written or half removed in `directory`, not below it.
+
+    Args:
+      directory: it need not exist.
+      older_than_s: spare what has changed since, where another process may be writing.
+    """
+    for path in Path(directory).glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if time.time() - status.st_mtime < older_than_s:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it is larger, no regular file, or cannot be read.
+    """
+    with _open(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise DamagedFileError(f"{path} is larger than {limit:,} bytes, so it is not what belongs there.")
+    return content
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a regular file for reading; what is none (a pipe, a device) could block for ever.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it is no regular file or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DamagedFileError(f"{path} is no regular file. Move it away.")
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -82,9 +196,56 @@ def read_json(path: str | os.PathLike[str]) -> Any:
       DamagedFileError: the file is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path} is not valid JSON ({error}). Delete it or restore a copy.") from None
+        return json.loads(read_bytes(path, limit=MAX_JSON_BYTES).decode("utf-8"))
+    except DamagedFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is not valid JSON ({error}). Restore a copy.") from None
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` as JSON gives it back, with the digest of the rest under "digest"."""
+    value = json.loads(json.dumps(value))
+    return {**value, "digest": digest_json(value)}
+
+
+def unseal(value: Any, *, unsealed: Collection[str] = ()) -> dict[str, Any]:
+    """What was given to `seal`.
+
+    Args:
+      value: what `seal` returned, if all is well.
+      unsealed: entries of the values that were written before they had digests; such a one is taken as it is.
+
+    Raises:
+      ValueError: the digest is another's, or missing.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object.")
+    rest = {name: item for name, item in value.items() if name != "digest"}
+    if "digest" not in value and set(rest) <= set(unsealed):
+        return rest
+    if value.get("digest") != digest_json(rest):
+        raise ValueError("its digest does not match its content.")
+    return rest
+
+
+def write_sealed(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Writes a JSON object together with its digest, atomically."""
+    write_json(path, seal(value))
+
+
+def read_sealed(path: str | os.PathLike[str], *, unsealed: Collection[str] = ()) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote, without the digest; `unsealed` as for `unseal`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: the file is not JSON, or altered.
+    """
+    value = read_json(path)
+    try:
+        return unseal(value, unsealed=unsealed)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error} Restore a copy.") from None
 
 
 def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -107,19 +268,41 @@ def save_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> 
 
 
 def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads what `save_npz` wrote; never unpickles.
+    """Reads what `save_npz` wrote; never unpickles, never takes more memory than the file is long.
 
     Raises:
       FileNotFoundError: there is no such file.
-      DamagedFileError: the file is truncated, altered, or no npz of plain arrays.
+      DamagedFileError: the file is truncated, altered, or no uncompressed npz of plain arrays.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
+        with _open(path) as file, zipfile.ZipFile(file) as archive:
+            size = os.fstat(file.fileno()).st_size
+            arrays = [(member.filename, _read_array(archive, member, size)) for member in archive.infolist()]
+    except (FileNotFoundError, DamagedFileError):
         raise
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise DamagedFileError(f"{path} is not a readable npz file ({error}). Delete it or restore a copy.") from None
+    except Exception as error:  # zipfile and NumPy raise a dozen types on damaged files
+        reason = (str(error) or type(error).__name__)[:200]
+        raise DamagedFileError(f"{path} is not a readable npz file ({reason}). Restore a copy.") from None
+    found = {name.removesuffix(".npy"): array for name, array in arrays}
+    if len(found) != len(arrays):
+        raise DamagedFileError(f"{path} is not a readable npz file (a name stands twice). Restore a copy.")
+    return found
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file_size: int) -> np.ndarray:
+    """An array of the archive, whose header must agree with its length before memory is taken for it."""
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size > file_size:
+        raise ValueError(f"{member.filename!r} is compressed or larger than the file")
+    content = archive.read(member)  # checks its CRC
+    stream = io.BytesIO(content)
+    if (version := np.lib.format.read_magic(stream)) != (1, 0):
+        raise ValueError(f"{member.filename!r} has version {version}")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{member.filename!r} holds {dtype}, not numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"{member.filename!r} is no {dtype} of shape {shape}")
+    return np.ndarray(shape, dtype, content, stream.tell(), order="F" if fortran_order else "C").copy()
 
 
 def digest_json(value: Any) -> str:

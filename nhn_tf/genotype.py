@@ -7,6 +7,7 @@ stage only adds (`dataclasses.replace`). The same value goes to the report, the 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,18 @@ class Addon:
       kernel_size: k, 3 or 5.
       source: where it reads, counted within the target's segment: 0 is the segment's input, i is the segment's
         layer i - 1. It lies before the target.
+
+    Raises:
+      TypeError: one of them is no whole number.
     """
 
     target: int
     kernel_size: int
     source: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, int(operator.index(getattr(self, field.name))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +197,10 @@ class Genotype:
         found = masks.digest if masks is not None else None
         if expected != found:
             raise ValueError(f"the masks do not belong to this genotype: digest {found}, expected {expected}.")
-        return dataclasses.replace(base, masks=masks, addons=addons)
+        genotype = dataclasses.replace(base, masks=masks, addons=addons)
+        if genotype.to_json() != value:
+            raise ValueError("not a genotype as this version writes it: something in it has no meaning.")
+        return genotype
 
     @property
     def digest(self) -> str:
@@ -204,7 +215,7 @@ class Genotype:
         directory = Path(directory)
         if self.masks is not None:
             self.masks.save(directory / "masks.npz")
-        files.write_json(directory / "genotype.json", {**self.to_json(), "digest": self.digest})
+        files.write_sealed(directory / "genotype.json", self.to_json())
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Genotype:
@@ -216,16 +227,15 @@ class Genotype:
         """
         directory = Path(directory)
         path = directory / "genotype.json"
-        value = files.read_json(path)
+        value = files.read_sealed(path)
         try:
-            masks = Masks.load(directory / "masks.npz") if value["masks_digest"] else None
-            genotype = cls.from_json(value, masks)
-            if genotype.digest != value["digest"]:
-                raise ValueError("its digest does not match its content.")
+            masks = Masks.load(directory / "masks.npz") if value.get("masks_digest") else None
+            return cls.from_json(value, masks)
         except FileNotFoundError:
-            raise files.DamagedFileError(f"{path} names masks, but there is no masks.npz beside it.") from None
+            raise files.DamagedFileError(
+                f"{path} names masks, but there is no masks.npz beside it. Restore a copy."
+            ) from None
         except files.DamagedFileError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise files.DamagedFileError(f"{path} is damaged: {error} Run the stage again with --overwrite.") from None
-        return genotype
+        except ValueError as error:
+            raise files.DamagedFileError(f"{path} is damaged: {error} Restore a copy.") from None

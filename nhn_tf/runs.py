@@ -51,6 +51,15 @@ NOT_IN_DIGEST = {
     "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
 }  # fmt: skip
 
+# Entries of the records that were written before they carried a digest of themselves.
+_CONFIG_ENTRIES = (
+    "preset", "seed", "data", "compute", "config", "stage", "input_genotype", "input_weights", "data_digest", "images",
+)  # fmt: skip
+_DONE_ENTRIES = (
+    "stage", "metrics", "config_digest", "input_genotype", "genotype", "weights", "wall_s", "images", "device",
+    "backend",
+)  # fmt: skip
+RUN_ENTRIES = ("schema", "calls")
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -129,10 +138,15 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path).expanduser()
-        if self.path.exists() and not self.path.is_dir():
+        self.path = Path(os.path.expanduser(path))
+        try:
+            is_file = self.path.exists() and not self.path.is_dir()
+            is_other = self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.json").exists()
+        except OSError as error:
+            raise RunError(f"the run directory {self.path} cannot be read: {error.strerror}.") from None
+        if is_file:
             raise RunError(f"--model_dir must be a directory. Received: {self.path}, which is a file.")
-        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.json").exists():
+        if is_other:
             raise RunError(
                 f"{self.path} is not empty and holds no run (no run.json).\n"
                 f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
@@ -151,25 +165,38 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot make the run directory {self.path}: {error.strerror}.") from None
         lock = self.path / "lock"
-        _take_lock(lock)
         try:
+            _take_lock(lock)
+        except UserError:
+            _remove_empty(made)
+            raise
+        try:
+            self._tidy()
             self._note_call(preset, seed)
             yield self
         except UserError:
             lock.unlink(missing_ok=True)
             if made and {path.name for path in self.path.iterdir()} <= {"run.json"}:
-                shutil.rmtree(self.path)  # refused before it began
-                for parent in made[1:]:
-                    parent.rmdir()
+                (self.path / "run.json").unlink(missing_ok=True)  # refused before it began
+                _remove_empty(made)
             raise
         finally:
-            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the lock of a process that is gone is taken over
+                lock.unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Removes what killed processes left behind; the lock says that no other writes here."""
+        for path in (self.path, *(self.path / directory for directory, _, _ in STAGES.values())):
+            files.remove_leftovers(path)
+            if (path / "done.json").exists():
+                shutil.rmtree(path / "checkpoint", ignore_errors=True)
+            files.remove_leftovers(path / "checkpoint")
 
     def _note_call(self, preset: str, seed: int) -> None:
         path = self.path / "run.json"
         record: dict[str, Any] = {"schema": 1, "calls": []}
         try:
-            record["calls"] = list(files.read_json(path)["calls"])
+            record["calls"] = list(files.read_sealed(path, unsealed=RUN_ENTRIES)["calls"])
         except FileNotFoundError:
             pass
         except (files.DamagedFileError, KeyError, TypeError):
@@ -188,7 +215,7 @@ class RunDirectory:
                 "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             }
         )
-        files.write_json(path, record)
+        files.write_sealed(path, record)
 
     def stage(self, name: str) -> StageDirectory:
         """The directory of the stage called `name`, whether or not it has begun."""
@@ -225,7 +252,6 @@ class StageDirectory:
         self._started = time.monotonic()
         self._seconds_before = 0.0  # spent by processes that were interrupted
         self._newest: Path | None = None  # checkpoint that is known to be whole
-        self._number = 1  # of the next one
         self.rate_scale = 1.0  # what is left of the learning rate after divergences
 
     def __truediv__(self, name: str) -> Path:
@@ -237,24 +263,36 @@ class StageDirectory:
 
     def done(self) -> dict[str, Any]:
         """The content of done.json."""
-        return self._read("done.json", ("stage", "metrics", "genotype", "weights", "wall_s", "config_digest"))
+        keys = ("stage", "metrics", "genotype", "weights", "wall_s", "config_digest")
+        return self._read("done.json", keys, unsealed=_DONE_ENTRIES)
 
-    def _read(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
+    def _read(self, name: str, keys: Sequence[str], *, unsealed: Sequence[str]) -> dict[str, Any]:
         """A JSON record of the stage that must have some entries.
 
         Raises:
-          DamagedFileError: it lacks one, or is no JSON object.
+          DamagedFileError: it is missing, altered, or lacks one.
         """
-        value = files.read_json(self.path / name)
-        if not isinstance(value, dict) or not set(keys) <= set(value):
-            raise files.DamagedFileError(
-                f"{self.path / name} is damaged: it must hold {', '.join(keys)}.\n{self._again()}"
-            )
+        with self._reading(name):
+            value = files.read_sealed(self.path / name, unsealed=unsealed)
+            if not set(keys) <= set(value):
+                raise files.DamagedFileError(f"{self.path / name} is damaged: it must hold {', '.join(keys)}.")
         return value
 
     def _again(self) -> str:
         """What to do about a stage whose files are damaged."""
-        return f"Restore it, or delete {self.path} and run the stage again: python {STAGES[self.name][2]}"
+        command = f"python {STAGES[self.name][2]} --model_dir={self.run.path}"
+        return f"Or begin the stage again, with its settings of before and --overwrite: {command}"
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Says of a file that is missing or damaged what to do about it."""
+        try:
+            yield
+        except FileNotFoundError:
+            message = f"{self.path / name} is missing. Restore a copy."
+            raise files.DamagedFileError(f"{message}\n{self._again()}") from None
+        except files.DamagedFileError as error:
+            raise files.DamagedFileError(f"{error}\n{self._again()}") from None
 
     def genotype(self) -> Genotype:
         """The genotype that the finished stage left.
@@ -262,10 +300,8 @@ class StageDirectory:
         Raises:
           DamagedFileError: it is damaged, or another one has taken its place.
         """
-        try:
+        with self._reading("genotype.json"):
             genotype = Genotype.load(self.path)
-        except FileNotFoundError:
-            raise files.DamagedFileError(f"{self.path / 'genotype.json'} is missing.\n{self._again()}") from None
         self._check_own("genotype.json", genotype.digest, self.done()["genotype"])
         return genotype
 
@@ -275,10 +311,8 @@ class StageDirectory:
         Raises:
           DamagedFileError: they are damaged, or others have taken their place.
         """
-        try:
+        with self._reading("weights.npz"):
             arrays = files.load_npz(self.path / "weights.npz")
-        except FileNotFoundError:
-            raise files.DamagedFileError(f"{self.path / 'weights.npz'} is missing.\n{self._again()}") from None
         self._check_own("weights.npz", files.digest_arrays(arrays), self.done()["weights"])
         return arrays
 
@@ -291,7 +325,8 @@ class StageDirectory:
 
     def record(self) -> dict[str, Any]:
         """The content of config.json: the settings that the stage ran with."""
-        return self._read("config.json", ("stage", "seed", "data", "compute", "config"))
+        keys = ("stage", "seed", "data", "compute", "config")
+        return self._read("config.json", keys, unsealed=_CONFIG_ENTRIES)
 
     def begin(
         self,
@@ -367,10 +402,10 @@ class StageDirectory:
         if self._record is None:
             raise ValueError("`start` must follow `begin`.")
         if self._overwrite and self.path.exists():
-            shutil.rmtree(self.path)
+            files.remove_tree(self.path)
         self._started = time.monotonic()
         seen = {"data_digest": data_digest, "images": dict(images or {})}
-        files.write_json(self.path / "config.json", {**self._record, **seen})
+        files.write_sealed(self.path / "config.json", {**self._record, **seen})
 
     def finish(
         self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]
@@ -401,14 +436,14 @@ class StageDirectory:
             "device": device(),
             "backend": keras.backend.backend(),
         }
-        files.write_json(self.path / "done.json", done)
+        files.write_sealed(self.path / "done.json", done)
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
         return done
 
     # Checkpoints: an npz each, the newest two kept.
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint; of those before it the newest one stays that was written or loaded here."""
+        """Writes a checkpoint; of those before it the last one stays that was written or loaded here."""
         values = {
             **checkpoint.values,
             "epoch": checkpoint.epoch,
@@ -417,32 +452,42 @@ class StageDirectory:
             "config_digest": config_digest(self.record()),
             "arrays_digest": files.digest_arrays(checkpoint.arrays),
         }
-        text = np.frombuffer(json.dumps(values).encode(), np.uint8)
-        path = self.path / "checkpoint" / f"{self._number:06d}.npz"
+        text = np.frombuffer(json.dumps(files.seal(values)).encode(), np.uint8)
+        others = self._checkpoint_paths()
+        path = self.path / "checkpoint" / f"{int(others[0].stem) + 1 if others else 1:06d}.npz"
         files.save_npz(path, {**checkpoint.arrays, "values.json": text})
-        for old in self._checkpoint_paths():
-            if old not in (path, self._newest):
-                old.unlink()
-        self._newest, self._number = path, self._number + 1
+        before = self._newest if self._newest in others else others[0] if others else None
+        with files.writing(path.parent):
+            for old in others:
+                if old != before:
+                    old.unlink()
+        self._newest = path
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint of this very configuration; None when there is none.
 
         A damaged one is named on stderr and passed over for the one before it.
+
+        Raises:
+          DamagedFileError: there are checkpoints, but none can be read. Beginning again would replace them, so that
+            is left to the user.
         """
-        digest = config_digest(self.record())
+        digest, faults = config_digest(self.record()), []
         for path in self._checkpoint_paths():
             try:
-                arrays = files.load_npz(path)
-                values = json.loads(arrays.pop("values.json").tobytes())
-                if values["arrays_digest"] != files.digest_arrays(arrays) or values["config_digest"] != digest:
-                    raise files.DamagedFileError(f"{path} does not match its digest.")
-            except (files.DamagedFileError, KeyError, ValueError) as error:
+                checkpoint = _read_checkpoint(path, digest)
+            except files.DamagedFileError as error:
                 print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
+                faults.append(path)
                 continue
-            self._seconds_before, self._started = float(values["seconds"]), time.monotonic()
-            self._newest, self._number = path, int(path.stem) + 1
-            return Checkpoint(values["epoch"], arrays, values, values["step"])
+            self._seconds_before, self._started = float(checkpoint.values["seconds"]), time.monotonic()
+            self._newest = path
+            return checkpoint
+        if faults:
+            raise files.DamagedFileError(
+                f"no checkpoint of stage '{self.name}' can be read: {', '.join(map(str, faults))}.\n"
+                f"Restore one of them, or give --overwrite to begin the stage again."
+            )
         return None
 
     def _checkpoint_paths(self) -> list[Path]:
@@ -452,6 +497,22 @@ class StageDirectory:
     def _seconds(self) -> float:
         """Seconds spent on the stage so far, by interrupted processes too."""
         return self._seconds_before + time.monotonic() - self._started
+
+
+def _read_checkpoint(path: Path, config: str) -> Checkpoint:
+    """A checkpoint of the configuration with digest `config`.
+
+    Raises:
+      DamagedFileError: it is damaged, or of another configuration.
+    """
+    arrays = files.load_npz(path)
+    try:
+        values = files.unseal(json.loads(arrays.pop("values.json").tobytes()))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise files.DamagedFileError(f"{path} is no checkpoint ({error}).") from None
+    if (values.get("arrays_digest"), values.get("config_digest")) != (files.digest_arrays(arrays), config):
+        raise files.DamagedFileError(f"{path} does not match its digest.")
+    return Checkpoint(values["epoch"], arrays, values, values["step"])
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -479,6 +540,13 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
     return [(s, f"{s} {before.get(n)} -> {after.get(n)}") for s, n in zip(shorts, names, strict=True)]
 
 
+def _remove_empty(directories: Sequence[Path]) -> None:
+    """Removes directories, each the next one's child, as far as nothing is in them."""
+    with contextlib.suppress(OSError):
+        for path in directories:
+            path.rmdir()
+
+
 def _take_lock(path: Path) -> None:
     """Creates the lock file with this process's host and pid; takes over one whose process is dead."""
     mine = {"host": socket.gethostname(), "pid": os.getpid()}
@@ -489,7 +557,7 @@ def _take_lock(path: Path) -> None:
             try:
                 holder = json.loads(path.read_text())
                 host, pid = holder["host"], int(holder["pid"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
                 path.unlink(missing_ok=True)
                 continue
             if host == mine["host"] and not _alive(pid):
@@ -501,8 +569,12 @@ def _take_lock(path: Path) -> None:
             ) from None
         except OSError as error:
             raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
-        with open(descriptor, "w") as file:
-            json.dump(mine, file)
+        try:
+            with files.writing(path), open(descriptor, "w") as file:
+                json.dump(mine, file)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise
         return
     raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
 

@@ -42,6 +42,8 @@ OPS: tuple[Op, ...] = (
     Op("max_pool3x3", "max_pool", 3),
 )
 OP_NAMES: tuple[str, ...] = tuple(op.name for op in OPS)
+# A network of more would take hours to build; the paper's has 12 layers, ENAS's largest published one 24.
+MAX_LAYERS = 64
 
 
 def op_named(name: str) -> Op:
@@ -71,12 +73,15 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", tuple(self.ops))
-        if self.num_segments < 1:
-            raise ValueError(f"`num_segments` must be at least 1. Received: {self.num_segments}.")
-        if self.num_layers < 1 or self.num_layers % self.num_segments:
+        if type(self.num_segments) is not int or self.num_segments < 1:
+            raise ValueError(f"`num_segments` must be a whole number of at least 1. Received: {self.num_segments!r}.")
+        if type(self.num_layers) is not int or not 1 <= self.num_layers <= MAX_LAYERS:
             raise ValueError(
-                f"`num_layers` must be a positive multiple of num_segments={self.num_segments}. "
-                f"Received: {self.num_layers}."
+                f"`num_layers` must be a whole number between 1 and {MAX_LAYERS}. Received: {self.num_layers!r}."
+            )
+        if self.num_layers % self.num_segments:
+            raise ValueError(
+                f"`num_layers` must be a multiple of num_segments={self.num_segments}. Received: {self.num_layers}."
             )
         if not self.ops:
             raise ValueError("`ops` must name at least one op. Received: ().")

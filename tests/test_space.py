@@ -55,7 +55,7 @@ def test_skip_probability_is_what_it_says():
     ("arguments", "message"),
     [
         ({"num_layers": 10}, "multiple of num_segments=3. Received: 10"),
-        ({"num_layers": 0}, "positive multiple"),
+        ({"num_layers": 0}, "between 1 and 64"),
         ({"num_segments": 0}, "at least 1"),
         ({"ops": ()}, "at least one op"),
         ({"ops": ("conv3x3", "conv3x3")}, "not repeat"),

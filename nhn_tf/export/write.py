@@ -79,12 +79,11 @@ def write_exports(
         network = Network(compacted, plain(compacted))
         directory = stage.run.path / "export"
         value = _facts(stage, reference, compacted)
-        try:
+        with files.writing(directory):
+            files.remove_leftovers(directory, older_than_s=3600)
             before = _earlier(directory, value)
             files.write_json(directory / "preprocessing.json", _preprocessing(reference))
             written = {name: _export(name, network, directory, reference) for name in names}
-        except OSError as error:
-            raise ExportError(f"cannot write the exports into {directory}: {error.strerror or error}.") from None
     rows = before | written
     value |= {"formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": skipped}
     files.write_json(directory / "export.json", value)

@@ -12,7 +12,7 @@ from typing import Any
 from nhn_tf import files
 from nhn_tf.files import DamagedFileError
 from nhn_tf.genotype import Genotype
-from nhn_tf.runs import STAGES, RunDirectory, RunError, StageDirectory
+from nhn_tf.runs import RUN_ENTRIES, STAGES, RunDirectory, RunError, StageDirectory
 
 Table = list[dict[str, float]]
 
@@ -87,7 +87,7 @@ def read(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path} holds no run (no run.json). Give the directory of a run, or begin one: {command}")
-    record = files.read_json(path / "run.json")
+    record = files.read_sealed(path / "run.json", unsealed=RUN_ENTRIES)
     try:
         call = dict(record["calls"][-1])
     except (KeyError, IndexError, TypeError, ValueError):

@@ -12,7 +12,6 @@ from nhn_tf import files, plots
 from nhn_tf.genotype import Genotype
 from nhn_tf.report import curves, drawing, markdown, results
 from nhn_tf.report.reading import Run, read
-from nhn_tf.runs import RunError
 
 
 def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -34,14 +33,13 @@ def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
     value = results.collect(run)
     figures = _figures(run)
     directory = run.path / "report"
-    try:
+    with files.writing(directory):
+        files.remove_leftovers(directory, older_than_s=3600)
         written = [path for name, figure in figures.items() for path in _write_picture(directory, name, figure)]
         files.write_json(directory / "results.json", value)
         with files.atomic_write(directory / "report.md", "w") as file:
             file.write(markdown.render(value, list(figures)))
         _remove_others(directory, written)
-    except OSError as error:
-        raise RunError(f"cannot write the report into {directory}: {error.strerror}.") from None
     return {
         "report": str(directory / "report.md"),
         "results": str(directory / "results.json"),

@@ -1,0 +1,32 @@
+"""Events are what TensorBoard reads, and a process that goes on leaves the earlier one's alone."""
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from nhn_tf import files
+from nhn_tf.event_writer import EventWriter
+
+pytestmark = pytest.mark.jax
+
+
+def test_tensorboard_reads_what_was_written_by_two_processes(tmp_path):
+    first = EventWriter(tmp_path)
+    for step in (1, 2, 3):
+        first.scalar("loss", 1.0 / step, step)
+    first.histogram("weights", np.arange(10), 1)
+    first.flush()  # and is killed
+    second = EventWriter(tmp_path, first_step=3)
+    second.scalar("loss", 9.0, 3)
+    second.close()
+    assert len(list(tmp_path.iterdir())) == 2
+    read = event_accumulator.EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 9.0)]
+    assert read.Tags()["tensors"] == ["weights"]
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(files.WriteError, match="tensorboard/events.* cannot be written"):
+        EventWriter(tmp_path / "tensorboard")

@@ -12,14 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +24,9 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-import nhn_tf
-from nhn_tf import files
+from nhn_tf import files, journal, lock
 from nhn_tf.configs import PRESETS, ComputeConfig, Config, DataConfig
-from nhn_tf.errors import UserError
+from nhn_tf.errors import RunError, UserError
 from nhn_tf.genotype import Genotype
 
 # Each stage: its directory, the stage it builds on, and the command that runs it.
@@ -59,13 +53,8 @@ _DONE_ENTRIES = (
     "stage", "metrics", "config_digest", "input_genotype", "genotype", "weights", "wall_s", "images", "device",
     "backend",
 )  # fmt: skip
-RUN_ENTRIES = ("schema", "calls")
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-class RunError(UserError):
-    """The run directory does not admit what was asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +140,7 @@ class RunDirectory:
                 f"{self.path} is not empty and holds no run (no run.json).\n"
                 f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
             )
+        self.journal = journal.Journal(self.path)
 
     @contextlib.contextmanager
     def hold(self, *, preset: str = "", seed: int = 0) -> Iterator[RunDirectory]:
@@ -164,25 +154,24 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {self.path}: {error.strerror}.") from None
-        lock = self.path / "lock"
+        held = self.path / "lock"
         try:
-            _take_lock(lock)
+            lock.take(held)
         except UserError:
             _remove_empty(made)
             raise
         try:
             self._tidy()
-            self._note_call(preset, seed)
+            self.journal.note_call(preset, seed)
             yield self
         except UserError:
-            lock.unlink(missing_ok=True)
+            lock.release(held)
             if made and {path.name for path in self.path.iterdir()} <= {"run.json"}:
                 (self.path / "run.json").unlink(missing_ok=True)  # refused before it began
                 _remove_empty(made)
             raise
         finally:
-            with contextlib.suppress(OSError):  # the lock of a process that is gone is taken over
-                lock.unlink(missing_ok=True)
+            lock.release(held)
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""
@@ -191,31 +180,6 @@ class RunDirectory:
             if (path / "done.json").exists():
                 shutil.rmtree(path / "checkpoint", ignore_errors=True)
             files.remove_leftovers(path / "checkpoint")
-
-    def _note_call(self, preset: str, seed: int) -> None:
-        path = self.path / "run.json"
-        record: dict[str, Any] = {"schema": 1, "calls": []}
-        try:
-            record["calls"] = list(files.read_sealed(path, unsealed=RUN_ENTRIES)["calls"])
-        except FileNotFoundError:
-            pass
-        except (files.DamagedFileError, KeyError, TypeError):
-            print(f"warning: {path} is damaged; the calls it listed are lost, the stages are not", file=sys.stderr)
-        record["calls"].append(
-            {
-                "argv": sys.argv,
-                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "preset": preset,
-                "seed": seed,
-                "git_commit": _git_commit(),
-                "versions": _versions(),
-                "backend": keras.backend.backend(),
-                "device": device(),
-                "host": socket.gethostname(),
-                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            }
-        )
-        files.write_sealed(path, record)
 
     def stage(self, name: str) -> StageDirectory:
         """The directory of the stage called `name`, whether or not it has begun."""
@@ -247,7 +211,8 @@ class StageDirectory:
         self.run = run
         self.name = name
         self.path = run.path / STAGES[name][0]
-        self._record: dict[str, Any] | None = None  # what `begin` was asked for
+        self._settings: Settings | None = None  # what `begin` was asked for
+        self._record: dict[str, Any] | None = None  # the same with what it builds on, as config.json will have it
         self._overwrite = False
         self._started = time.monotonic()
         self._seconds_before = 0.0  # spent by processes that were interrupted
@@ -348,6 +313,7 @@ class StageDirectory:
         Raises:
           RunError: the stage was begun with other settings and `overwrite` is not set.
         """
+        self._settings = settings
         record = {
             **settings.to_json(),
             "stage": self.name,
@@ -355,6 +321,7 @@ class StageDirectory:
             "input_weights": source.done()["weights"] if source else None,
         }
         self._record = json.loads(json.dumps(record))
+        self._architecture = input_genotype.to_enas_text() if input_genotype and source is None else None
         self._overwrite = settings.overwrite
         if (self.path / "config.json").exists() and not settings.overwrite:
             changes = _changes(_identity(self.record()), _identity(self._record))
@@ -399,13 +366,16 @@ class StageDirectory:
           data_digest: of the images, see `check_data`.
           images: how many there are, for the record.
         """
-        if self._record is None:
+        if self._record is None or self._settings is None:
             raise ValueError("`start` must follow `begin`.")
         if self._overwrite and self.path.exists():
             files.remove_tree(self.path)
         self._started = time.monotonic()
         seen = {"data_digest": data_digest, "images": dict(images or {})}
         files.write_sealed(self.path / "config.json", {**self._record, **seen})
+        own = getattr(self._settings.config, "genotype", "")
+        architecture = {"architecture": self._architecture} if own else {}
+        self.run.journal.note_stage(self.name, {**self._settings.to_json(), "data_digest": data_digest, **architecture})
 
     def finish(
         self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]
@@ -433,9 +403,10 @@ class StageDirectory:
             "wall_s": round(self._seconds(), 3),
             "rate_scale": self.rate_scale,
             "images": record.get("images", {}),
-            "device": device(),
+            "device": journal.device(),
             "backend": keras.backend.backend(),
         }
+        self.run.journal.note_results(self.name, {name: done[name] for name in journal.RESULTS})
         files.write_sealed(self.path / "done.json", done)
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
         return done
@@ -545,77 +516,3 @@ def _remove_empty(directories: Sequence[Path]) -> None:
     with contextlib.suppress(OSError):
         for path in directories:
             path.rmdir()
-
-
-def _take_lock(path: Path) -> None:
-    """Creates the lock file with this process's host and pid; takes over one whose process is dead."""
-    mine = {"host": socket.gethostname(), "pid": os.getpid()}
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            try:
-                holder = json.loads(path.read_text())
-                host, pid = holder["host"], int(holder["pid"])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-                path.unlink(missing_ok=True)
-                continue
-            if host == mine["host"] and not _alive(pid):
-                path.unlink(missing_ok=True)
-                continue
-            raise RunError(
-                f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another --model_dir, "
-                f"or, if that process is gone, delete {path}."
-            ) from None
-        except OSError as error:
-            raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
-        try:
-            with files.writing(path), open(descriptor, "w") as file:
-                json.dump(mine, file)
-        except UserError:
-            path.unlink(missing_ok=True)
-            raise
-        return
-    raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from, or None outside a checkout."""
-    root = Path(nhn_tf.__file__).resolve().parent.parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    return None
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "nhn_tf": nhn_tf.__version__}
-    for package in ("keras", "tensorflow", "jax", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def device() -> str:
-    """The accelerators Keras sees ("gpu:0"), or the processor's name."""
-    devices = keras.distribution.list_devices()
-    accelerators = [name for name in devices if not name.lower().startswith("cpu")]
-    return ", ".join(accelerators) if accelerators else _processor()
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"cpu: {line.split(':', 1)[1].strip()}"
-    return f"cpu: {platform.processor() or platform.machine()}"

@@ -82,7 +82,7 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
 
     def compare(stage: str, done: dict[str, Any]) -> str:
         same[stage] = noted[stage].same(done)
-        return {True: "same bits", False: "other bits", None: "was not finished"}[same[stage]]
+        return {True: "same bits: ", False: "OTHER BITS: ", None: "was not finished: "}[same[stage]]
 
     settings = {name: stage.settings for name, stage in noted.items()}
     stages.check(settings)
@@ -92,7 +92,7 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
 def run_stages(
     directory: Any, settings: Mapping[str, Any], remark: Callable[[str, dict[str, Any]], str]
 ) -> dict[str, Any]:
-    """Runs stages in their order, with a table after each that has a remark in every row, and reports."""
+    """Runs stages in their order, with a table after each whose results have a remark in front, and reports."""
     from nhn_tf import stages
     from nhn_tf.report import write_report
 
@@ -110,10 +110,8 @@ def table(rows: list[tuple[str, dict[str, Any], str]]) -> str:
     lines = [f"{'stage':<14} {'time':>9}  result"]
     for stage, done, remark in rows:
         found = [(name, done["metrics"].get(name)) for name in FIGURES]
-        result = ", ".join(
-            [remark] * bool(remark) + [f"{n} {_number(value)}" for n, value in found if value is not None]
-        )
-        lines.append(f"{stage:<14} {done['wall_s']:>7.0f} s  {result}")
+        result = ", ".join(f"{name} {_number(value)}" for name, value in found if value is not None)
+        lines.append(f"{stage:<14} {done['wall_s']:>7.0f} s  {remark}{result}")
     return "\n".join(lines)
 
 

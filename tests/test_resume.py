@@ -90,7 +90,8 @@ def stop_and_go_on(run, stage, settings, stop, at):
     return stopped.value.saved
 
 
-# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search epoch 8 of the supernet and 2 of the
+# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search
+# epoch 8 of the supernet and 2 of the
 # controller, then the ranking; in a cycle 4 individuals, then the comparison.
 WITHIN = {
     "enas": {3: "epoch 0 of 2 and 3 steps", 8: "epoch 0 of 2 and 8 steps", 19: "epoch 1 of 2 and 9 steps",

@@ -61,11 +61,17 @@ def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> N
     config = type(PRESETS["paper"].stage(name)).from_json(entry["config"])
     if entry.get("architecture"):
         config = config.replaced(genotype=entry["architecture"])
-    shared = [
-        kind.from_json({**entry[part], **{key: value for key, value in changes.items() if key in entry[part]}})
-        for part, kind in (("data", DataConfig), ("compute", ComputeConfig))
-    ]
-    settings = Settings(config, *shared, seed=entry["seed"], preset=entry["preset"])
+    data, compute = (
+        {**entry[part], **{key: value for key, value in changes.items() if key in entry[part]}}
+        for part in ("data", "compute")
+    )
+    settings = Settings(
+        config,
+        DataConfig.from_json(data),
+        ComputeConfig.from_json(compute),
+        seed=entry["seed"],
+        preset=entry["preset"],
+    )
     results = {result: entry[result] for result in journal.RESULTS if result in entry}
     return Noted(settings, entry["data_digest"], results)
 

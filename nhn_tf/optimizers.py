@@ -131,11 +131,12 @@ class Nesterov(keras.optimizers.SGD):
         # As Keras computes it to clip, so that compilers merge the two.
         norm = ops.sqrt(ops.sum(ops.stack([ops.sum(ops.square(grad)) for grad in grads])))
         norm = ops.cast(norm, "float32")
-        healthy = ops.convert_to_tensor(self._diverged_at) == _NEVER
+        since, last = (ops.convert_to_tensor(variable) for variable in (self._diverged_at, self._gradient_norm))
+        healthy = ops.equal(since, _NEVER)
         finite = ops.logical_and(ops.isfinite(norm), healthy)
         step = ops.where(finite, _NEVER, ops.cast(self.iterations, "int32"))
-        self.assign(self._diverged_at, ops.where(healthy, step, self._diverged_at))
-        self.assign(self._gradient_norm, ops.where(finite, norm, self._gradient_norm))
+        self.assign(self._diverged_at, ops.where(healthy, step, since))
+        self.assign(self._gradient_norm, ops.where(finite, norm, last))
 
     def divergence(self) -> Divergence | None:
         """The first step whose gradient was not finite, or None."""

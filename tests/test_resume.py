@@ -3,8 +3,12 @@
 import csv
 import dataclasses
 import itertools
+import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -153,3 +157,80 @@ def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(smoke_ru
     monkeypatch.setattr(Monitor, "step", step)
     stages.run("base", run, settings)
     assert seen == [[], *([f"{n:06d}.npz" for n in (number - 1, number) if n] for number in range(1, 7))]
+
+
+# Kills of real processes.
+
+
+class Killed:
+    """A pipeline that is started again and again, and killed each time but the last.
+
+    Attributes:
+      stages: those that were under way at the kills.
+    """
+
+    def __init__(self, run):
+        self.run = run
+        self.stages = []
+        self._command = [
+            sys.executable, "pipeline.py", "--preset=smoke", f"--model_dir={run.path}", "--checkpoint_minutes=0",
+        ]  # fmt: skip
+
+    def kill_in(self, stage, delay):
+        """Kills a process `delay` seconds after it has begun a stage, or gone on with it."""
+        started = time.time()
+        process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        config = self.run.stage(stage) / "config.json"
+        while not (config.exists() and config.stat().st_mtime > started):
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.02)
+        time.sleep(delay)
+        under_way = [name for name in STAGES if not self.run.stage(name).is_done]
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        self.stages.append(under_way[0])
+
+    def finish(self):
+        subprocess.run(self._command, cwd=ROOT, check=True, capture_output=True, timeout=900)
+
+
+@pytest.mark.parametrize(
+    ("first", "kills"),
+    [
+        ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}),
+        pytest.param("enas", dict.fromkeys(STAGES, 3), marks=[SLOW, pytest.mark.jax_slow], id="all"),
+    ],
+)
+def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path, first, kills):
+    rng = random.Random(11)
+    run = before(smoke_run, first, tmp_path / "run")
+    killed = Killed(run)
+    for stage, count in kills.items():
+        seconds = smoke_run.stage(stage).done()["wall_s"]
+        for _ in range(count):
+            if not run.stage(stage).is_done:
+                killed.kill_in(stage, rng.uniform(0, seconds / count))
+    killed.finish()
+    print(f"{len(killed.stages)} kills in {', '.join(killed.stages)}")
+    assert len(killed.stages) >= sum(kills.values()) - 1
+    assert set(killed.stages) == set(kills)
+    for stage in STAGES:
+        assert outcome(run, stage) == outcome(smoke_run, stage), stage
+
+
+def test_a_process_that_is_told_to_end_saves_within_its_epoch(smoke_run, tmp_path):
+    run = before(smoke_run, "base", tmp_path / "run")
+    command = [sys.executable, "train.py", "--stage=base", "--preset=smoke", f"--model_dir={run.path}", "--epochs=500"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("base epoch 2/500"):
+            process.send_signal(signal.SIGTERM)
+    message = process.stderr.read()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert "stage 'base' is saved after epoch" in message and "Go on with:\n  python train.py" in message
+    stage = run.stage("base")
+    checkpoint = stage.load_checkpoint()
+    assert checkpoint.epoch >= 2
+    assert len(list((stage / "checkpoint").glob("*.npz"))) == 2
+    assert not (run.path / "lock").exists()

@@ -1,0 +1,154 @@
+"""Loss and gradients that are no longer finite: told with step, rate and norm, and gone back from on request."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from nhn_tf import stages, training
+from nhn_tf.configs import SgdConfig
+from nhn_tf.data.batches import Batches
+from nhn_tf.layers import kernels
+from nhn_tf.optimizers import Nesterov, make_schedule
+from nhn_tf.runs import RunDirectory
+from nhn_tf.stages.resuming import MOST_ROLLBACKS, TrainingFailedError
+from tests.conftest import smoke_settings
+
+keras = pytest.importorskip("keras")
+
+
+def optimizer_on(weight, gradients, **options):
+    """An optimizer that has taken the given gradients, float [n], of one weight."""
+    variable = keras.Variable(np.full(1, weight, np.float32), name="w")
+    optimizer = Nesterov(0.5, **options)
+    optimizer.build([variable])
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(np.full(1, gradient, np.float32))], [variable])
+    return optimizer
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize(
+    ("gradients", "step", "norm"),
+    [
+        ([np.nan], 0, 0.0),
+        ([3.0, -4.0, np.inf], 2, 4.0),
+        ([3.0, np.nan, 5.0, np.inf], 1, 3.0),  # the first one counts
+        ([1e30], 0, 0.0),  # finite, but its square is not: clipping makes NaN of it
+    ],
+)
+def test_the_first_step_without_a_finite_gradient_is_kept(gradients, step, norm):
+    divergence = optimizer_on(1.0, gradients).divergence()
+    assert divergence.step == step
+    assert divergence.norm == pytest.approx(norm)
+    assert divergence.rate == pytest.approx(0.5)
+
+
+@pytest.mark.jax
+def test_finite_gradients_are_no_divergence_however_large():
+    assert optimizer_on(1.0, [0.0, 1e15, -1e15]).divergence() is None
+    assert Nesterov(0.1).divergence() is None  # it has not begun
+
+
+@pytest.mark.jax
+def test_the_rate_is_scaled_everywhere():
+    config = SgdConfig(epochs=4, lr_max=0.8, lr_min=0.2, lr_period_epochs=2, warmup_epochs=1)
+    whole, half = (make_schedule(config, 3, rate_scale=scale) for scale in (1.0, 0.5))
+    for step in range(12):
+        assert float(half(step)) == pytest.approx(float(whole(step)) / 2, rel=1e-6)
+
+
+def poison(monkeypatch, *, epochs, times=1):
+    """Makes the images of the given epochs NaN at batch 3 the first `times` times that they are asked for."""
+    batch, left = Batches.batch, dict.fromkeys(epochs, times)
+
+    def poisoned(self, epoch, index):
+        images, labels = batch(self, epoch, index)
+        if self.augmentation is not None and index == 3 and left.get(epoch, 0) > 0:
+            left[epoch] -= 1
+            images = np.full_like(images, np.nan)
+        return images, labels
+
+    monkeypatch.setattr(Batches, "batch", poisoned)
+
+
+def before_base(smoke_run, path, **compute):
+    run = RunDirectory(path)
+    shutil.copytree(smoke_run.path, run.path)
+    shutil.rmtree(run.stage("base").path)
+    settings = smoke_settings("base")
+    return run, dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, **compute))
+
+
+def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp_path, monkeypatch):
+    run, settings = before_base(smoke_run, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        poison(patch, epochs=[1])
+        with pytest.raises(TrainingFailedError) as error:
+            stages.run("base", run, settings)
+    message = str(error.value)
+    # 8 steps an epoch; the 4th of the second epoch is the 12th.
+    assert "stage 'base': the gradient is no longer finite at step 12 " in message
+    assert "learning rate" in message and "norm of the gradient was" in message
+    assert "The last good checkpoint, epoch 1, stays." in message
+    assert "--on_nan=rollback" in message
+    assert run.stage("base").load_checkpoint().epoch == 1
+
+    with monkeypatch.context() as patch:
+        poison(patch, epochs=[1])
+        stages.run("base", run, dataclasses.replace(settings, compute=compute_with_rollback(settings)))
+    done = run.stage("base").done()
+    assert done["rate_scale"] == 0.5
+    history = (run.stage("base") / "metrics.csv").read_text().splitlines()
+    assert len(history) == 1 + settings.config.epochs
+    assert all(np.isfinite(array).all() for array in run.stage("base").weights().values())
+
+
+def compute_with_rollback(settings):
+    return dataclasses.replace(settings.compute, on_nan="rollback")
+
+
+def test_a_first_epoch_that_diverges_is_begun_again_from_the_very_weights(smoke_run, tmp_path, monkeypatch, capsys):
+    run, settings = before_base(smoke_run, tmp_path / "run", on_nan="rollback")
+    with monkeypatch.context() as patch:
+        poison(patch, epochs=[0], times=2)
+        stages.run("base", run, settings)
+    assert run.stage("base").done()["rate_scale"] == 0.25
+    assert capsys.readouterr().out.count("Going back to the beginning, at half the learning rate.") == 2
+
+
+@pytest.mark.slow
+def test_what_always_diverges_is_given_up(smoke_run, tmp_path, monkeypatch):
+    run, settings = before_base(smoke_run, tmp_path / "run", on_nan="rollback")
+    poison(monkeypatch, epochs=[0], times=10**6)
+    with pytest.raises(TrainingFailedError, match=f"diverged {MOST_ROLLBACKS} times"):
+        stages.run("base", run, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["enas", "lds_location", "lds_direction"])
+def test_a_search_goes_back_too(smoke_run, tmp_path, monkeypatch, stage):
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(smoke_run.path, run.path)
+    shutil.rmtree(run.stage(stage).path)
+    settings = smoke_settings(stage)
+    settings = dataclasses.replace(settings, compute=compute_with_rollback(settings))
+    poison(monkeypatch, epochs=[0, 1])
+    stages.run(stage, run, settings)
+    done = run.stage(stage).done()
+    assert done["rate_scale"] in (0.5, 0.25)
+    assert all(np.isfinite(array).all() for array in run.stage(stage).weights().values())
+
+
+def test_determinism_is_asked_of_the_backend(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernels, "make_deterministic", lambda: asked.append(True))
+    compute = smoke_settings("base").compute
+    training.set_up(compute)
+    assert not asked
+    training.set_up(dataclasses.replace(compute, deterministic=True))
+    assert asked
+
+
+assert files

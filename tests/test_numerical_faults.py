@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -14,8 +15,6 @@ from nhn_tf.optimizers import Nesterov, make_schedule
 from nhn_tf.runs import RunDirectory
 from nhn_tf.stages.resuming import MOST_ROLLBACKS, TrainingFailedError
 from tests.conftest import smoke_settings
-
-keras = pytest.importorskip("keras")
 
 
 def optimizer_on(weight, gradients, **options):
@@ -149,6 +148,3 @@ def test_determinism_is_asked_of_the_backend(monkeypatch):
     assert not asked
     training.set_up(dataclasses.replace(compute, deterministic=True))
     assert asked
-
-
-assert files

@@ -222,12 +222,13 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path
 def test_a_process_that_is_told_to_end_saves_within_its_epoch(smoke_run, tmp_path):
     run = before(smoke_run, "base", tmp_path / "run")
     command = [sys.executable, "train.py", "--stage=base", "--preset=smoke", f"--model_dir={run.path}", "--epochs=500"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("base epoch 2/500"):
-            process.send_signal(signal.SIGTERM)
-    message = process.stderr.read()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        for line in process.stdout:
+            if line.startswith("base epoch 2/500"):
+                process.send_signal(signal.SIGTERM)
+        message = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
     assert "stage 'base' is saved after epoch" in message and "Go on with:\n  python train.py" in message
     stage = run.stage("base")
     checkpoint = stage.load_checkpoint()

@@ -157,10 +157,9 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
       DamagedFileError: it is larger, no regular file, or cannot be read.
     """
     with _open(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise DamagedFileError(f"{path} is larger than {limit:,} bytes, so it is not what belongs there.")
-    return content
+        if os.fstat(file.fileno()).st_size > limit:
+            raise DamagedFileError(f"{path} is larger than {limit:,} bytes, so it is not what belongs there.")
+        return file.read()
 
 
 @contextlib.contextmanager
@@ -291,7 +290,7 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file_size: int) -> np.ndarray:
     """An array of the archive, whose header must agree with its length before memory is taken for it."""
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > file_size:
+    if member.compress_type != zipfile.ZIP_STORED or not member.compress_size == member.file_size <= file_size:
         raise ValueError(f"{member.filename!r} is compressed or larger than the file")
     content = archive.read(member)  # checks its CRC
     stream = io.BytesIO(content)

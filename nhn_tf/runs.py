@@ -57,7 +57,7 @@ _DONE_ENTRIES = (
     "stage", "metrics", "config_digest", "input_genotype", "genotype", "weights", "wall_s", "images", "device",
     "backend",
 )  # fmt: skip
-RUN_ENTRIES = ("schema", "calls")
+_RUN_ENTRIES = ("schema", "calls")
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -192,10 +192,10 @@ class RunDirectory:
         path = self.path / "run.json"
         record: dict[str, Any] = {"schema": 1, "calls": []}
         try:
-            record["calls"] = list(files.read_sealed(path, unsealed=RUN_ENTRIES)["calls"])
+            record["calls"] = read_calls(path)
         except FileNotFoundError:
             pass
-        except (files.DamagedFileError, KeyError, TypeError):
+        except files.DamagedFileError:
             print(f"warning: {path} is damaged; the calls it listed are lost, the stages are not", file=sys.stderr)
         record["calls"].append(
             {
@@ -486,6 +486,19 @@ class StageDirectory:
         return self._seconds_before + time.monotonic() - self._started
 
 
+def read_calls(path: Path) -> list[dict[str, Any]]:
+    """The calls that a run.json lists, the first one first.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it is damaged.
+    """
+    calls = files.read_sealed(path, unsealed=_RUN_ENTRIES).get("calls")
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise files.DamagedFileError(f"{path} does not list the run's calls. Restore a copy.")
+    return calls
+
+
 def _read_checkpoint(path: Path, config: str) -> Checkpoint:
     """A checkpoint of the configuration with digest `config`.
 
@@ -569,7 +582,7 @@ def _take_lock(path: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

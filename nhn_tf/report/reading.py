@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nhn_tf import files
 from nhn_tf.files import DamagedFileError
 from nhn_tf.genotype import Genotype
-from nhn_tf.runs import RUN_ENTRIES, STAGES, RunDirectory, RunError, StageDirectory
+from nhn_tf.runs import STAGES, RunDirectory, RunError, StageDirectory, read_calls
 
 Table = list[dict[str, float]]
 
@@ -87,18 +86,16 @@ def read(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path} holds no run (no run.json). Give the directory of a run, or begin one: {command}")
-    record = files.read_sealed(path / "run.json", unsealed=RUN_ENTRIES)
-    try:
-        call = dict(record["calls"][-1])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise DamagedFileError(f"{path / 'run.json'} does not list the run's calls. Restore a copy.") from None
+    calls = read_calls(path / "run.json")
+    if not calls:
+        raise DamagedFileError(f"{path / 'run.json'} does not list the run's calls. Restore a copy.")
 
     stages = {name: _read_stage(directory.stage(name)) for name in STAGES}
     if not any(stage.config for stage in stages.values()):
         raise RunError(f"there is nothing to report yet: no stage of {path} has begun. Run: {command}")
     last = next((name for name in reversed(stages) if stages[name].done), None)
     genotype = _read_genotype(directory.stage(last)) if last else None
-    return Run(path, call, stages, genotype, last)
+    return Run(path, calls[-1], stages, genotype, last)
 
 
 def _read_stage(stage: StageDirectory) -> StageRecord:

@@ -49,15 +49,9 @@ STAGES: dict[str, tuple[str, str | None, str]] = {
 # Settings that say where things lie or how fast they go, not what comes out.
 NOT_IN_DIGEST = {"data_dir", "cache_dir", "eval_batch_size", "steps_per_execution"}
 
-# Entries of the records that were written before they carried a digest of themselves.
-_CONFIG_ENTRIES = (
-    "preset", "seed", "data", "compute", "config", "stage", "input_genotype", "input_weights", "data_digest", "images",
-)  # fmt: skip
-_DONE_ENTRIES = (
-    "stage", "metrics", "config_digest", "input_genotype", "genotype", "weights", "wall_s", "images", "device",
-    "backend",
-)  # fmt: skip
-_RUN_ENTRIES = ("schema", "calls")
+# Of config.json, done.json and run.json; from 2 on they carry a digest of themselves.
+SCHEMA = 2
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -190,7 +184,7 @@ class RunDirectory:
 
     def _note_call(self, preset: str, seed: int) -> None:
         path = self.path / "run.json"
-        record: dict[str, Any] = {"schema": 1, "calls": []}
+        record: dict[str, Any] = {"schema": SCHEMA, "calls": []}
         try:
             record["calls"] = read_calls(path)
         except FileNotFoundError:
@@ -258,16 +252,16 @@ class StageDirectory:
     def done(self) -> dict[str, Any]:
         """The content of done.json."""
         keys = ("stage", "metrics", "genotype", "weights", "wall_s", "config_digest")
-        return self._read("done.json", keys, unsealed=_DONE_ENTRIES)
+        return self._read("done.json", keys)
 
-    def _read(self, name: str, keys: Sequence[str], *, unsealed: Sequence[str]) -> dict[str, Any]:
+    def _read(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
         """A JSON record of the stage that must have some entries.
 
         Raises:
           DamagedFileError: it is missing, altered, or lacks one.
         """
         with self._reading(name):
-            value = files.read_sealed(self.path / name, unsealed=unsealed)
+            value = files.read_sealed(self.path / name, since=SCHEMA)
             if not set(keys) <= set(value):
                 raise files.DamagedFileError(f"{self.path / name} is damaged: it must hold {', '.join(keys)}.")
         return value
@@ -320,7 +314,7 @@ class StageDirectory:
     def record(self) -> dict[str, Any]:
         """The content of config.json: the settings that the stage ran with."""
         keys = ("stage", "seed", "data", "compute", "config")
-        return self._read("config.json", keys, unsealed=_CONFIG_ENTRIES)
+        return self._read("config.json", keys)
 
     def begin(
         self,
@@ -343,6 +337,7 @@ class StageDirectory:
           RunError: the stage was begun with other settings and `overwrite` is not set.
         """
         record = {
+            "schema": SCHEMA,
             **settings.to_json(),
             "stage": self.name,
             "input_genotype": input_genotype.digest if input_genotype else None,
@@ -419,6 +414,7 @@ class StageDirectory:
         files.save_npz(self.path / "weights.npz", weights)
         record = self.record()
         done = {
+            "schema": SCHEMA,
             "stage": self.name,
             "metrics": dict(metrics),
             "config_digest": config_digest(record),
@@ -493,7 +489,7 @@ def read_calls(path: Path) -> list[dict[str, Any]]:
       FileNotFoundError: there is no such file.
       DamagedFileError: it is damaged.
     """
-    calls = files.read_sealed(path, unsealed=_RUN_ENTRIES).get("calls")
+    calls = files.read_sealed(path, since=SCHEMA).get("calls")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise files.DamagedFileError(f"{path} does not list the run's calls. Restore a copy.")
     return calls
@@ -519,7 +515,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
     for section, value in record.items():
-        if section in ("preset", "data_digest", "images"):
+        if section in ("schema", "preset", "data_digest", "images"):
             continue
         entries = value if isinstance(value, dict) else {"": value}
         for name, item in entries.items():

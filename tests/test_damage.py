@@ -358,13 +358,14 @@ def test_a_stage_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(run
 
 
 def test_records_from_before_they_had_digests_are_read(run):
-    """As they were written then; but not with a name that only a damaged digest can have."""
+    """As they were written then; but a later one must not pass for one when its digest is gone."""
     for name in ("config.json", "done.json", "run.json"):
         path, expected = FILES[name][0](run), value_of(run, name)
         whole, value = path.read_bytes(), files.read_sealed(path)
+        old = {key: item for key, item in value.items() if key != "schema"}
+        path.write_text(json.dumps(old))
+        assert value_of(run, name) == (old if isinstance(expected, dict) else expected)
         path.write_text(json.dumps(value))
-        assert value_of(run, name) == expected
-        path.write_text(json.dumps({**value, "digesT": "0"}))
         with pytest.raises(files.DamagedFileError, match=name):
             value_of(run, name)
         path.write_bytes(whole)

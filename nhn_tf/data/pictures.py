@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from pathlib import Path
 
@@ -41,15 +42,16 @@ def decode(path: Path, *, image_size: int = 0) -> np.ndarray:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
-                raise _too_large(path, f"{image.width} x {image.height}")
+                raise _too_large(path, pixels)
             with _large if pixels > _LARGE_PIXELS else contextlib.nullcontext():
                 image.load()
-                ImageOps.exif_transpose(image, in_place=True)
+                with contextlib.suppress(Exception):  # an orientation that cannot be read is none
+                    ImageOps.exif_transpose(image, in_place=True)
                 return _to_array(_square(_to_eight_bits(image), image_size))
     except DataError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(path, "far more") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, int(re.findall(r"\d+", str(error))[0])) from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error) or type(error).__name__
         raise DataError(
@@ -76,9 +78,9 @@ def resize(images: np.ndarray, image_size: int) -> np.ndarray:
     return resized
 
 
-def _too_large(path: Path, size: str) -> DataError:
+def _too_large(path: Path, pixels: int) -> DataError:
     return DataError(
-        f"{path} has {size} pixels; at most {MAX_PIXELS:,} are decoded.\nScale the image down or remove it."
+        f"{path} has {pixels:,} pixels; at most {MAX_PIXELS:,} are decoded.\nScale the image down or remove it."
     )
 
 

@@ -1,24 +1,46 @@
 """Runs all seven stages, then writes the report.
 
     python pipeline.py --preset=demo --model_dir=runs/demo
+    python pipeline.py --repeat=runs/demo/run.json --model_dir=runs/again
 
 Started again with the same command it goes on where it stopped. A stage's setting carries its name: --base_epochs=40.
-Watch it with `tensorboard --logdir=runs/demo`.
+Watch it with `tensorboard --logdir=runs/demo`. With --repeat, a run's stages run once more with the settings that its
+run.json notes, and each is compared with what it left the first time.
 """
 
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from absl import flags
 
 from flags import entry
 from flags.define import StageFlags
+from nhn_tf import files
+from nhn_tf.errors import UserError
 
+FLAGS = flags.FLAGS
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 # What a stage's row of the table shows beside its time.
 FIGURES = ("test_accuracy", "val_accuracy", "random_search_val_accuracy", "live_params", "kernel_sparsity", "addons")
+# What may be given beside --repeat: it decides nothing about the result.
+WITH_REPEAT = {"repeat", "model_dir", "debug", "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution",
+               "on_nan", "checkpoint_minutes"}  # fmt: skip
 
 
 def main() -> None:
-    stage_flags = StageFlags(STAGES, choose_stage=False, prefixed=True)
-    entry.guarded(lambda: stage_flags.help_text(__doc__ or ""), lambda: run(stage_flags))
+    stage_flags = StageFlags(
+        STAGES,
+        choose_stage=False,
+        prefixed=True,
+        texts={"repeat": "the run.json of a run whose stages shall run once more with the settings that it notes"},
+    )
+    entry.guarded(
+        lambda: stage_flags.help_text(__doc__ or ""),
+        lambda: repeat(stage_flags) if FLAGS.repeat else run(stage_flags),
+    )
 
 
 def run(stage_flags: StageFlags) -> dict[str, Any]:
@@ -30,27 +52,66 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     asked = {stage: stage_flags.configured(stage) for stage in STAGES}
     entry.check_backend()
     from nhn_tf import stages  # Keras loads only once the flags are known to be right
-    from nhn_tf.report import write_report
 
     settings = {stage: entry.settings(parts, stage) for stage, parts in asked.items()}
     directory = entry.run_directory()
     stages.check(settings)
+    return run_stages(directory, settings, lambda stage, done: "")
+
+
+def repeat(stage_flags: StageFlags) -> dict[str, Any]:
+    """Runs the stages that the journal `--repeat` notes, in a directory of their own.
+
+    Returns:
+      As `run`, and under "same" whether each stage left the same bits; None for one that had not finished.
+    """
+    if foreign := [name for name in FLAGS if FLAGS[name].present and name not in WITH_REPEAT]:
+        raise UserError(f"--repeat takes its settings from the run's journal. Leave out --{foreign[0]}.")
+    path = Path(FLAGS.repeat)
+    with contextlib.suppress(OSError, LookupError, TypeError):  # what is wrong with the journal is told below
+        os.environ.setdefault("KERAS_BACKEND", files.read_sealed(path)["calls"][-1]["backend"])
+    entry.check_backend()
+    from nhn_tf import stages
+    from nhn_tf.runs import RunDirectory
+    from nhn_tf.stages import repeating
+
+    noted = repeating.read(path, stage_flags.typed())
+    directory = RunDirectory(FLAGS.model_dir or f"{path.resolve().parent}-repeat")
+    repeating.check(path, noted)
+    same: dict[str, bool | None] = {}
+
+    def compare(stage: str, done: dict[str, Any]) -> str:
+        same[stage] = noted[stage].same(done)
+        return {True: "same bits: ", False: "OTHER BITS: ", None: "was not finished: "}[same[stage]]
+
+    settings = {name: stage.settings for name, stage in noted.items()}
+    stages.check(settings)
+    return {**run_stages(directory, settings, compare), "same": same}
+
+
+def run_stages(
+    directory: Any, settings: Mapping[str, Any], remark: Callable[[str, dict[str, Any]], str]
+) -> dict[str, Any]:
+    """Runs stages in their order, with a table after each whose results have a remark in front, and reports."""
+    from nhn_tf import stages
+    from nhn_tf.report import write_report
+
     rows = []
-    for stage in STAGES:
-        done = stages.run(stage, directory, settings[stage])
-        rows.append((stage, done))
+    for stage, asked in settings.items():
+        done = stages.run(stage, directory, asked)
+        rows.append((stage, done, remark(stage, done)))
         print(f"\n{table(rows)}\n", flush=True)
     report = write_report(directory.path)
-    return {**report, "wall_s": {stage: done["wall_s"] for stage, done in rows}}
+    return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}
 
 
-def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
-    """Finished stages with their time and result."""
+def table(rows: list[tuple[str, dict[str, Any], str]]) -> str:
+    """Finished stages with their time, result and remark."""
     lines = [f"{'stage':<14} {'time':>9}  result"]
-    for stage, done in rows:
+    for stage, done, remark in rows:
         found = [(name, done["metrics"].get(name)) for name in FIGURES]
         result = ", ".join(f"{name} {_number(value)}" for name, value in found if value is not None)
-        lines.append(f"{stage:<14} {done['wall_s']:>7.0f} s  {result}")
+        lines.append(f"{stage:<14} {done['wall_s']:>7.0f} s  {remark}{result}")
     return "\n".join(lines)
 
 

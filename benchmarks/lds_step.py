@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from nhn_tf import training  # noqa: E402
+from nhn_tf import optimizers, training  # noqa: E402
 from nhn_tf.configs import LocationConfig  # noqa: E402
 from nhn_tf.genotype import Addon, Genotype  # noqa: E402
 from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights  # noqa: E402
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _compiled(model: keras.Model) -> keras.Model:
-    optimizer = training.nesterov(LocationConfig(), 0.05)
+    optimizer = optimizers.nesterov(LocationConfig(), 0.05)
     training.compile_classifier(model, optimizer)
     optimizer.build(model.trainable_variables)
     return model

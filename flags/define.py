@@ -7,7 +7,7 @@ import re
 import shutil
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -34,6 +34,7 @@ class StageFlags:
       stages: the stages.
       choose_stage: whether the user names one by `--stage`.
       groups: further values that `--stage` may take.
+      texts: further flags of the script's own whose values are texts: name to help.
       prefixed: whether a stage's settings carry its name, `--base_epochs`; for scripts that run several at once.
       values: where the flags live.
     """
@@ -45,6 +46,7 @@ class StageFlags:
         choose_stage: bool = True,
         prefixed: bool = False,
         groups: Iterable[str] = (),
+        texts: Mapping[str, str] = {},
         values: flags.FlagValues = flags.FLAGS,
     ):
         self.stages = tuple(stages)
@@ -55,14 +57,14 @@ class StageFlags:
         for part in (*SHARED, *self.stages):
             for field in dataclasses.fields(_class_of(part)):
                 self._settings.setdefault(self._flag(part, field.name), {})[part] = field
-        self._own = self._define_own([*stages, *groups] if choose_stage else [])
+        self._own = self._define_own([*stages, *groups] if choose_stage else [], texts)
         for name, parts in self._settings.items():
             self._define_setting(name, parts)
 
     def _flag(self, part: str, field: str) -> str:
         return f"{part}_{field}" if self._prefixed and part not in SHARED else field
 
-    def _define_own(self, choices: list[str]) -> list[str]:
+    def _define_own(self, choices: list[str], texts: Mapping[str, str]) -> list[str]:
         on: dict[str, Any] = {"flag_values": self.values}
         flags.DEFINE_enum("preset", "paper", list(PRESETS), _presets_in_words(), **on)
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
@@ -73,7 +75,9 @@ class StageFlags:
         if choices:
             flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")
-        return own
+        for name, help in texts.items():
+            flags.DEFINE_string(name, None, help, **on)
+        return [*own, *texts]
 
     def _define_setting(self, name: str, parts: dict[str, dataclasses.Field]) -> None:
         part, field = next(iter(parts.items()))
@@ -100,7 +104,7 @@ class StageFlags:
           UserError: a value is out of range, or a typed flag belongs to none of the stages.
         """
         preset = PRESETS[self.values.preset]
-        typed = self._typed()
+        typed = self.typed()
         parts = (*SHARED, *stages)
         if not self._prefixed and (foreign := [flag for flag in typed if not set(parts) & set(self._settings[flag])]):
             raise UserError(
@@ -117,7 +121,7 @@ class StageFlags:
                 raise UserError(self._as_flags(str(error), part)) from None
         return result
 
-    def _typed(self) -> dict[str, Any]:
+    def typed(self) -> dict[str, Any]:
         """The settings that stand on the command line, with their values."""
         values = {name: self.values[name].value for name in self._settings if self.values[name].present}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from flags.define import StageFlags
+from nhn_tf import stopping
 from nhn_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,12 +63,15 @@ def check_backend() -> None:
 
 
 def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> None:
-    """Parses the flags, calls `action` and prints its result; exits with 2 when the user made a mistake."""
+    """Parses the flags, calls `action` and prints its result.
+
+    Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.stopping`).
+    """
     if HELP & set(sys.argv[1:]):
         print(help_text())
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # locks are given back on the way out
+    stopping.listen()
     try:
         rest = FLAGS(sys.argv)[1:]
         if rest:
@@ -78,9 +82,11 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except stopping.Stopped as stopped:
+        where = stopped.saved or "what was finished or saved before stays"
+        again = shlex.join(["python", *(word for word in sys.argv if word.lstrip("-") != "overwrite")])
+        print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     print(json.dumps(result, sort_keys=True))
 
 

@@ -143,6 +143,17 @@ class ComputeConfig(Config):
         1, "training steps that TensorFlow runs in one call; more helps tiny models", unit="steps", low=1, high=1000
     )
     eval_batch_size: int = setting(500, "batch size of every evaluation", unit="images", low=1, high=100_000)
+    deterministic: bool = setting(
+        False, "let the backend use nothing but operations that give the same bits at every run; slower on GPUs"
+    )
+    on_nan: str = setting(
+        "stop",
+        "when loss or gradient is no longer finite: stop, or go back to the last checkpoint at half the learning rate",
+        choices=("stop", "rollback"),
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "save within an epoch or cycle too when so long has passed", unit="minutes", low=0, high=1e6
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The one kind of error that scripts show without a traceback."""
+"""The kinds of error that scripts show without a traceback."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class UserError(ValueError):
 
     The message has one to three lines: the rule, what was received, what to do.
     """
+
+
+class RunError(UserError):
+    """The run directory does not admit what was asked; the message says what to do."""

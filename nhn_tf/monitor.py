@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import keras
-
-from nhn_tf import files, training
-from nhn_tf.errors import UserError
+from nhn_tf import files
 from nhn_tf.event_writer import EventWriter
-from nhn_tf.runs import Checkpoint, StageDirectory
-from nhn_tf.search.searcher import Searcher
 
 HEARTBEAT_SECONDS = 20.0
-
-
-class TrainingFailedError(UserError):
-    """Training cannot go on with these settings."""
 
 
 class Monitor:
@@ -110,52 +100,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-class FitRecorder(keras.callbacks.Callback):
-    """Reports each epoch of `fit` and saves a checkpoint after it.
-
-    Raises:
-      TrainingFailedError: the loss is no longer finite; the last good checkpoint stays.
-    """
-
-    def __init__(self, stage: StageDirectory, monitor: Monitor):
-        super().__init__()
-        self._stage = stage
-        self._monitor = monitor
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._monitor.step(batch + 1, self.params["steps"])
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = dict(logs or {})
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        _check_finite(self._stage, epoch, logs["loss"], rate)
-        self._monitor.epoch({**logs, "lr": rate})
-        state = Checkpoint(epoch + 1, training.state(self.model), {"history": self._monitor.history})
-        self._stage.save_checkpoint(state)
-
-
-class SearchRecorder:
-    """Reports each epoch of a search and saves a checkpoint after it."""
-
-    def __init__(self, stage: StageDirectory, monitor: Monitor):
-        self._stage = stage
-        self._monitor = monitor
-
-    def on_step_end(self, searcher: Searcher, step: int, steps: int) -> None:
-        self._monitor.step(step, steps, doing="ranking candidates" if searcher.concluding else None)
-
-    def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
-        _check_finite(self._stage, epoch, metrics["train_loss"], metrics["lr"])
-        self._monitor.epoch(metrics)
-        values = {"history": self._monitor.history, "search": searcher.state_values()}
-        self._stage.save_checkpoint(Checkpoint(epoch + 1, searcher.state_arrays(), values))
-
-
-def _check_finite(stage: StageDirectory, epoch: int, loss: float, rate: float) -> None:
-    if not math.isfinite(loss):
-        raise TrainingFailedError(
-            f"stage '{stage.name}': the loss is {loss} after epoch {epoch + 1} (learning rate {rate:.3g}).\n"
-            f"Lower --lr_max, or clip the gradient by --clip_norm, and begin again with --overwrite."
-        )

@@ -12,14 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +24,9 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-import nhn_tf
-from nhn_tf import files
+from nhn_tf import files, journal, lock
 from nhn_tf.configs import PRESETS, ComputeConfig, Config, DataConfig
-from nhn_tf.errors import UserError
+from nhn_tf.errors import RunError, UserError
 from nhn_tf.genotype import Genotype
 
 # Each stage: its directory, the stage it builds on, and the command that runs it.
@@ -46,18 +40,16 @@ STAGES: dict[str, tuple[str, str | None, str]] = {
     "final": ("7-final", "lds_direction", "train.py --stage=final"),
 }
 
-# Settings that say where things lie or how fast they go, not what comes out.
-NOT_IN_DIGEST = {"data_dir", "cache_dir", "eval_batch_size", "steps_per_execution"}
+# Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
+NOT_IN_DIGEST = {
+    "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
+}  # fmt: skip
 
-# Of config.json, done.json and run.json; from 2 on they carry a digest of themselves.
+# Of config.json and done.json; from 2 on they carry a digest of themselves.
 SCHEMA = 2
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-class RunError(UserError):
-    """The run directory does not admit what was asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +96,19 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The state of a stage after `epoch` whole epochs.
+    """The state of a stage after some whole epochs, or within the one behind them.
 
     Attributes:
       epoch: finished epochs (or cycles).
       arrays: every variable, optimizer slot and other array, by name.
       values: a JSON value for the rest: history, baselines, best so far.
+      step: steps done of the epoch under way.
     """
 
     epoch: int
     arrays: dict[str, np.ndarray]
     values: dict[str, Any]
+    step: int = 0
 
 
 class RunDirectory:
@@ -141,6 +135,7 @@ class RunDirectory:
                 f"{self.path} is not empty and holds no run (no run.json).\n"
                 f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
             )
+        self.journal = journal.Journal(self.path)
 
     @contextlib.contextmanager
     def hold(self, *, preset: str = "", seed: int = 0) -> Iterator[RunDirectory]:
@@ -154,25 +149,24 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {self.path}: {error.strerror}.") from None
-        lock = self.path / "lock"
+        held = self.path / "lock"
         try:
-            _take_lock(lock)
+            lock.take(held)
         except UserError:
             _remove_empty(made)
             raise
         try:
             self._tidy()
-            self._note_call(preset, seed)
+            self.journal.note_call(preset, seed)
             yield self
         except UserError:
-            lock.unlink(missing_ok=True)
+            lock.release(held)
             if made and {path.name for path in self.path.iterdir()} <= {"run.json"}:
                 (self.path / "run.json").unlink(missing_ok=True)  # refused before it began
                 _remove_empty(made)
             raise
         finally:
-            with contextlib.suppress(OSError):  # the lock of a process that is gone is taken over
-                lock.unlink(missing_ok=True)
+            lock.release(held)
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""
@@ -181,31 +175,6 @@ class RunDirectory:
             if (path / "done.json").exists():
                 shutil.rmtree(path / "checkpoint", ignore_errors=True)
             files.remove_leftovers(path / "checkpoint")
-
-    def _note_call(self, preset: str, seed: int) -> None:
-        path = self.path / "run.json"
-        record: dict[str, Any] = {"schema": SCHEMA, "calls": []}
-        try:
-            record["calls"] = read_calls(path)
-        except FileNotFoundError:
-            pass
-        except files.DamagedFileError:
-            print(f"warning: {path} is damaged; the calls it listed are lost, the stages are not", file=sys.stderr)
-        record["calls"].append(
-            {
-                "argv": sys.argv,
-                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "preset": preset,
-                "seed": seed,
-                "git_commit": _git_commit(),
-                "versions": _versions(),
-                "backend": keras.backend.backend(),
-                "device": device(),
-                "host": socket.gethostname(),
-                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            }
-        )
-        files.write_sealed(path, record)
 
     def stage(self, name: str) -> StageDirectory:
         """The directory of the stage called `name`, whether or not it has begun."""
@@ -237,10 +206,13 @@ class StageDirectory:
         self.run = run
         self.name = name
         self.path = run.path / STAGES[name][0]
-        self._record: dict[str, Any] | None = None  # what `begin` was asked for
+        self._settings: Settings | None = None  # what `begin` was asked for
+        self._record: dict[str, Any] | None = None  # the same with what it builds on, as config.json will have it
         self._overwrite = False
         self._started = time.monotonic()
         self._seconds_before = 0.0  # spent by processes that were interrupted
+        self._newest: Path | None = None  # checkpoint that is known to be whole
+        self.rate_scale = 1.0  # what is left of the learning rate after divergences
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -336,6 +308,7 @@ class StageDirectory:
         Raises:
           RunError: the stage was begun with other settings and `overwrite` is not set.
         """
+        self._settings = settings
         record = {
             "schema": SCHEMA,
             **settings.to_json(),
@@ -344,6 +317,7 @@ class StageDirectory:
             "input_weights": source.done()["weights"] if source else None,
         }
         self._record = json.loads(json.dumps(record))
+        self._architecture = input_genotype.to_enas_text() if input_genotype and source is None else None
         self._overwrite = settings.overwrite
         if (self.path / "config.json").exists() and not settings.overwrite:
             changes = _changes(_identity(self.record()), _identity(self._record))
@@ -388,16 +362,19 @@ class StageDirectory:
           data_digest: of the images, see `check_data`.
           images: how many there are, for the record.
         """
-        if self._record is None:
+        if self._record is None or self._settings is None:
             raise ValueError("`start` must follow `begin`.")
         if self._overwrite and self.path.exists():
             files.remove_tree(self.path)
         self._started = time.monotonic()
         seen = {"data_digest": data_digest, "images": dict(images or {})}
         files.write_sealed(self.path / "config.json", {**self._record, **seen})
+        own = getattr(self._settings.config, "genotype", "")
+        architecture = {"architecture": self._architecture} if own else {}
+        self.run.journal.note_stage(self.name, {**self._settings.to_json(), "data_digest": data_digest, **architecture})
 
     def finish(
-        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray], **facts: Any
+        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
         """Writes the stage's results, done.json last, and drops its checkpoints.
 
@@ -405,7 +382,6 @@ class StageDirectory:
           metrics: the stage's figures.
           genotype: what it found or trained.
           weights: arrays by variable path.
-          **facts: further entries of done.json.
 
         Returns:
           The content of done.json.
@@ -422,31 +398,38 @@ class StageDirectory:
             "genotype": genotype.digest,
             "weights": files.digest_arrays(weights),
             "wall_s": round(self._seconds(), 3),
+            "rate_scale": self.rate_scale,
             "images": record.get("images", {}),
-            "device": device(),
+            "device": journal.device(),
             "backend": keras.backend.backend(),
-            **facts,
         }
+        self.run.journal.note_results(self.name, {name: done[name] for name in journal.RESULTS})
         files.write_sealed(self.path / "done.json", done)
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
         return done
 
-    # Checkpoints: one npz an epoch, the newest two kept.
+    # Checkpoints: an npz each, the newest two kept.
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint; of those before it the last one stays that was written or loaded here."""
         values = {
             **checkpoint.values,
             "epoch": checkpoint.epoch,
+            "step": checkpoint.step,
             "seconds": self._seconds(),
             "config_digest": config_digest(self.record()),
             "arrays_digest": files.digest_arrays(checkpoint.arrays),
         }
         text = np.frombuffer(json.dumps(files.seal(values)).encode(), np.uint8)
-        path = self.path / "checkpoint" / f"epoch_{checkpoint.epoch:06d}.npz"
+        others = self._checkpoint_paths()
+        path = self.path / "checkpoint" / f"{int(others[0].stem) + 1 if others else 1:06d}.npz"
         files.save_npz(path, {**checkpoint.arrays, "values.json": text})
+        before = self._newest if self._newest in others else others[0] if others else None
         with files.writing(path.parent):
-            for old in self._checkpoint_paths()[2:]:
-                old.unlink()
+            for old in others:
+                if old != before:
+                    old.unlink()
+        self._newest = path
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint of this very configuration; None when there is none.
@@ -465,7 +448,8 @@ class StageDirectory:
                 print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
                 faults.append(path)
                 continue
-            self._seconds_before = float(checkpoint.values["seconds"])
+            self._seconds_before, self._started = float(checkpoint.values["seconds"]), time.monotonic()
+            self._newest = path
             return checkpoint
         if faults:
             raise files.DamagedFileError(
@@ -475,24 +459,12 @@ class StageDirectory:
         return None
 
     def _checkpoint_paths(self) -> list[Path]:
-        return sorted((self.path / "checkpoint").glob("epoch_*.npz"), reverse=True)
+        """From the newest to the oldest: they are numbered as they are written."""
+        return sorted((self.path / "checkpoint").glob("[0-9]*.npz"), reverse=True)
 
     def _seconds(self) -> float:
         """Seconds spent on the stage so far, by interrupted processes too."""
         return self._seconds_before + time.monotonic() - self._started
-
-
-def read_calls(path: Path) -> list[dict[str, Any]]:
-    """The calls that a run.json lists, the first one first.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      DamagedFileError: it is damaged.
-    """
-    calls = files.read_sealed(path, since=SCHEMA).get("calls")
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise files.DamagedFileError(f"{path} does not list the run's calls. Restore a copy.")
-    return calls
 
 
 def _read_checkpoint(path: Path, config: str) -> Checkpoint:
@@ -508,7 +480,7 @@ def _read_checkpoint(path: Path, config: str) -> Checkpoint:
         raise files.DamagedFileError(f"{path} is no checkpoint ({error}).") from None
     if (values.get("arrays_digest"), values.get("config_digest")) != (files.digest_arrays(arrays), config):
         raise files.DamagedFileError(f"{path} does not match its digest.")
-    return Checkpoint(values["epoch"], arrays, values)
+    return Checkpoint(values["epoch"], arrays, values, values["step"])
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -541,77 +513,3 @@ def _remove_empty(directories: Sequence[Path]) -> None:
     with contextlib.suppress(OSError):
         for path in directories:
             path.rmdir()
-
-
-def _take_lock(path: Path) -> None:
-    """Creates the lock file with this process's host and pid; takes over one whose process is dead."""
-    mine = {"host": socket.gethostname(), "pid": os.getpid()}
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            try:
-                holder = json.loads(path.read_text())
-                host, pid = holder["host"], int(holder["pid"])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-                path.unlink(missing_ok=True)
-                continue
-            if host == mine["host"] and not _alive(pid):
-                path.unlink(missing_ok=True)
-                continue
-            raise RunError(
-                f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another --model_dir, "
-                f"or, if that process is gone, delete {path}."
-            ) from None
-        except OSError as error:
-            raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
-        try:
-            with files.writing(path), open(descriptor, "w") as file:
-                json.dump(mine, file)
-        except UserError:
-            path.unlink(missing_ok=True)
-            raise
-        return
-    raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from, or None outside a checkout."""
-    root = Path(nhn_tf.__file__).resolve().parent.parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    return None
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "nhn_tf": nhn_tf.__version__}
-    for package in ("keras", "tensorflow", "jax", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def device() -> str:
-    """The accelerators Keras sees ("gpu:0"), or the processor's name."""
-    devices = keras.distribution.list_devices()
-    accelerators = [name for name in devices if not name.lower().startswith("cpu")]
-    return ", ".join(accelerators) if accelerators else _processor()
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"cpu: {line.split(':', 1)[1].strip()}"
-    return f"cpu: {platform.processor() or platform.machine()}"

@@ -1,151 +1,50 @@
-"""How every network here is trained: SGD with Nesterov momentum, L2, clipping and a cosine with warm restarts.
-
-Sources: paper, section 3; the schedule is SGDR (Loshchilov & Hutter 2017); its periods are ENAS's.
-"""
+"""How every network here is trained and measured: the loss, `fit` that can begin within an epoch, the state of both."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from nhn_tf.configs import ComputeConfig, GradientConfig, SgdConfig
+from nhn_tf.configs import ComputeConfig
+from nhn_tf.errors import UserError
 from nhn_tf.layers import kernels
 from nhn_tf.models import weights
+from nhn_tf.optimizers import Divergence
+
+CHECKED_EVERY = 100
+"""Steps between two looks at whether the gradient is finite: each waits for the device."""
 
 
-@keras.saving.register_keras_serializable("nhn_tf")
-class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
-    """Cosine annealing with warm restarts, updated at every step.
+class DivergedError(UserError):
+    """Loss or gradient is no longer finite.
 
-    Within a period of T steps the rate falls from `lr_max` to `lr_min` as
-    lr_min + (lr_max - lr_min) * (1 + cos(pi * t / T)) / 2 (Loshchilov & Hutter 2017, equation 5).
-
-    Args:
-      lr_max: rate at the start of each period.
-      lr_min: rate towards which each period falls.
-      period_steps: length of the first period in steps, a positive number.
-      period_mult: each period is so many times the one before.
-      total_steps: steps that the schedule must cover; afterwards the last period's end is held.
-      warmup_steps: steps of linear rise from 0 to `lr_max` before the first period.
+    Attributes:
+      divergence: where that began.
     """
 
-    def __init__(
-        self,
-        lr_max: float,
-        lr_min: float,
-        *,
-        period_steps: float,
-        period_mult: int = 1,
-        total_steps: float,
-        warmup_steps: float = 0.0,
-    ):
-        if period_steps <= 0:
-            raise ValueError(f"`period_steps` must be positive. Received: {period_steps}.")
-        super().__init__()
-        self.lr_max = lr_max
-        self.lr_min = lr_min
-        self.period_steps = period_steps
-        self.period_mult = period_mult
-        self.total_steps = total_steps
-        self.warmup_steps = warmup_steps
-        lengths = [float(period_steps)]
-        while sum(lengths) < total_steps - warmup_steps:
-            lengths.append(lengths[-1] * period_mult)
-        self._lengths = np.array(lengths, np.float32)
-        self._starts = np.cumsum([0.0, *lengths[:-1]]).astype(np.float32)
-
-    def __call__(self, step):
-        step = ops.cast(step, "float32")
-        since = ops.maximum(step - self.warmup_steps, 0.0)
-        period = ops.sum(ops.cast(since >= self._starts, "int32")) - 1
-        start = ops.take(self._starts, period)
-        length = ops.take(self._lengths, period)
-        progress = ops.minimum((since - start) / length, 1.0)
-        rate = self.lr_min + (self.lr_max - self.lr_min) * 0.5 * (1.0 + ops.cos(math.pi * progress))
-        if not self.warmup_steps:
-            return rate
-        return ops.where(step < self.warmup_steps, self.lr_max * (step + 1) / (self.warmup_steps + 1), rate)
-
-    def get_config(self) -> dict:
-        names = ("lr_max", "lr_min", "period_steps", "period_mult", "total_steps", "warmup_steps")
-        return {name: getattr(self, name) for name in names}
+    def __init__(self, divergence: Divergence):
+        self.divergence = divergence
+        step, rate, norm = divergence
+        super().__init__(
+            f"the gradient is no longer finite at step {step + 1} since the training began "
+            f"(learning rate {rate:.3g}; the norm of the gradient was {norm:.3g} before that)"
+        )
 
 
-@keras.saving.register_keras_serializable("nhn_tf")
-class Nesterov(keras.optimizers.SGD):
-    """SGD with Nesterov momentum whose L2 term is part of the gradient, before clipping, as in ENAS.
+class Position(NamedTuple):
+    """How far a training has come."""
 
-    The gradient of l2 * sum(w^2), 2 * l2 * w, is added here rather than to the loss: the reported loss stays
-    the cross-entropy, and the graph has no extra branch for each weight.
-
-    Args:
-      learning_rate: a float or a schedule.
-      l2: weight of sum(w^2) over all trainable weights.
-      momentum: Nesterov momentum.
-      **kwargs: as for `keras.optimizers.SGD`.
-    """
-
-    def __init__(self, learning_rate=0.05, *, l2: float = 0.0, momentum: float = 0.9, name="nesterov", **kwargs):
-        kwargs.pop("nesterov", None)
-        super().__init__(learning_rate, momentum=momentum, nesterov=True, name=name, **kwargs)
-        self.l2 = l2
-
-    def apply(self, grads, trainable_variables=None):
-        if self.l2:
-            variables = self._trainable_variables if trainable_variables is None else trainable_variables
-            grads = [
-                grad if grad is None else grad + ops.cast(2.0 * self.l2, grad.dtype) * ops.cast(variable, grad.dtype)
-                for grad, variable in zip(grads, variables, strict=True)
-            ]
-        return super().apply(grads, trainable_variables)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "l2": self.l2}
+    epoch: int = 0  # whole epochs
+    step: int = 0  # steps of the epoch under way
+    metrics: Sequence[np.ndarray] = ()  # within an epoch: what `metric_state` returned
 
 
-def make_schedule(config: SgdConfig, steps_per_epoch: int) -> CosineRestarts:
-    """The learning rate of a stage that makes `steps_per_epoch` steps in each of `config.epochs` epochs."""
-    total = config.epochs * steps_per_epoch
-    warmup = min(config.warmup_epochs * steps_per_epoch, total - 1)
-    period = config.lr_period_epochs * steps_per_epoch if config.lr_period_epochs else total - warmup
-    return CosineRestarts(
-        config.lr_max,
-        config.lr_min,
-        period_steps=period,
-        period_mult=config.lr_period_mult,
-        total_steps=total,
-        warmup_steps=warmup,
-    )
-
-
-def make_optimizer(config: SgdConfig, steps_per_epoch: int, *, ema: float = 0.0) -> Nesterov:
-    """The optimizer of a stage.
-
-    Args:
-      config: rates, momentum, L2, clipping.
-      steps_per_epoch: training steps in an epoch.
-      ema: decay of an exponential moving average of the weights, 0 for none. `fit` puts the average in place of the
-        weights when it returns.
-    """
-    return nesterov(config, make_schedule(config, steps_per_epoch), ema=ema)
-
-
-def nesterov(
-    config: GradientConfig, schedule: keras.optimizers.schedules.LearningRateSchedule, *, ema: float = 0.0
-) -> Nesterov:
-    """The optimizer of `config` with a learning rate of its own; `ema` as in `make_optimizer`."""
-    return Nesterov(
-        schedule,
-        l2=config.l2,
-        momentum=config.momentum,
-        global_clipnorm=config.clip_norm or None,
-        use_ema=bool(ema),
-        ema_momentum=ema or 0.99,
-    )
+BEGINNING = Position()
 
 
 def compile_classifier(
@@ -201,8 +100,137 @@ def accuracy(model: keras.Model, batches: Sequence) -> float:
     return correct / total
 
 
+def fit(
+    model: keras.Model,
+    batches: keras.utils.PyDataset,
+    *,
+    epochs: int,
+    begin: Position = BEGINNING,
+    validation_data: Any = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, float]:
+    """Trains like `keras.Model.fit`, from anywhere within an epoch; the order of the batches is theirs.
+
+    Begun where an earlier call stopped, with the model's and the optimizer's `state` put back, it ends with the same
+    bits as a call that was not interrupted. In the epoch that it begins within, callbacks count batches from there.
+
+    Args:
+      model: compiled with an `nhn_tf.optimizers.Nesterov`.
+      batches: of an epoch.
+      epochs: how many there are in all.
+      begin: where to begin.
+      validation_data: as for `keras.Model.fit`.
+      callbacks: called in their order; none is called for an epoch's end after the loss has diverged.
+
+    Returns:
+      The metrics of the last epoch; none if there is no epoch left.
+
+    Raises:
+      DivergedError: the gradient is no longer finite.
+    """
+    options = {"validation_data": validation_data, "shuffle": False, "verbose": 0}
+    callbacks = [_StopWhenDiverged(), *callbacks]
+    epoch, history = begin.epoch, None
+    if begin.step:
+        history = _finish_epoch(model, batches, begin, callbacks, last=epoch + 1 == epochs, **options)
+        epoch += 1
+    if epoch < epochs or history is None:  # without an epoch left, `fit` still puts averaged weights in place
+        history = model.fit(batches, initial_epoch=epoch, epochs=epochs, callbacks=callbacks, **options)
+    return {name: values[-1] for name, values in history.history.items()} if history else {}
+
+
+def _finish_epoch(
+    model: keras.Model,
+    batches: keras.utils.PyDataset,
+    begin: Position,
+    callbacks: Sequence[keras.callbacks.Callback],
+    *,
+    last: bool,
+    **options: Any,
+) -> keras.callbacks.History:
+    """Trains the rest of an epoch; `last`: no other follows."""
+    model.test_on_batch(*batches[0])  # Keras makes some metrics' variables only when it needs them
+    before_averaging = _KeepState()
+    own = [_RestoreMetrics(begin.metrics), *callbacks]
+    if model.optimizer.use_ema and not last:
+        own.append(before_averaging)
+    rest = _Rest(batches, begin.step)
+    history = model.fit(rest, initial_epoch=begin.epoch, epochs=begin.epoch + 1, callbacks=own, **options)
+    if before_averaging.state:
+        restore(model, before_averaging.state)
+    return history
+
+
+class _Rest(keras.utils.PyDataset):
+    """The batches of an epoch from `first` on."""
+
+    def __init__(self, batches: keras.utils.PyDataset, first: int):
+        super().__init__()
+        self._batches = batches
+        self._first = first
+
+    def __len__(self) -> int:
+        return len(self._batches) - self._first
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[self._first + index]
+
+
+class _RestoreMetrics(keras.callbacks.Callback):
+    """Puts an epoch's metrics back after `fit` has reset them."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        super().__init__()
+        self._arrays = arrays
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        for variable, array in zip(self.model.metrics_variables, self._arrays, strict=True):
+            variable.assign(array)
+
+
+class _KeepState(keras.callbacks.Callback):
+    """Keeps the state at the end of an epoch: `fit` then puts the averaged weights in the place of the trained ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: dict[str, np.ndarray] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.state = state(self.model)
+
+
+class _StopWhenDiverged(keras.callbacks.Callback):
+    """Looks at the gradient now and then, and at the end of each epoch."""
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        if batch % CHECKED_EVERY == CHECKED_EVERY - 1:
+            check_finite(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        check_finite(self.model)
+
+
+def check_finite(model: keras.Model) -> None:
+    """Looks whether a model's training is sound; also within `fit`.
+
+    Raises:
+      DivergedError: a gradient was not finite.
+    """
+    kernels.sync_state(model)
+    divergence = model.optimizer.divergence()
+    if divergence:
+        raise DivergedError(divergence)
+
+
+def metric_state(model: keras.Model) -> tuple[np.ndarray, ...]:
+    """The running means of the epoch under way, for `Position`; to be called within `fit`."""
+    kernels.sync_state(model)
+    return tuple(np.array(keras.ops.convert_to_numpy(variable)) for variable in model.metrics_variables)
+
+
 def state(model: keras.Model) -> dict[str, np.ndarray]:
-    """Everything `fit` changes: the model's variables, seed generators included, and the optimizer's, by name."""
+    """Everything `fit` changes but its metrics: the variables of model, seed generators and optimizer, by name."""
+    kernels.sync_state(model)
     return {name: keras.ops.convert_to_numpy(variable) for name, variable in _stateful(model).items()}
 
 
@@ -226,8 +254,10 @@ def _stateful(model: keras.Model) -> dict[str, keras.Variable]:
     return {**found, **slots}
 
 
-def set_precision(compute: ComputeConfig) -> None:
-    """Makes new layers compute in `compute.precision`."""
+def set_up(compute: ComputeConfig) -> None:
+    """Makes new layers compute in `compute.precision`, and the backend deterministic if that is asked for."""
+    if compute.deterministic:
+        kernels.make_deterministic()
     keras.config.set_dtype_policy(compute.precision)
 
 

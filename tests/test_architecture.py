@@ -14,8 +14,8 @@ FLOORS: list[list[str]] = [
     ["data"],
     ["layers"],
     ["models"],
-    ["complexity", "training", "pruning", "search"],
-    ["event_writer", "plots", "runs", "monitor", "stages"],
+    ["complexity", "optimizers", "training", "pruning", "search"],
+    ["stopping", "event_writer", "plots", "journal", "lock", "runs", "monitor", "recording", "stages"],
     ["report", "sparse", "export"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]

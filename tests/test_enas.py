@@ -17,6 +17,7 @@ from nhn_tf.search import EnasSearch, Trial
 from nhn_tf.search.candidates import distinct_rows
 from nhn_tf.search.searcher import rank
 from nhn_tf.space import Space
+from nhn_tf.training import DivergedError
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # 8 architectures
@@ -273,13 +274,25 @@ def test_a_collapsed_controller_is_reported(caplog):
     assert metrics["baseline"] == 0.5
 
 
-def test_a_supernet_whose_weights_are_lost_is_still_ranked(caplog):
+def test_a_search_whose_supernet_diverges_stops_and_says_where():
     searcher = make()
+    recorder = Recorder()
+    run(searcher, epochs=1)
     searcher.supernet.stem_conv.kernel.assign(np.full(searcher.supernet.stem_conv.kernel.shape, np.nan))
-    with caplog.at_level(logging.WARNING):
-        results = run(searcher, epochs=1)
-    assert "supernet has diverged in epoch 1" in caplog.text
-    assert results["val_accuracy"] == 0.0
+    steps = len(batches(24, train=True))
+    with pytest.raises(DivergedError, match=rf"no longer finite at step {steps + 1} .*learning rate .*norm") as error:
+        run(searcher, epochs=2, callbacks=[recorder])
+    assert error.value.divergence.step == steps
+    assert error.value.divergence.norm > 0
+    assert recorder.epochs == []
+
+
+def test_a_supernet_whose_weights_are_lost_is_still_ranked():
+    searcher = make()
+    run(searcher, epochs=1)
+    searcher.supernet.stem_conv.kernel.assign(np.full(searcher.supernet.stem_conv.kernel.shape, np.nan))
+    searcher.results = None
+    assert searcher.finish()["val_accuracy"] == 0.0
 
 
 def test_batch_statistics_and_dropout_reach_the_supernet():

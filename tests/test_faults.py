@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nhn_tf import files, runs
+from nhn_tf import files, journal
 from nhn_tf.configs import PRESETS
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Addon, Genotype
@@ -117,9 +117,9 @@ class _RawFile(io.FileIO):
 @pytest.fixture(autouse=True)
 def quick_calls(monkeypatch):
     """Noting a call in run.json asks git and the packages; here it is made hundreds of times."""
-    monkeypatch.setattr(runs, "_git_commit", lambda: None)
-    monkeypatch.setattr(runs, "_versions", dict)
-    monkeypatch.setattr(runs, "device", lambda: "cpu")
+    monkeypatch.setattr(journal, "_git_commit", lambda: None)
+    monkeypatch.setattr(journal, "_versions", dict)
+    monkeypatch.setattr(journal, "device", lambda: "cpu")
 
 
 def checkpoint(epoch):
@@ -384,7 +384,7 @@ def test_only_known_places_open_files_for_writing():
     drawing = {"plots.py"}  # into memory
     temporary = {"export/check.py", "export/formats.py", "export/reload.py"}  # in a directory that is then renamed
     appending = {"event_writer.py"}
-    assert found - reading - drawing - temporary - appending <= {"runs.py"}  # its lock
+    assert found - reading - drawing - temporary - appending <= {"lock.py"}
 
 
 # A disk that is really full.

@@ -21,6 +21,7 @@ from nhn_tf.models import network, weights
 from nhn_tf.search import DirectionSearch, LocationSearch
 from nhn_tf.search.addon_search import Stretch
 from nhn_tf.space import Space
+from nhn_tf.training import DivergedError
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # sources of the two layers: 1 and 2
@@ -315,13 +316,13 @@ def test_fitness_that_is_not_a_number_ranks_last_and_is_reported(arrays, caplog)
     assert math.isnan(metrics["best_fitness"])
 
 
-def test_a_diverged_search_says_so(arrays, caplog):
+def test_a_search_whose_add_ons_diverge_stops_and_says_where(arrays):
     searcher = location(arrays)
-    searcher._train = lambda genes, number: (math.nan, 0.0)
-    with caplog.at_level(logging.WARNING):
-        searcher.prepare(batches(24, train=True), validation(), 2)
-        assert math.isnan(searcher.run_epoch(0)["train_loss"])
-    assert "diverged in cycle 1" in caplog.text
+    searcher.prepare(batches(24, train=True), validation(), 2)
+    for variable in searcher.supernet.trainable_variables:
+        variable.assign(np.full(variable.shape, np.nan))
+    with pytest.raises(DivergedError, match="no longer finite at step 1 "):
+        searcher.run_epoch(0)
 
 
 def test_without_iterations_and_control_codes_are_only_measured(arrays):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import STAGES
+from tests.conftest import STAGES, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,3 +57,53 @@ def test_what_only_the_data_shows_is_refused_before_the_first_stage_too(tmp_path
     assert result.returncode == 2
     assert culprit in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def repeat(journal, *arguments):
+    command = [sys.executable, "pipeline.py", f"--repeat={journal}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.slow
+def test_a_run_is_repeated_from_its_journal_alone_to_the_same_bits(smoke_run, tmp_path):
+    journal = shutil.copy(smoke_run.path / "run.json", tmp_path)
+    result = repeat(journal, f"--model_dir={tmp_path / 'again'}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.strip().splitlines()[-1])["same"] == dict.fromkeys(STAGES, True)
+    assert result.stdout.count("same bits") == sum(range(len(STAGES) + 1))
+
+
+def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
+    from nhn_tf import stages
+    from nhn_tf.runs import RunDirectory
+
+    path = tmp_path / "arc.txt"
+    path.write_text("0\n5 1\n2 0 1\n")
+    run = RunDirectory(tmp_path / "run")
+    stages.run("base", run, smoke_settings("base", genotype=str(path), epochs=1, lr_max=0.04))
+    path.unlink()
+    result = repeat(run.path / "run.json")
+    assert result.returncode == 0, result.stderr
+    last = json.loads(result.stdout.strip().splitlines()[-1])
+    assert last["same"] == {"base": True}
+    again = RunDirectory(tmp_path / "run-repeat").stage("base")
+    assert again.done()["metrics"] == run.stage("base").done()["metrics"]
+    assert again.record()["config"]["lr_max"] == 0.04
+
+
+@pytest.mark.parametrize(
+    ("content", "flag", "culprit"),
+    [
+        (None, "--debug=false", "does not exist"),
+        ("{}", "--debug=false", "run.json is"),
+        (None, "--seed=3", "Leave out --seed"),
+        (None, "--base_epochs=3", "Leave out --base_epochs"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused(tmp_path, content, flag, culprit):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    result = repeat(tmp_path / "run.json", f"--model_dir={tmp_path / 'again'}", flag)
+    assert result.returncode == 2
+    assert culprit in result.stderr
+    assert not (tmp_path / "again").exists()

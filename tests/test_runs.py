@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
-from nhn_tf import files, runs
+from nhn_tf import files, journal
 from nhn_tf.configs import PRESETS
 from nhn_tf.genotype import Genotype
 from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings
@@ -120,6 +122,34 @@ def test_run_json_notes_each_call(tmp_path):
     assert {"argv", "versions", "device", "git_commit", "preset"} <= set(calls[0])
 
 
+def test_a_pipeline_is_one_call_however_many_stages_it_holds_the_run_for(tmp_path):
+    for _ in range(3):
+        with RunDirectory(tmp_path / "run").hold(preset="smoke"):
+            pass
+    assert len(RunDirectory(tmp_path / "run").journal.read()["calls"]) == 1
+
+
+def test_the_journal_says_what_a_stage_was_begun_with_and_what_it_left(run):
+    stage = begun(run)
+    expected = {**SETTINGS.to_json(), "data_digest": "images"}
+    assert run.journal.read()["stages"] == {"enas": expected}
+    done = stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
+    assert run.journal.read()["stages"] == {
+        "enas": {**expected, "genotype": GENOTYPE.digest, "weights": done["weights"]}
+    }
+    again = run.stage("enas")
+    again.begin(dataclasses.replace(SETTINGS, overwrite=True))
+    again.start("others")
+    assert run.journal.read()["stages"]["enas"] == {**expected, "data_digest": "others"}
+
+
+def test_what_differs_between_two_calls_is_named():
+    call = {"versions": {"keras": "3.15.1", "numpy": "2.4"}, "backend": "jax", "device": "cpu", "cpus": 2, "seed": 1}
+    assert journal.differences(call, {**call, "seed": 2}) == []
+    other = {**call, "versions": {"keras": "3.15.2", "numpy": "2.4"}, "cpus": 4}
+    assert journal.differences(call, other) == ["cpus 2 -> 4", "keras 3.15.1 -> 3.15.2"]
+
+
 def test_a_second_process_is_refused_and_told_by_whom(run):
     with pytest.raises(RunError, match=f"process {os.getpid()}"), RunDirectory(run.path).hold():
         pass
@@ -130,12 +160,35 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     run = RunDirectory(tmp_path / "run")
     with run.hold():
         pass
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    lock = {"host": runs.socket.gethostname(), "pid": int(dead.stdout)}
-    (run.path / "lock").write_text(json.dumps(lock))
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = {"host": socket.gethostname(), "pid": int(process.stdout)}
+    (run.path / "lock").write_text(json.dumps(dead))
     with RunDirectory(run.path).hold():
         assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
     assert not (run.path / "lock").exists()
+
+
+def test_a_lock_whose_process_number_is_another_processs_now_is_taken_over(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with run.hold():
+        mine = json.loads((run.path / "lock").read_text())
+        assert mine["began"]
+        earlier = {**mine, "began": "of an earlier container"}
+    (run.path / "lock").write_text(json.dumps(earlier))
+    with RunDirectory(run.path).hold():
+        assert json.loads((run.path / "lock").read_text()) == mine
+
+
+def test_a_lock_that_is_being_written_is_waited_for(run):
+    path = run.path / "lock"
+    content = path.read_text()
+    path.write_text("")
+    writer = threading.Timer(0.15, path.write_text, [content])
+    writer.start()
+    with pytest.raises(RunError, match="in use"), RunDirectory(run.path).hold():
+        pass
+    writer.join()
+    assert path.read_text() == content
 
 
 def checkpoint(epoch):
@@ -146,7 +199,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_loads(run):
     stage = begun(run)
     for epoch in (1, 2, 3):
         stage.save_checkpoint(checkpoint(epoch))
-    assert sorted(path.name for path in (stage / "checkpoint").iterdir()) == ["epoch_000002.npz", "epoch_000003.npz"]
+    assert sorted(path.name for path in (stage / "checkpoint").iterdir()) == ["000002.npz", "000003.npz"]
     loaded = stage.load_checkpoint()
     assert loaded.epoch == 3
     np.testing.assert_array_equal(loaded.arrays["w/kernel"], np.full(50, 3, np.float32))
@@ -158,13 +211,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, damage, capsys):
     stage = begun(run)
     stage.save_checkpoint(checkpoint(1))
     stage.save_checkpoint(checkpoint(2))
-    path = stage / "checkpoint" / "epoch_000002.npz"
+    path = stage / "checkpoint" / "000002.npz"
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 3] ^= 1
     path.write_bytes({"truncate": content[:-30], "flip": content, "empty": b""}[damage])
     assert stage.load_checkpoint().epoch == 1
-    assert "epoch_000002" in capsys.readouterr().err
+    assert "000002.npz" in capsys.readouterr().err
 
 
 def test_no_checkpoint_is_none(run):

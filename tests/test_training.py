@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import training
+from nhn_tf import optimizers, training
 from nhn_tf.configs import SgdConfig
 
 pytestmark = pytest.mark.jax
@@ -18,14 +18,14 @@ def rates(schedule, steps):
 
 
 def test_cosine_restarts_by_hand():
-    schedule = training.CosineRestarts(1.0, 0.0, period_steps=4, period_mult=2, total_steps=12)
+    schedule = optimizers.CosineRestarts(1.0, 0.0, period_steps=4, period_mult=2, total_steps=12)
     # First period 4 steps, second 8; the rate starts at 1, is 1/2 half-way, and jumps back to 1 at step 4.
     expected = [1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 1.0, 0.5, 1.0]
     np.testing.assert_allclose(rates(schedule, [0, 1, 2, 3, 4, 8, 12]), [*expected[:6], 0.0], atol=1e-6)
 
 
 def test_enas_schedule_has_four_restarts_in_310_epochs():
-    schedule = training.make_schedule(SgdConfig(), steps_per_epoch=1)
+    schedule = optimizers.make_schedule(SgdConfig(), steps_per_epoch=1)
     values = rates(schedule, range(310))
     assert [epoch for epoch in range(1, 310) if values[epoch] > values[epoch - 1]] == [10, 30, 70, 150]
     assert max(values) == pytest.approx(0.05)
@@ -34,14 +34,14 @@ def test_enas_schedule_has_four_restarts_in_310_epochs():
 
 def test_one_cosine_without_restart_and_with_warmup():
     config = SgdConfig(epochs=10, lr_max=1.0, lr_min=0.0, lr_period_epochs=0, warmup_epochs=2.0)
-    values = rates(training.make_schedule(config, steps_per_epoch=5), range(50))
+    values = rates(optimizers.make_schedule(config, steps_per_epoch=5), range(50))
     assert values[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
     assert values[10] == pytest.approx(1.0)
     assert all(later <= earlier for earlier, later in itertools.pairwise(values[10:]))
 
 
 def test_schedule_and_optimizer_survive_serialisation():
-    optimizer = training.make_optimizer(SgdConfig(), steps_per_epoch=7)
+    optimizer = optimizers.make_optimizer(SgdConfig(), steps_per_epoch=7)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.get_config() == optimizer.get_config()
 
@@ -61,7 +61,7 @@ def test_optimizer_step_is_l2_then_clip_then_nesterov():
     start = rng.normal(size=5).astype(np.float32)
     gradients = [rng.normal(size=5).astype(np.float32) * scale for scale in (0.1, 1.0, 30.0)]
     variable = keras.Variable(start)
-    optimizer = training.Nesterov(0.1, l2=0.05, momentum=0.9, global_clipnorm=2.0)
+    optimizer = optimizers.Nesterov(0.1, l2=0.05, momentum=0.9, global_clipnorm=2.0)
     optimizer.build([variable])
     for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)])
@@ -92,7 +92,7 @@ def small_model():
     inputs = keras.Input((4,), name="images")
     hidden = keras.layers.Dropout(0.5, seed=1, name="dropout")(keras.layers.Dense(8, name="hidden")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
-    training.compile_classifier(model, training.make_optimizer(SgdConfig(), steps_per_epoch=4))
+    training.compile_classifier(model, optimizers.make_optimizer(SgdConfig(), steps_per_epoch=4))
     return model
 
 

@@ -7,6 +7,7 @@ Letters: B batch, H W spatial, C channels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ if _IS_TENSORFLOW:
 else:
     import jax
 
+_JAX_FLAG = "--xla_gpu_deterministic_ops=true"
 # The fused kernel takes these inputs (its parameters and statistics are float32) ...
 _FUSED_DTYPES = ("float16", "bfloat16", "float32")
 # ... and no epsilon below cuDNN's least.
@@ -37,6 +39,24 @@ def default_jit_compile() -> bool | Literal["auto"]:
 def supports_jit() -> bool:
     """The value of a layer's `supports_jit`, by which Keras resolves `jit_compile="auto"`."""
     return default_jit_compile() is not False
+
+
+def sync_state(model: keras.Model) -> None:
+    """Brings the variables of a model up to date for a callback within an epoch: JAX keeps them elsewhere meanwhile."""
+    if not _IS_TENSORFLOW:
+        model.jax_state_sync()
+
+
+def make_deterministic() -> None:
+    """Makes the backend take the same path at every run, at a cost; to be called before it computes anything.
+
+    On TensorFlow every operation is made deterministic, for the life of the process; on JAX this goes for GPUs (on CPUs
+    it is so anyway).
+    """
+    if _IS_TENSORFLOW:
+        tf.config.experimental.enable_op_determinism()
+    elif _JAX_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_JAX_FLAG}".strip()
 
 
 def batch_norm_training(x: Any, gamma: Any, beta: Any, *, epsilon: float) -> tuple[Any, Any, Any]:

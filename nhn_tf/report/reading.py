@@ -11,7 +11,7 @@ from typing import Any
 
 from nhn_tf.files import DamagedFileError
 from nhn_tf.genotype import Genotype
-from nhn_tf.runs import STAGES, RunDirectory, RunError, StageDirectory, read_calls
+from nhn_tf.runs import STAGES, RunDirectory, RunError, StageDirectory
 
 Table = list[dict[str, float]]
 
@@ -86,8 +86,8 @@ def read(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path} holds no run (no run.json). Give the directory of a run, or begin one: {command}")
-    calls = read_calls(path / "run.json")
-    if not calls:
+    calls = directory.journal.read()["calls"]
+    if not calls or not isinstance(calls[-1], dict):
         raise DamagedFileError(f"{path / 'run.json'} does not list the run's calls. Restore a copy.")
 
     stages = {name: _read_stage(directory.stage(name)) for name in STAGES}

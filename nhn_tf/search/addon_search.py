@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf import files, training
+from nhn_tf import files, optimizers, training
 from nhn_tf.configs import LdsConfig
 from nhn_tf.data.batches import Batches
 from nhn_tf.genotype import Genotype
@@ -163,26 +163,36 @@ class AddonSearch(Searcher):
         """Compiles the supernet with one cosine over `steps` iterations; only add-ons get optimizer slots."""
         config = self.config
         total = max(steps, 1)
-        schedule = training.CosineRestarts(config.lr_max, config.lr_min, period_steps=total, total_steps=total)
-        optimizer = training.nesterov(config, schedule)
+        schedule = optimizers.CosineRestarts(
+            config.lr_max * self.rate_scale, config.lr_min * self.rate_scale, period_steps=total, total_steps=total
+        )
+        optimizer = optimizers.nesterov(config, schedule)
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
         optimizer.build(self.supernet.trainable_variables)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """One cycle: every individual trains and is measured; then the next ones are made."""
-        population, losses, accuracies = self.config.population, [], []
-        fitness = np.full(population, np.nan)
-        rate = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
-        for individual, genes in enumerate(self.propose(epoch)):
+        """One cycle: every individual trains and is measured; then the next ones are made.
+
+        Of a cycle that is gone on with, those individuals come that have not had their turn.
+        """
+        population = self.config.population
+        if not self.underway:
+            rate = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
+            self.underway = {"lr": rate, "individuals": []}
+        done: list[tuple[float, float, float]] = self.underway["individuals"]
+        genes = self.propose(epoch)
+        for individual in range(len(done), population):
             number = epoch * population + individual
-            loss, accuracy = self._train(genes, number)
-            losses.append(loss)
-            accuracies.append(accuracy)
-            fitness[individual] = self._measure(genes, number)
+            loss, accuracy = self._train(genes[individual], number)
+            done.append((loss, accuracy, self._measure(genes[individual], number)))
             self.report_step(individual + 1, population)
-        if not np.isfinite(losses).all():
-            logger.warning("The add-ons have diverged in cycle %d: losses are not finite. Lower lr_max.", epoch + 1)
-        metrics = {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies)), "lr": rate}
+        losses, accuracies, fitness = np.array(done).T
+        metrics = {
+            "train_loss": float(np.mean(losses)),
+            "train_accuracy": float(np.mean(accuracies)),
+            "lr": self.underway["lr"],
+        }
+        self.underway = {}
         return {**metrics, **self._fitness_metrics(epoch, fitness), **self.learn(epoch, fitness)}
 
     def _train(self, genes: np.ndarray, number: int) -> tuple[float, float]:
@@ -191,8 +201,8 @@ class AddonSearch(Searcher):
         if not count:
             return 0.0, 0.0
         stretch = Stretch(self._train_batches, number * count, count)
-        logs = self.supernet.fit(GenedBatches(stretch, genes), shuffle=False, verbose=0).history
-        return float(logs["loss"][-1]), float(logs["accuracy"][-1])
+        logs = training.fit(self.supernet, GenedBatches(stretch, genes), epochs=1)
+        return logs["loss"], logs["accuracy"]
 
     def _measure(self, genes: np.ndarray, number: int) -> float:
         """The fitness of the `number`-th individual since the search began, on the next N fitness batches."""

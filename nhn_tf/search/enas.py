@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf import training
+from nhn_tf import optimizers, training
 from nhn_tf.configs import EnasConfig
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.genotype import Genotype
@@ -25,7 +25,7 @@ from nhn_tf.models import GenedBatches, MacroSupernet, weights
 from nhn_tf.randomness import Stream
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
-from nhn_tf.search.searcher import Searcher, Trial, rank
+from nhn_tf.search.searcher import RANKED, Searcher, Trial, rank
 from nhn_tf.space import Space
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class EnasSearch(Searcher):
             seed=seed,
         )
         self.controller = Controller.from_config(space, config, seed=seed)
+        self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
 
     # The loop.
 
@@ -107,7 +108,9 @@ class EnasSearch(Searcher):
         """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
         config = self.config
         optimizer_arrays = self._optimizer_arrays()
-        optimizer = training.make_optimizer(dataclasses.replace(config, epochs=epochs), len(train_batches))
+        optimizer = optimizers.make_optimizer(
+            dataclasses.replace(config, epochs=epochs), len(train_batches), rate_scale=self.rate_scale
+        )
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
         optimizer.build(self.supernet.trainable_variables)
         if optimizer_arrays:
@@ -127,42 +130,54 @@ class EnasSearch(Searcher):
         )
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        return {**self._train_supernet(epoch), **self._train_controller(epoch)}
+        if "supernet" not in self.underway:
+            self.underway = {"supernet": self._train_supernet(epoch)}
+            self.report_step(len(self._train_data), self._steps_an_epoch())
+        metrics = {**self.underway["supernet"], **self._train_controller(epoch)}
+        self.underway = {}
+        return metrics
 
     def _train_supernet(self, epoch: int) -> dict[str, float]:
-        """One pass over the training images, an architecture for each batch."""
+        """One pass over the training images, an architecture for each batch; what is done of it is not done again."""
         steps = len(self._train_data)
+        # The controller has not moved since the epoch began: the same architectures again in a pass gone on with.
         self._train_data.genes = self.controller.sample(steps, self.rng(Stream.CHILD, epoch))
-        lr = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
-        logs = self.supernet.fit(
+        self.underway = self.underway or {"step": 0, "lr": self._learning_rate()}
+        begin = training.Position(epoch, self.underway["step"], self._restored_metrics)
+        logs = training.fit(
+            self.supernet,
             self._train_data,
-            initial_epoch=epoch,
             epochs=epoch + 1,
-            shuffle=False,
-            verbose=0,
-            callbacks=[FollowEpoch(self._train_batches), _StepReporter(self, self._steps_an_epoch())],
-        ).history
-        loss = float(logs["loss"][-1])
-        if not math.isfinite(loss):
-            logger.warning("The supernet has diverged in epoch %d: its loss is %s. Lower lr_max.", epoch + 1, loss)
-        return {"train_loss": loss, "train_accuracy": float(logs["accuracy"][-1]), "lr": lr}
+            begin=begin,
+            callbacks=[FollowEpoch(self._train_batches), _StepReporter(self, begin.step)],
+        )
+        self._restored_metrics = ()
+        return {"train_loss": logs["loss"], "train_accuracy": logs["accuracy"], "lr": self.underway["lr"]}
+
+    def _learning_rate(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
+
+    def passed(self, step: int) -> None:
+        """Called within a pass over the training images, `step` of them done; the last one is told by the epoch."""
+        if step < len(self._train_data):
+            self.underway["step"] = step
+            self.report_step(step, self._steps_an_epoch())
 
     def _train_controller(self, epoch: int) -> dict[str, float]:
-        """The controller's updates of one epoch."""
-        config = self.config
-        logs, genes, rewards = [], [], []
-        for step in range(config.controller_steps):
+        """The controller's updates of one epoch that are not done yet."""
+        config, done = self.config, self.underway.setdefault("controller", [])
+        for step in range(len(done), config.controller_steps):
             sampled = self.controller.sample(config.samples_per_step, self.rng(Stream.CONTROLLER, epoch, step))
             first = (epoch * config.controller_steps + step) * config.samples_per_step
             measured = np.array([self._measure(row, first + i) for i, row in enumerate(sampled)])
             advantages = self.controller.advantages(np.where(np.isnan(measured), 0.0, measured))
-            logs.append(self.controller.update(sampled, advantages))
-            genes.append(sampled)
-            rewards.append(measured)
+            logs = self.controller.update(sampled, advantages)
+            done.append({"logs": logs, "genes": sampled.tolist(), "rewards": measured.tolist()})
             self.report_step(len(self._train_data) + step + 1, self._steps_an_epoch())
-        if not logs:
+        if not done:
             return {}
-        return self._controller_metrics(epoch, logs, np.concatenate(genes), np.concatenate(rewards))
+        genes, rewards = (np.concatenate([np.array(step[name]) for step in done]) for name in ("genes", "rewards"))
+        return self._controller_metrics(epoch, [step["logs"] for step in done], genes, rewards)
 
     def _measure(self, genes: np.ndarray, number: int) -> float:
         """The reward of the `number`-th architecture since the search began, each on the next validation batch."""
@@ -245,16 +260,15 @@ class EnasSearch(Searcher):
         return draw_distinct(lambda wanted: self.space.sample(rng, wanted), count)
 
     def _rank(self, genes: np.ndarray, source: str) -> list[Trial]:
-        """Trials of architectures int32 [n, G], best first."""
-        trials: list[Trial] = []
-        for start in range(0, len(genes), RANKED_AT_ONCE):
+        """Trials of architectures int32 [n, G], best first; what is known of their scores is not measured again."""
+        scores = self.underway.setdefault(RANKED, {}).setdefault(source, [])
+        for start in range(len(scores), len(genes), RANKED_AT_ONCE):
             rows = genes[start : start + RANKED_AT_ONCE]
-            scores = self.supernet.accuracies(rows, self._validation_data)
-            trials += [
-                Trial(Genotype.from_genes(self.space, row), float(score), source)
-                for row, score in zip(rows, scores, strict=True)
-            ]
-            self.report_step(len(trials), len(genes))
+            scores += self.supernet.accuracies(rows, self._validation_data).tolist()
+            self.report_step(len(scores), len(genes))
+        trials = [
+            Trial(Genotype.from_genes(self.space, row), score, source) for row, score in zip(genes, scores, strict=True)
+        ]
         return rank(trials)
 
     def build_model(self, genotype: Genotype) -> keras.Model:
@@ -269,10 +283,12 @@ class EnasSearch(Searcher):
     # State.
 
     def state_arrays(self) -> dict[str, np.ndarray]:
+        within = training.metric_state(self.supernet) if self.underway.get("step") else ()
         parts = {
             "supernet": weights.to_arrays(self.supernet),
             "optimizer": self._optimizer_arrays(),
             "controller": self.controller.state_arrays(),
+            "metrics": {str(number): array for number, array in enumerate(within)},
         }
         return {f"{part}:{path}": array for part, arrays in parts.items() for path, array in arrays.items()}
 
@@ -281,7 +297,7 @@ class EnasSearch(Searcher):
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         self.check_identity(values)
-        parts: dict[str, dict[str, np.ndarray]] = {"supernet": {}, "optimizer": {}, "controller": {}}
+        parts: dict[str, dict[str, np.ndarray]] = {"supernet": {}, "optimizer": {}, "controller": {}, "metrics": {}}
         for name, array in arrays.items():
             part, _, path = name.partition(":")
             if part not in parts:
@@ -290,6 +306,7 @@ class EnasSearch(Searcher):
         weights.from_arrays(self.supernet, parts["supernet"])
         self.controller.restore(parts["controller"], values["controller"])
         self._restored_optimizer = parts["optimizer"]
+        self._restored_metrics = [parts["metrics"][str(number)] for number in range(len(parts["metrics"]))]
         super().restore(arrays, values)
 
     def identity(self) -> dict[str, Any]:
@@ -297,15 +314,15 @@ class EnasSearch(Searcher):
 
 
 class _StepReporter(keras.callbacks.Callback):
-    """Passes the supernet's training steps on to the search's callbacks."""
+    """Tells a search of its supernet's training steps, counted from the `first` of a pass."""
 
-    def __init__(self, searcher: Searcher, steps: int) -> None:
+    def __init__(self, searcher: EnasSearch, first: int) -> None:
         super().__init__()
         self.searcher = searcher
-        self.steps = steps
+        self.first = first
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.searcher.report_step(batch + 1, self.steps)
+        self.searcher.passed(self.first + batch + 1)
 
 
 def _mean_score(trials: Sequence[Trial]) -> float | None:

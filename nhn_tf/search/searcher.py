@@ -4,13 +4,14 @@ A search is epochs of training shared weights together with whatever proposes ar
 cycles), and then a ranking of candidates. `Searcher` runs the loop, calls the callbacks, ranks the trials and carries
 the state; a subclass says what one epoch does and how it finishes.
 
-A search can be stopped after any epoch and go on elsewhere: `state_arrays` and `state_values` hold all there is, and
-every random choice is a pure function of (seed, stream, epoch, step).
+A search can be stopped at any step that it reports and go on elsewhere: `state_arrays` and `state_values` hold all
+there is, and every random choice is a pure function of (seed, stream, epoch, step).
 """
 
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import json
 import logging
@@ -33,6 +34,9 @@ from nhn_tf.randomness import Stream, generator
 from nhn_tf.space import Space
 
 logger = logging.getLogger(__name__)
+
+RANKED = "ranked"
+"""The entry of `Searcher.underway` with what is known of the final candidates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,8 @@ class SearchCallback(Protocol):
     """What `search` calls.
 
     A callback may also have `on_step_end(searcher, step, steps)`, called within an epoch, and while the final
-    candidates are measured: then `searcher.concluding` is true and the steps are theirs.
+    candidates are measured: then `searcher.concluding` is true and the steps are theirs. The searcher's state can be
+    taken there, too; an exception ends the search.
     """
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: dict[str, float]) -> None:
@@ -92,6 +97,8 @@ class Searcher(abc.ABC):
       trials: the architectures kept at the end, best first.
       results: the search's figures, `None` until it has finished.
       concluding: whether the final candidates are being measured: no epoch is under way any more.
+      underway: what is done of the epoch or of the final measurements under way, as a JSON value; {} between them.
+      rate_scale: multiplies the learning rate of the shared weights; 1 unless it is set before `search`.
     """
 
     supernet: Superset  # a subclass makes it
@@ -118,6 +125,8 @@ class Searcher(abc.ABC):
         self.trials: list[Trial] = []
         self.results: dict[str, Any] | None = None
         self.concluding = False
+        self.underway: dict[str, Any] = {}
+        self.rate_scale = 1.0
         self._callbacks: Sequence[SearchCallback] = ()
         self._restored_optimizer: dict[str, np.ndarray] = {}
 
@@ -129,13 +138,14 @@ class Searcher(abc.ABC):
 
     @abc.abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Does everything of epoch `epoch`; returns its metrics."""
+        """Does all of epoch `epoch` that `underway` does not say is done, and empties that; returns the metrics."""
 
     @abc.abstractmethod
     def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
         """Measures the final candidates; returns the trials to keep, best first, and the search's figures.
 
-        It depends on seed and state only: interrupted, it is run again from its start with the same result.
+        It depends on seed and state only: interrupted, it is run again with the same result; what `underway` says is
+        done need not be done again.
         """
 
     @abc.abstractmethod
@@ -178,6 +188,7 @@ class Searcher(abc.ABC):
 
         Raises:
           TypeError: the data are no `nhn_tf.data.batches.Batches`.
+          nhn_tf.training.DivergedError: the shared weights' gradient is no longer finite.
         """
         for name, value in (("train_batches", train_batches), ("validation_data", validation_data)):
             if not isinstance(value, Batches):
@@ -185,6 +196,8 @@ class Searcher(abc.ABC):
         epochs = self.length if epochs is None else epochs
         self._callbacks = tuple(callbacks)
         self.prepare(train_batches, validation_data, epochs)
+        if self.epoch < epochs and RANKED in self.underway:
+            self.underway = {}  # it was about to finish a shorter search
         while self.epoch < epochs:
             metrics = self.run_epoch(self.epoch)
             self.history.append(metrics)
@@ -204,6 +217,7 @@ class Searcher(abc.ABC):
                 self.trials, self.results = self.conclude()
             finally:
                 self.concluding = False
+            self.underway = {}
             if self.project_dir is not None:
                 self.save()
         return self.results
@@ -244,6 +258,8 @@ class Searcher(abc.ABC):
             "search": self.identity(),
             "epoch": self.epoch,
             "history": [dict(metrics) for metrics in self.history],
+            "underway": copy.deepcopy(self.underway),
+            "rate_scale": self.rate_scale,
             "trials": [trial.to_json() for trial in self.trials],
             "results": self.results,
         }
@@ -269,6 +285,8 @@ class Searcher(abc.ABC):
         """
         self.epoch = values["epoch"]
         self.history = [dict(metrics) for metrics in values["history"]]
+        self.underway = copy.deepcopy(values["underway"])
+        self.rate_scale = values["rate_scale"]
         self.trials = self.read_trials(arrays, values["trials"])
         self.results = values["results"]
 

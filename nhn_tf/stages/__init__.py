@@ -35,14 +35,14 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
     Raises:
       UserError: the run directory, the data or a file does not admit it; nothing has been changed.
     """
+    training.set_up(settings.compute)
     keras.utils.set_random_seed(settings.seed)
-    training.set_precision(settings.compute)
     with directory.hold(preset=settings.preset, seed=settings.seed):
         return _STAGES[name](directory, settings)
 
 
 def check(settings: Mapping[str, Settings]) -> None:
-    """Looks at the settings of a whole pipeline together with its data, before the first stage runs.
+    """Looks at the settings of a pipeline, or of some of its stages, with their data, before the first stage runs.
 
     Raises:
       UserError: a stage would refuse later what can be seen now; the message names the stage.
@@ -54,6 +54,8 @@ def check(settings: Mapping[str, Settings]) -> None:
                 feed.train(asked.config)
         except UserError as error:
             raise UserError(f"stage '{name}': {error}") from None
+    if not {"enas", "base"} <= set(settings):
+        return
     enas, base = settings["enas"].expect(EnasConfig), settings["base"].expect(BaseConfig)
     kinds = {op_named(name).kind for name in enas.ops}
     if not base.genotype and not kinds & ({"conv", "separable_conv"} if base.separable_as_dense else {"conv"}):

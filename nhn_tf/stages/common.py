@@ -1,22 +1,20 @@
-"""What several stages share: the batches, the network of the stage before, training with checkpoints, the figures."""
+"""What several stages share: the batches, the network of the stage before, the figures."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from nhn_tf import complexity, pruning, training
-from nhn_tf.configs import BaseConfig, Config, DataConfig, FinalConfig, GradientConfig, SgdConfig
+from nhn_tf.configs import BaseConfig, Config, DataConfig, FinalConfig, GradientConfig
 from nhn_tf.data import datasets
-from nhn_tf.data.batches import Batches, FollowEpoch, Normalization
+from nhn_tf.data.batches import Batches, Normalization
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Genotype
 from nhn_tf.models import network, weights
-from nhn_tf.monitor import FitRecorder, Monitor
-from nhn_tf.runs import NOT_IN_DIGEST, Checkpoint, RunDirectory, RunError, Settings, StageDirectory
+from nhn_tf.runs import NOT_IN_DIGEST, RunDirectory, RunError, Settings, StageDirectory
 
 
 class Feed:
@@ -97,7 +95,7 @@ def load_feed(settings: Settings) -> Feed:
     """The batches that the settings name."""
     feed = Feed(_load(settings.data, settings.seed), settings)
     size = getattr(settings.config, "batch_size", 1)
-    images = len(feed.data.train) + (len(feed.data.val) if _uses_validation(settings.config) else 0)
+    images = len(feed.data.train) + (len(feed.data.val) if uses_validation(settings.config) else 0)
     if size > images:
         raise UserError(f"--batch_size must not exceed the {images} training images. Received: {size}.")
     return feed
@@ -109,7 +107,7 @@ def _load(config: DataConfig, seed: int) -> datasets.Dataset:
     return datasets.load(config, seed=seed)
 
 
-def _uses_validation(config: Config) -> bool:
+def uses_validation(config: Config) -> bool:
     return isinstance(config, FinalConfig) and config.train_on_validation
 
 
@@ -163,48 +161,6 @@ def build(directory: RunDirectory, genotype: Genotype, data: datasets.Dataset, *
     )
 
 
-def fit(
-    stage: StageDirectory,
-    model: keras.Model,
-    feed: Feed,
-    settings: Settings,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> None:
-    """Trains as the stage's configuration says, from the newest checkpoint if there is one."""
-    config = settings.expect(SgdConfig)
-    everything = _uses_validation(config)
-    batches = feed.train(config, with_validation=everything)
-    training.compile_classifier(
-        model,
-        training.make_optimizer(config, len(batches), ema=getattr(config, "ema", 0.0)),
-        label_smoothing=getattr(config, "label_smoothing", 0.0),
-        steps_per_execution=settings.compute.steps_per_execution,
-    )
-    start(stage, feed)
-    checkpoint = stage.load_checkpoint()
-    if checkpoint:
-        training.restore(model, checkpoint.arrays)
-    watch = monitor(stage, config.epochs, checkpoint)
-    model.fit(
-        batches,
-        validation_data=None if everything else feed.validation,
-        initial_epoch=checkpoint.epoch if checkpoint else 0,
-        epochs=config.epochs,
-        callbacks=[FollowEpoch(batches), *callbacks, FitRecorder(stage, watch)],
-        shuffle=False,  # the batches bring their own order
-        verbose=0,
-    )
-    watch.close()
-
-
-def monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
-    """The stage's monitor; it takes up the history of an interrupted process."""
-    history = checkpoint.values["history"] if checkpoint else []
-    if checkpoint:
-        print(f"{stage.name}: going on after {unit} {checkpoint.epoch} of {total}")
-    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)
-
-
 def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:
     """What is reported of every trained network; validation images that were trained on measure nothing."""
     test_accuracy = training.accuracy(model, feed.test)
@@ -220,6 +176,6 @@ def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, flo
         "live_flops": sum(layer.live_flops for layer in live),
         "score": training.score(error, live_params / 1e6),
     }
-    if not _uses_validation(settings.config):
+    if not uses_validation(settings.config):
         found["val_accuracy"] = training.accuracy(model, feed.validation)
     return found

@@ -16,7 +16,8 @@ from nhn_tf.event_writer import EventWriter
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import weights
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageDirectory
-from nhn_tf.stages.common import Feed, figures, fit, inherited, open_stage, source_stage, start
+from nhn_tf.stages.common import Feed, figures, inherited, open_stage, source_stage, start
+from nhn_tf.stages.resuming import fit
 
 
 def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:

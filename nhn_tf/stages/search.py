@@ -10,10 +10,10 @@ from nhn_tf import files
 from nhn_tf.configs import DirectionConfig, EnasConfig, LdsConfig, LocationConfig
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import weights
-from nhn_tf.monitor import SearchRecorder
-from nhn_tf.runs import RunDirectory, Settings, StageDirectory
-from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Searcher, Trial
-from nhn_tf.stages.common import Feed, form_of, monitor, open_stage, source_stage, start
+from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Trial
+from nhn_tf.stages import resuming
+from nhn_tf.stages.common import Feed, form_of, open_stage, source_stage
 
 
 def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         seed=settings.seed,
         steps_per_execution=settings.compute.steps_per_execution,
     )
-    metrics = _search(stage, searcher, feed, (feed.train(config), feed.validation))
+    metrics = resuming.search(stage, searcher, feed, settings, (feed.train(config), feed.validation))
     _write_trials(stage / "trials.csv", searcher.trials)
     genotype = searcher.get_best_genotypes(1)[0]
     return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
@@ -72,7 +72,7 @@ def _grow(
         steps_per_execution=settings.compute.steps_per_execution,
     )
     searcher.search_space_summary()
-    metrics = _search(stage, searcher, feed, _evaluation(feed, config), unit="cycle")
+    metrics = resuming.search(stage, searcher, feed, settings, _evaluation(feed, config))
     _write_addons(stage / "trials.csv", searcher)
     found = searcher.get_best_genotypes(1)[0]
     return stage.finish(metrics, genotype=found, weights=searcher.network_arrays(found))
@@ -84,25 +84,6 @@ def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
         return feed.train(config), feed.validation
     print("warning: --eval_split=test selects on test images; the test accuracy of what is found is too good")
     return feed.train(config, with_validation=True), feed.test
-
-
-def _search(
-    stage: StageDirectory, searcher: Searcher, feed: Feed, batches: tuple[Batches, Batches], *, unit: str = "epoch"
-) -> dict[str, Any]:
-    """Runs a search on (training, evaluation) batches to its end, from its newest checkpoint if there is one.
-
-    Returns:
-      Its figures.
-    """
-    train, evaluation = batches
-    start(stage, feed)
-    checkpoint = stage.load_checkpoint()
-    if checkpoint:
-        searcher.restore(checkpoint.arrays, checkpoint.values["search"])
-    watch = monitor(stage, searcher.length, checkpoint, unit=unit)
-    metrics = searcher.search(train, validation_data=evaluation, callbacks=[SearchRecorder(stage, watch)])
-    watch.close()
-    return metrics
 
 
 def _write_trials(path: Path, trials: Sequence[Trial]) -> None:

@@ -13,7 +13,8 @@ from nhn_tf.genotype import Genotype
 from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, Settings
-from nhn_tf.stages.common import Feed, build, figures, fit, inherited, open_stage, source_stage
+from nhn_tf.stages.common import Feed, build, figures, inherited, open_stage, source_stage
+from nhn_tf.stages.resuming import fit
 
 
 def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
@@ -34,11 +35,13 @@ def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
     return stage.finish(figures(model, feed, settings), genotype=genotype, weights=weights.to_arrays(model))
 
 
-def _read_architecture(path: str) -> Genotype:
+def _read_architecture(given: str) -> Genotype:
+    """The architecture in a file, or in a text of several lines."""
     try:
-        return Genotype.from_enas_text(Path(path).read_text(encoding="utf-8"))
+        text = given if "\n" in given else Path(given).read_text(encoding="utf-8")
+        return Genotype.from_enas_text(text)
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"--genotype={path} is no architecture in ENAS's text form: {error}") from None
+        raise UserError(f"--genotype={given} is no architecture in ENAS's text form: {error}") from None
 
 
 def pruned(directory: RunDirectory, settings: Settings) -> dict[str, Any]:

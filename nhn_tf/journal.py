@@ -1,0 +1,163 @@
+"""`run.json`: who called a run and where, and all that is needed to repeat it.
+
+    {"schema": 1,
+     "calls": [{"argv", "time", "preset", "seed", "git_commit", "versions", "backend", "device", "host", "pid",
+                "cpus"}],
+     "stages": {"base": {"preset", "seed", "data", "compute", "config", "data_digest", "architecture",
+                         "genotype", "weights"}}}
+
+A stage's entry has the settings that it was begun with, the digest of the images and, where one was given in a file,
+the architecture; once it has finished, the digests of what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+
+import nhn_tf
+from nhn_tf import files
+
+NAME: Final = "run.json"
+RESULTS: Final = ("genotype", "weights")
+"""Of a stage's entry, the digests of what it left."""
+# What may make a difference of some bits between two runs, as it stands in a call's entry.
+_MATTERS: Final = ("versions", "backend", "device", "cpus")
+
+
+class Journal:
+    """The journal of a run; whoever writes holds the run's lock.
+
+    Args:
+      directory: the run's.
+    """
+
+    def __init__(self, directory: Path):
+        self.path = directory / NAME
+
+    def read(self) -> dict[str, Any]:
+        """The whole of it.
+
+        Raises:
+          FileNotFoundError: there is none.
+          files.DamagedFileError: it is damaged.
+        """
+        return read(self.path)
+
+    def note_call(self, preset: str, seed: int) -> None:
+        """Notes the process, unless this very call has been noted; a damaged journal is begun again."""
+        record = self._record(warn=True)
+        call = describe_call(preset, seed)
+        if record["calls"] and _same_process(record["calls"][-1], call):
+            return
+        record["calls"].append(call)
+        files.write_sealed(self.path, record)
+
+    def note_stage(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Notes what a stage is begun with, in place of what it was before."""
+        record = self._record()
+        record["stages"][name] = dict(entry)
+        files.write_sealed(self.path, record)
+
+    def note_results(self, name: str, results: Mapping[str, Any]) -> None:
+        """Adds to a stage's entry what it has left."""
+        record = self._record()
+        record["stages"].setdefault(name, {}).update(results)
+        files.write_sealed(self.path, record)
+
+    def _record(self, *, warn: bool = False) -> dict[str, Any]:
+        try:
+            return self.read()
+        except FileNotFoundError:
+            pass
+        except files.DamagedFileError:
+            if warn:
+                print(f"warning: {self.path} is damaged; the calls it listed are lost, the stages are not",
+                      file=sys.stderr)  # fmt: skip
+        return {"schema": 1, "calls": [], "stages": {}}
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a journal, wherever it lies.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      files.DamagedFileError: it is damaged, or something else.
+    """
+    record = files.read_sealed(path)
+    calls, noted = record.get("calls"), record.get("stages")
+    if not isinstance(calls, list) or not isinstance(noted, dict):
+        raise files.DamagedFileError(f"{path} is no run's journal: it must hold calls and stages.")
+    return record
+
+
+def describe_call(preset: str, seed: int) -> dict[str, Any]:
+    """This process and what it computes with."""
+    return {
+        "argv": sys.argv,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "preset": preset,
+        "seed": seed,
+        "git_commit": _git_commit(),
+        "versions": _versions(),
+        "backend": keras.backend.backend(),
+        "device": device(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two calls computed with that was not the same, such as "keras 3.15.0 -> 3.15.1"."""
+    flat = [{**call["versions"], **{name: call[name] for name in _MATTERS[1:]}} for call in (before, now)]
+    names = sorted({*flat[0], *flat[1]})
+    return [f"{n} {flat[0].get(n)} -> {flat[1].get(n)}" for n in names if flat[0].get(n) != flat[1].get(n)]
+
+
+def _same_process(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two entries are of one process that was asked for one thing: a pipeline's stages, say."""
+    return all(before.get(name) == now[name] for name in ("argv", "host", "pid", "preset", "seed"))
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree this package runs from, or None outside a checkout."""
+    root = Path(nhn_tf.__file__).resolve().parent.parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "nhn_tf": nhn_tf.__version__}
+    for package in ("keras", "tensorflow", "jax", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def device() -> str:
+    """The accelerators Keras sees ("gpu:0"), or the processor's name."""
+    devices = keras.distribution.list_devices()
+    accelerators = [name for name in devices if not name.lower().startswith("cpu")]
+    return ", ".join(accelerators) if accelerators else _processor()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu: {line.split(':', 1)[1].strip()}"
+    return f"cpu: {platform.processor() or platform.machine()}"

@@ -1,0 +1,94 @@
+"""A run once more, from its journal: the same stages with the same settings, and whether the same came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from nhn_tf import journal
+from nhn_tf.configs import PRESETS, ComputeConfig, DataConfig
+from nhn_tf.errors import RunError
+from nhn_tf.runs import STAGES, Settings
+from nhn_tf.stages.common import load_feed
+
+
+@dataclasses.dataclass(frozen=True)
+class Noted:
+    """A stage as a journal notes it.
+
+    Attributes:
+      settings: what it was asked to do.
+      data_digest: of the images that it saw.
+      results: digests of what it left, by name; empty if it has not finished.
+    """
+
+    settings: Settings
+    data_digest: str
+    results: Mapping[str, str]
+
+    def same(self, done: Mapping[str, Any]) -> bool | None:
+        """Whether a stage has left the same, by the content of its done.json; None if this one left nothing."""
+        return all(done[name] == digest for name, digest in self.results.items()) if self.results else None
+
+
+def read(path: str | os.PathLike[str], changes: Mapping[str, Any] = {}) -> dict[str, Noted]:
+    """The stages of the run whose journal is `path`, in their order.
+
+    Args:
+      path: a `run.json`.
+      changes: settings by name to put in place of the journal's, of those that decide nothing about the result.
+
+    Raises:
+      RunError: no stage is noted, or it is not what this version writes.
+      files.DamagedFileError: the journal is damaged.
+    """
+    try:
+        noted = journal.read(path)["stages"]
+    except FileNotFoundError:
+        raise RunError(f"--repeat={path} does not exist. Give the run.json of a run's directory.") from None
+    if not noted:
+        raise RunError(f"--repeat={path}: no stage of that run has begun; there is nothing to repeat.")
+    try:
+        return {name: _noted(name, noted[name], changes) for name in STAGES if name in noted}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"--repeat={path} is of another version of this program: {error}") from None
+
+
+def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> Noted:
+    config = type(PRESETS["paper"].stage(name)).from_json(entry["config"])
+    if entry.get("architecture"):
+        config = config.replaced(genotype=entry["architecture"])
+    data, compute = (
+        {**entry[part], **{key: value for key, value in changes.items() if key in entry[part]}}
+        for part in ("data", "compute")
+    )
+    settings = Settings(
+        config,
+        DataConfig.from_json(data),
+        ComputeConfig.from_json(compute),
+        seed=entry["seed"],
+        preset=entry["preset"],
+    )
+    results = {result: entry[result] for result in journal.RESULTS if result in entry}
+    return Noted(settings, entry["data_digest"], results)
+
+
+def check(path: str | os.PathLike[str], noted: Mapping[str, Noted]) -> None:
+    """Looks at the images before the first stage runs, and warns of what may make a difference of some bits.
+
+    Raises:
+      RunError: the images are not those that the run saw.
+    """
+    for name, stage in noted.items():
+        found = load_feed(stage.settings).data.digest
+        if found != stage.data_digest:
+            raise RunError(
+                f"stage '{name}' of {path} saw other images (digest {stage.data_digest}, now {found}).\n"
+                "Give the directory of the same ones by --data_dir."
+            )
+    calls = journal.read(path)["calls"]
+    if calls and (other := journal.differences(calls[-1], journal.describe_call("", 0))):
+        print(f"warning: not as in {path}, so that bits may differ: {'; '.join(other)}", file=sys.stderr)

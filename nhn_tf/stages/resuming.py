@@ -1,0 +1,184 @@
+"""Trainings and searches as stages run them: from the newest checkpoint, and back to it after a divergence if asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import keras
+
+from nhn_tf import optimizers, stopping, training
+from nhn_tf.configs import SgdConfig
+from nhn_tf.data.batches import Batches, FollowEpoch
+from nhn_tf.errors import UserError
+from nhn_tf.monitor import Monitor
+from nhn_tf.recording import FitRecorder, Saver, SearchRecorder, position
+from nhn_tf.runs import Checkpoint, Settings, StageDirectory
+from nhn_tf.search import Searcher
+from nhn_tf.stages.common import Feed, start, uses_validation
+
+MOST_ROLLBACKS: Final = 10
+"""The learning rate is then a thousandth of what it was."""
+
+Result = TypeVar("Result")
+
+
+class TrainingFailedError(UserError):
+    """Training cannot go on with these settings."""
+
+
+def fit(
+    stage: StageDirectory,
+    model: keras.Model,
+    feed: Feed,
+    settings: Settings,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Trains as the stage's configuration says, from the newest checkpoint if there is one.
+
+    Raises:
+      TrainingFailedError: the training has diverged, for good.
+      stopping.Stopped: a signal has asked for it.
+    """
+    config = settings.expect(SgdConfig)
+    everything = uses_validation(config)
+    batches = feed.train(config, with_validation=everything)
+
+    def compile(rate_scale: float) -> None:
+        training.compile_classifier(
+            model,
+            optimizers.make_optimizer(config, len(batches), rate_scale=rate_scale, ema=getattr(config, "ema", 0.0)),
+            label_smoothing=getattr(config, "label_smoothing", 0.0),
+            steps_per_execution=settings.compute.steps_per_execution,
+        )
+
+    def beginning() -> Checkpoint:
+        return Checkpoint(0, training.state(model), {"history": [], "rate_scale": 1.0})
+
+    def train(checkpoint: Checkpoint | None) -> None:
+        stage.rate_scale = checkpoint.values["rate_scale"] if checkpoint else 1.0
+        compile(stage.rate_scale)
+        begin, state = position(checkpoint)
+        if state:
+            training.restore(model, state)
+        watch = _monitor(stage, config.epochs, checkpoint)
+        saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
+        recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale)
+        training.fit(
+            model,
+            batches,
+            epochs=config.epochs,
+            begin=begin,
+            validation_data=None if everything else feed.validation,
+            callbacks=[FollowEpoch(batches), *callbacks, recorder],
+        )
+        watch.close()
+
+    compile(1.0)
+    start(stage, feed)
+    _resumed(stage, settings, beginning, train)
+
+
+def search(
+    stage: StageDirectory,
+    searcher: Searcher,
+    feed: Feed,
+    settings: Settings,
+    batches: tuple[Batches, Batches],
+) -> dict[str, Any]:
+    """Runs a search on (training, evaluation) batches to its end, from its newest checkpoint if there is one.
+
+    Returns:
+      Its figures.
+
+    Raises:
+      TrainingFailedError: the shared weights have diverged, for good.
+      stopping.Stopped: a signal has asked for it.
+    """
+    data, evaluation = batches
+
+    def beginning() -> Checkpoint:
+        searcher.prepare(data, evaluation, searcher.length)
+        values = {"history": [], "search": searcher.state_values()}
+        return Checkpoint(0, searcher.state_arrays(), values)
+
+    def train(checkpoint: Checkpoint | None) -> dict[str, Any]:
+        if checkpoint:
+            searcher.restore(checkpoint.arrays, checkpoint.values["search"])
+        stage.rate_scale = searcher.rate_scale
+        watch = _monitor(stage, searcher.length, checkpoint, unit=searcher.unit)
+        saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
+        metrics = searcher.search(data, validation_data=evaluation, callbacks=[SearchRecorder(watch, saver)])
+        watch.close()
+        return metrics
+
+    start(stage, feed)
+    return _resumed(stage, settings, beginning, train)
+
+
+def _resumed(
+    stage: StageDirectory,
+    settings: Settings,
+    beginning: Callable[[], Checkpoint],
+    train: Callable[[Checkpoint | None], Result],
+) -> Result:
+    """What `train` returns for the newest checkpoint; after a divergence, on request, at half the learning rate."""
+    checkpoint = stage.load_checkpoint()
+    rollback = settings.compute.on_nan == "rollback"
+    if rollback and checkpoint is None:
+        checkpoint = beginning()
+        stage.save_checkpoint(checkpoint)
+    with stopping.deferred():
+        for _ in range(MOST_ROLLBACKS):
+            try:
+                return train(checkpoint)
+            except training.DivergedError as error:
+                checkpoint = stage.load_checkpoint()
+                if not rollback or checkpoint is None:
+                    raise _failure(stage, error, checkpoint) from None
+                checkpoint = _slower(checkpoint)
+                print(
+                    f"warning: stage '{stage.name}': {error}.\n"
+                    f"Going back to {_where(checkpoint)}, at half the learning rate.",
+                    flush=True,
+                )
+                stage.save_checkpoint(checkpoint)
+        raise TrainingFailedError(
+            f"stage '{stage.name}' has diverged {MOST_ROLLBACKS} times, each time at half the learning rate.\n"
+            "Look at its data and settings, and begin again with --overwrite."
+        )
+
+
+def _slower(checkpoint: Checkpoint) -> Checkpoint:
+    """The same place, from where the learning rate is half as high."""
+    values = dict(checkpoint.values)
+    if "search" in values:
+        values["search"] = {**values["search"], "rate_scale": values["search"]["rate_scale"] / 2}
+    else:
+        values["rate_scale"] /= 2
+    return dataclasses.replace(checkpoint, values=values)
+
+
+def _failure(stage: StageDirectory, error: Exception, checkpoint: Checkpoint | None) -> TrainingFailedError:
+    last = f"The last good checkpoint, {_where(checkpoint)}, stays.\n" if checkpoint else ""
+    return TrainingFailedError(
+        f"stage '{stage.name}': {error}.\n{last}"
+        "Give the same command with --on_nan=rollback to go on at half the learning rate, or begin again with "
+        "--overwrite and a lower --lr_max or --clip_norm."
+    )
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    if not checkpoint.epoch and not checkpoint.step:
+        return "the beginning"
+    return f"epoch {checkpoint.epoch}" + (f", step {checkpoint.step}" if checkpoint.step else "")
+
+
+def _monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
+    """The stage's monitor; it takes up the history of an interrupted process."""
+    history = checkpoint.values["history"] if checkpoint else []
+    if checkpoint and (checkpoint.epoch or checkpoint.step):
+        within = f" and {checkpoint.step} steps" if checkpoint.step else ""
+        print(f"{stage.name}: going on after {unit} {checkpoint.epoch} of {total}{within}")
+    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)

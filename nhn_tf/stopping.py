@@ -1,0 +1,122 @@
+"""SIGINT and SIGTERM: the step under way is finished, a checkpoint is written, and the process ends.
+
+    stopping.listen()                # once, in a script
+    with stopping.deferred():        # while a stop can wait for the end of a step
+        for ...:
+            step()
+            if stopping.requested():
+                save()
+                stopping.check()     # raises Stopped
+
+Outside of `deferred` a signal raises `Stopped` where the main thread is. A second signal ends the process at once,
+except right behind the first: `timeout` and terminals send one to a process and to its group, which is one wish.
+
+Python runs a signal's handler between two steps of the main thread's own code, which a compilation in native code can
+put off for minutes, and what a handler raises is lost if that happens to be a callback from native code. So the handler
+only raises when nothing is deferred, and a thread that is told of signals at once does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+ONE_WISH_SECONDS: Final = 1.0
+"""A signal so soon after the first is part of the same wish."""
+
+_requested: int | None = None
+_deferrals = 0
+
+
+class Stopped(BaseException):
+    """The user wants the process to end. No `Exception`, so that nothing that recovers from errors swallows it.
+
+    Attributes:
+      signal: its number.
+      saved: where things stand, in words; "" if there was nothing to save.
+    """
+
+    def __init__(self, signum: int, saved: str = ""):
+        super().__init__(signum, saved)
+        self.signal = signum
+        self.saved = saved
+
+
+def listen() -> None:
+    """Takes over SIGINT and SIGTERM; to be called in the main thread."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+    for number in SIGNALS:
+        signal.signal(number, _raise_unless_deferred)
+
+
+def requested() -> int | None:
+    """The signal that asked the process to end, if one has."""
+    return _requested
+
+
+def request(signum: int | None) -> None:
+    """Asks the process to end as a signal would, or, with None, takes that back."""
+    global _requested
+    _requested = signum
+
+
+def check(saved: str = "") -> None:
+    """Raises `Stopped` if the process was asked to end; `saved` says where things stand."""
+    if _requested is not None:
+        raise Stopped(_requested, saved)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within, a signal is only noted: whoever works there looks at `requested` now and then."""
+    global _deferrals
+    check()
+    _deferrals += 1
+    try:
+        yield
+    finally:
+        _deferrals -= 1
+
+
+def name_of(signum: int) -> str:
+    """Such as "SIGTERM"."""
+    return signal.Signals(signum).name
+
+
+def _raise_unless_deferred(signum: int, frame: FrameType | None) -> None:
+    if not _deferrals:
+        request(signum)
+        raise Stopped(signum)
+
+
+def _watch(reader: int) -> None:
+    """Reads the numbers of signals, one byte each, as they arrive."""
+    first = None
+    while True:
+        for signum in os.read(reader, 64):
+            if signum not in SIGNALS:
+                continue
+            if first is None:
+                first = time.monotonic()
+                request(signum)
+                if _deferrals:
+                    _say(f"{name_of(signum)}: finishing this step and saving; once more stops at once")
+            elif time.monotonic() - first > ONE_WISH_SECONDS:
+                _say(f"{name_of(signum)} again: stopped at once; the last checkpoint stays")
+                os._exit(128 + signum)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"\n{line}", file=sys.stderr, flush=True)

@@ -1,0 +1,155 @@
+"""An interrupted run ends with the same bits: stopped by a signal within an epoch, or killed at any moment."""
+
+import csv
+import dataclasses
+import itertools
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from nhn_tf import files, stages, stopping
+from nhn_tf.monitor import Monitor
+from nhn_tf.runs import STAGES, RunDirectory
+from tests.conftest import smoke_settings
+
+SLOW = pytest.mark.slow
+JAX = pytest.mark.jax
+ROOT = Path(__file__).resolve().parent.parent
+# Of the run directory: what says when something happened, or how long it took.
+TIMES = {"wall_s", "seconds"}
+
+
+# What two runs that did the same must have in common.
+
+
+def outcome(run, stage):
+    """Everything that a finished stage leaves but times, as comparable values."""
+    directory = run.stage(stage)
+    tables = {
+        name: [{k: v for k, v in row.items() if k not in TIMES} for row in read_csv(directory / name)]
+        for name in ("metrics.csv", "trials.csv", "layers.csv")
+        if (directory / name).exists()
+    }
+    return {
+        "genotype": (directory / "genotype.json").read_bytes(),
+        "masks": (directory / "masks.npz").read_bytes() if (directory / "masks.npz").exists() else None,
+        "weights": files.digest_arrays(directory.weights()),
+        "metrics": directory.done()["metrics"],
+        "tables": tables,
+    }
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def before(run, stage, path):
+    """A copy of a finished run as it was before `stage` began."""
+    copy = RunDirectory(path)
+    shutil.copytree(run.path, copy.path)
+    names = list(STAGES)
+    for name in names[names.index(stage) :]:
+        shutil.rmtree(copy.stage(name).path)
+    return copy
+
+
+# Stops within an epoch.
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Makes a signal 'arrive' at the n-th step that is reported from now on; returns a context for it."""
+    report = Monitor.step
+
+    def at(count):
+        steps = itertools.count(1)
+
+        def step(self, *args, **kwargs):
+            report(self, *args, **kwargs)
+            if next(steps) == count:
+                stopping.request(signal.SIGTERM)
+
+        monkeypatch.setattr(Monitor, "step", step)
+
+    yield at
+    stopping.request(None)
+
+
+def stop_and_go_on(run, stage, settings, stop, at):
+    """Runs a stage, stopped at its `at`-th step, then to its end; returns where it had been saved."""
+    stop(at)
+    with pytest.raises(stopping.Stopped) as stopped:
+        stages.run(stage, run, settings)
+    assert stopped.value.signal == signal.SIGTERM
+    assert not run.stage(stage).is_done
+    stopping.request(None)
+    stages.run(stage, run, settings)
+    return stopped.value.saved
+
+
+# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search
+# epoch 8 of the supernet and 2 of the
+# controller, then the ranking; in a cycle 4 individuals, then the comparison.
+WITHIN = {
+    "enas": {3: "epoch 0 of 2 and 3 steps", 8: "epoch 0 of 2 and 8 steps", 19: "epoch 1 of 2 and 9 steps",
+             20: "epoch 1 of 2 and 10 steps", 21: "epoch 2 of 2 and "},
+    "base": {10: "epoch 1 of 3 and 3 steps"},
+    "pruned": {1: "epoch 0 of 2 and 1 steps"},
+    "lds_location": {6: "cycle 1 of 3 and 2 steps", 8: "cycle 1 of 3 and 4 steps", 14: "cycle 3 of 3 and 2 steps"},
+    "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
+    "final": {14: "epoch 1 of 2 and 4 steps"},
+}  # fmt: skip
+FAST = {("enas", 19), ("base", 10), ("lds_location", 6)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"),
+    [
+        pytest.param(stage, at, marks=[JAX] if (stage, at) in FAST else [SLOW, JAX])
+        for stage, places in WITHIN.items()
+        for at in places
+    ],
+)
+def test_a_stage_stopped_within_an_epoch_goes_on_to_the_same_bits(smoke_run, tmp_path, stop, stage, at):
+    run = before(smoke_run, stage, tmp_path / "run")
+    saved = stop_and_go_on(run, stage, smoke_settings(stage), stop, at)
+    assert WITHIN[stage][at] in saved
+    assert outcome(run, stage) == outcome(smoke_run, stage)
+
+
+@SLOW
+def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within_an_epoch(smoke_run, tmp_path, stop):
+    def runs(stage, *, steps_per_execution=1, **changes):
+        settings = smoke_settings(stage, **changes)
+        compute = dataclasses.replace(settings.compute, steps_per_execution=steps_per_execution)
+        settings = dataclasses.replace(settings, compute=compute)
+        whole = before(smoke_run, stage, tmp_path / f"{stage}-whole-{len(list(tmp_path.iterdir()))}")
+        stages.run(stage, whole, settings)
+        for at in (2, 6):
+            run = before(smoke_run, stage, tmp_path / f"{stage}-{at}-{len(list(tmp_path.iterdir()))}")
+            stop_and_go_on(run, stage, settings, stop, at)
+            assert outcome(run, stage) == outcome(whole, stage)
+
+    runs("base", ema=0.9, epochs=2)
+    runs("final", ema=0.9, dropout=0.5)
+    runs("base", steps_per_execution=3, epochs=3)
+    runs("prune", schedule="gradual")
+
+
+def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(smoke_run, tmp_path, monkeypatch):
+    run = before(smoke_run, "base", tmp_path / "run")
+    settings = smoke_settings("base", epochs=1)
+    settings = dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, checkpoint_minutes=0.0))
+    seen = []
+    report = Monitor.step
+
+    def step(self, *args, **kwargs):
+        report(self, *args, **kwargs)
+        seen.append(sorted(path.name for path in (self.directory / "checkpoint").glob("*")))
+
+    monkeypatch.setattr(Monitor, "step", step)
+    stages.run("base", run, settings)
+    assert seen == [[], *([f"{n:06d}.npz" for n in (number - 1, number) if n] for number in range(1, 7))]

@@ -1,0 +1,121 @@
+"""Signals: a step is finished first, the second one ends the process at once, and the exit code tells which it was."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from nhn_tf import stopping
+
+pytestmark = pytest.mark.jax
+
+ROOT = Path(__file__).resolve().parent.parent
+each_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+class Process:
+    """A program that says "ready" and is then sent signals."""
+
+    def __init__(self, program):
+        head = "import hashlib, sys, time\nfrom flags import entry\nfrom nhn_tf import stopping\n"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", head + textwrap.dedent(program)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stdout.readline() == "ready\n"
+
+    def send(self, number):
+        self._process.send_signal(number)
+
+    def ended(self, seconds=20):
+        """(exit code, what it printed since, what it complained of)."""
+        out, err = self._process.communicate(timeout=seconds)
+        return self._process.returncode, out, err
+
+
+LOOP = """
+def action():
+    with stopping.deferred():
+        print("ready", flush=True)
+        while not stopping.requested():
+            time.sleep(0.05)
+        print("saving", flush=True)
+        stopping.check("stage 'base' is saved after epoch 3 of 5")
+entry.guarded(lambda: "", action)
+"""
+
+
+@each_signal
+def test_a_step_is_finished_and_saved_and_the_exit_code_is_the_signals(number):
+    process = Process(LOOP)
+    process.send(number)
+    code, out, err = process.ended()
+    assert code == 128 + number
+    assert out == "saving\n"
+    assert "stage 'base' is saved after epoch 3 of 5. Go on with:" in err
+
+
+@each_signal
+def test_a_second_signal_ends_even_what_never_comes_back_from_native_code(number):
+    process = Process("""
+        def action():
+            with stopping.deferred():
+                print("ready", flush=True)
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+        entry.guarded(lambda: "", action)
+    """)
+    process.send(number)
+    time.sleep(stopping.ONE_WISH_SECONDS + 0.3)
+    process.send(number)
+    code, _, err = process.ended(5)
+    assert code == 128 + number
+    assert "finishing this step" in err
+    assert "stopped at once" in err
+
+
+def test_a_signal_right_behind_the_first_is_the_same_wish():
+    process = Process(LOOP.replace('print("saving", flush=True)', 'time.sleep(0.5); print("saving", flush=True)'))
+    process.send(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send(signal.SIGTERM)
+    code, out, _ = process.ended()
+    assert (code, out) == (128 + signal.SIGTERM, "saving\n")
+
+
+def test_where_nothing_is_to_be_saved_the_first_signal_stops():
+    process = Process("""
+        def action():
+            try:
+                print("ready", flush=True)
+                time.sleep(30)
+            finally:
+                print("tidied", flush=True)
+        entry.guarded(lambda: "", action)
+    """)
+    process.send(signal.SIGINT)
+    code, out, err = process.ended(10)
+    assert (code, out) == (128 + signal.SIGINT, "tidied\n")
+    assert "stopped by SIGINT" in err
+
+
+def test_the_command_to_go_on_with_does_not_begin_again():
+    process = Process(LOOP.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite'];\n"
+                                   "from absl import flags; flags.DEFINE_boolean('overwrite', False, '')\n"
+                                   "entry.guarded("))  # fmt: skip
+    process.send(signal.SIGTERM)
+    _, _, err = process.ended()
+    assert err.strip().endswith("python train.py")
+
+
+def test_work_is_not_begun_after_a_signal_that_came_between():
+    stopping.request(signal.SIGTERM)
+    try:
+        with pytest.raises(stopping.Stopped) as stopped, stopping.deferred():
+            pytest.fail("begun")
+        assert stopped.value.signal == signal.SIGTERM
+    finally:
+        stopping.request(None)

@@ -558,8 +558,9 @@ def command_lines(count, tmp_path):
     }
     odd = [
         "--epochs=0", "--epochs=1e400", "--lr_max=nan", "--seed=-1", "--seed=99999999999999999999", "--preset=",
-        "--stage=", "--dataset=nothing_like_it", "--dataset=folder", "--dataset=../x", "--dataset=folder --data_dir=/dev/null",
-        "--dataset=folder --data_dir=~nobody/x", "--image_size=7", "--image_size=2000", "--train_limit=3", "--eval_limit=1",
+        "--stage=", "--dataset=nothing_like_it", "--dataset=folder", "--dataset=../x",
+        "--dataset=folder --data_dir=/dev/null", "--dataset=folder --data_dir=~nobody/x", "--image_size=7",
+        "--image_size=2000", "--train_limit=3", "--eval_limit=1",
         "--batch_size=65536", "--cutout=1024", "--ops=", "--ops=,", "--ops=conv3x3,conv3x3", "--num_layers=65",
         "--flip=maybe", "--no_such", "-x", "stray", "--flagfile=/no/such", "--flagfile=/", "--overwrite=maybe",
         "--model_dir=/dev/null", "--model_dir=/dev/null/x", "--model_dir=" + "x" * 5000, "--genotype=/",

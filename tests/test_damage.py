@@ -25,8 +25,6 @@ from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings
 from nhn_tf.space import Space
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 
-pytestmark = pytest.mark.jax
-
 SMOKE = PRESETS["smoke"]
 SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, preset="smoke")
 GENOTYPE = Genotype(

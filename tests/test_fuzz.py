@@ -30,8 +30,6 @@ from nhn_tf.masks import Masks
 from nhn_tf.space import MAX_LAYERS, Space
 from tests.test_datasets import folder_config, grey, png_header, save, write_folder
 
-pytestmark = pytest.mark.jax
-
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 

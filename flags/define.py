@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -129,13 +131,17 @@ class StageFlags:
         return re.sub(r"`(\w+)`", lambda match: f"--{self._flag(part, match[1])}", message)
 
     def help_text(self, doc: str) -> str:
-        """The script's docstring and its flags, settings under the name of their part."""
+        """The script's docstring and its flags, settings under the name of their part, as wide as the terminal."""
         groups: dict[str, list[str]] = {"the run": self._own}
         for name, parts in self._settings.items():
             groups.setdefault(", ".join(parts), []).append(name)
+        width = max(40, shutil.get_terminal_size(fallback=(120, 24)).columns)
+        wrap = textwrap.TextWrapper(
+            width, initial_indent="  ", subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
+        )
         lines = [doc.strip()]
         for title, names in groups.items():
-            lines += ["", f"Flags of {title}:", *(f"  --{name}: {self.values[name].help}" for name in names)]
+            lines += ["", f"Flags of {title}:", *(wrap.fill(f"--{name}: {self.values[name].help}") for name in names)]
         return "\n".join(lines)
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from nhn_tf.space import MAX_LAYERS, OP_NAMES, Space
 
+# Networks for small images: larger ones are to be scaled.
+MAX_IMAGE_SIZE = 1024
+
 
 def setting(
     default: Any,
@@ -110,7 +113,9 @@ class DataConfig(Config):
     val_fraction: float = setting(
         0.1, "share of the training images held out for validation", low=0.01, high=0.9, source="ENAS: 5k of 50k"
     )
-    image_size: int = setting(0, "side to scale and crop the images to; 0 keeps them", unit="pixels", low=0, high=1024)
+    image_size: int = setting(
+        0, "side to scale and crop the images to; 0 keeps them", unit="pixels", low=0, high=MAX_IMAGE_SIZE
+    )
     train_limit: int = setting(
         0, "use only that many training images, stratified; 0 uses all", unit="images", low=0, high=10**9
     )

@@ -14,7 +14,6 @@ import contextlib
 import csv
 import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -24,7 +23,7 @@ import stat
 import tempfile
 import time
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,10 +156,9 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
       DamagedFileError: it is larger, no regular file, or cannot be read.
     """
     with _open(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise DamagedFileError(f"{path} is larger than {limit:,} bytes, so it is not what belongs there.")
-    return content
+        if os.fstat(file.fileno()).st_size > limit:
+            raise DamagedFileError(f"{path} is larger than {limit:,} bytes, so it is not what belongs there.")
+        return file.read()
 
 
 @contextlib.contextmanager
@@ -209,12 +207,13 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**value, "digest": digest_json(value)}
 
 
-def unseal(value: Any, *, unsealed: Collection[str] = ()) -> dict[str, Any]:
+def unseal(value: Any, *, since: int = 0) -> dict[str, Any]:
     """What was given to `seal`.
 
     Args:
       value: what `seal` returned, if all is well.
-      unsealed: entries of the values that were written before they had digests; such a one is taken as it is.
+      since: the first value of its entry "schema" (1 where there is none) with which such values have been sealed;
+        those from before are taken as they are.
 
     Raises:
       ValueError: the digest is another's, or missing.
@@ -222,7 +221,7 @@ def unseal(value: Any, *, unsealed: Collection[str] = ()) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object.")
     rest = {name: item for name, item in value.items() if name != "digest"}
-    if "digest" not in value and set(rest) <= set(unsealed):
+    if "digest" not in value and value.get("schema", 1) in range(since):
         return rest
     if value.get("digest") != digest_json(rest):
         raise ValueError("its digest does not match its content.")
@@ -234,8 +233,8 @@ def write_sealed(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None
     write_json(path, seal(value))
 
 
-def read_sealed(path: str | os.PathLike[str], *, unsealed: Collection[str] = ()) -> dict[str, Any]:
-    """Reads what `write_sealed` wrote, without the digest; `unsealed` as for `unseal`.
+def read_sealed(path: str | os.PathLike[str], *, since: int = 0) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote, without the digest; `since` as for `unseal`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -243,7 +242,7 @@ def read_sealed(path: str | os.PathLike[str], *, unsealed: Collection[str] = ())
     """
     value = read_json(path)
     try:
-        return unseal(value, unsealed=unsealed)
+        return unseal(value, since=since)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged: {error} Restore a copy.") from None
 
@@ -291,18 +290,29 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file_size: int) -> np.ndarray:
     """An array of the archive, whose header must agree with its length before memory is taken for it."""
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > file_size:
+    if member.compress_type != zipfile.ZIP_STORED or not member.compress_size == member.file_size <= file_size:
         raise ValueError(f"{member.filename!r} is compressed or larger than the file")
-    content = archive.read(member)  # checks its CRC
-    stream = io.BytesIO(content)
-    if (version := np.lib.format.read_magic(stream)) != (1, 0):
-        raise ValueError(f"{member.filename!r} has version {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.kind not in "biufc":
-        raise ValueError(f"{member.filename!r} holds {dtype}, not numbers")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError(f"{member.filename!r} is no {dtype} of shape {shape}")
-    return np.ndarray(shape, dtype, content, stream.tell(), order="F" if fortran_order else "C").copy()
+    with archive.open(member) as stream:
+        if (version := np.lib.format.read_magic(stream)) != (1, 0):
+            raise ValueError(f"{member.filename!r} has version {version}")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.kind not in "biufc":
+            raise ValueError(f"{member.filename!r} holds {dtype}, not numbers")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
+            raise ValueError(f"{member.filename!r} is no {dtype} of shape {shape}")
+        flat = np.empty(math.prod(shape), dtype)
+        _fill(flat.view(np.uint8), stream)
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _fill(target: np.ndarray, stream: IO[bytes]) -> None:
+    """Reads a member's rest into uint8 [n]; reading to its very end checks its CRC."""
+    start = 0
+    while chunk := stream.read(2**20):
+        target[start : start + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        start += len(chunk)
+    if start != len(target):
+        raise EOFError("it ends too early")
 
 
 def digest_json(value: Any) -> str:

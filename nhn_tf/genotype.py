@@ -230,6 +230,10 @@ class Genotype:
         value = files.read_sealed(path)
         try:
             masks = Masks.load(directory / "masks.npz") if value.get("masks_digest") else None
+            if masks is not None and masks.digest != value["masks_digest"]:
+                raise files.DamagedFileError(
+                    f"{directory / 'masks.npz'} and {path.name} do not belong together. Restore copies of both."
+                )
             return cls.from_json(value, masks)
         except FileNotFoundError:
             raise files.DamagedFileError(

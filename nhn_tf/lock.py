@@ -33,7 +33,7 @@ def take(path: Path) -> None:
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            _clear(path, mine, last=attempt == _ATTEMPTS - 1)
+            _clear(path, mine, last=attempt >= _ATTEMPTS - 2)
             continue
         except OSError as error:
             raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None

@@ -45,14 +45,9 @@ NOT_IN_DIGEST = {
     "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
 }  # fmt: skip
 
-# Entries of the records that were written before they carried a digest of themselves.
-_CONFIG_ENTRIES = (
-    "preset", "seed", "data", "compute", "config", "stage", "input_genotype", "input_weights", "data_digest", "images",
-)  # fmt: skip
-_DONE_ENTRIES = (
-    "stage", "metrics", "config_digest", "input_genotype", "genotype", "weights", "wall_s", "images", "device",
-    "backend",
-)  # fmt: skip
+# Of config.json and done.json; from 2 on they carry a digest of themselves.
+SCHEMA = 2
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -229,16 +224,16 @@ class StageDirectory:
     def done(self) -> dict[str, Any]:
         """The content of done.json."""
         keys = ("stage", "metrics", "genotype", "weights", "wall_s", "config_digest")
-        return self._read("done.json", keys, unsealed=_DONE_ENTRIES)
+        return self._read("done.json", keys)
 
-    def _read(self, name: str, keys: Sequence[str], *, unsealed: Sequence[str]) -> dict[str, Any]:
+    def _read(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
         """A JSON record of the stage that must have some entries.
 
         Raises:
           DamagedFileError: it is missing, altered, or lacks one.
         """
         with self._reading(name):
-            value = files.read_sealed(self.path / name, unsealed=unsealed)
+            value = files.read_sealed(self.path / name, since=SCHEMA)
             if not set(keys) <= set(value):
                 raise files.DamagedFileError(f"{self.path / name} is damaged: it must hold {', '.join(keys)}.")
         return value
@@ -291,7 +286,7 @@ class StageDirectory:
     def record(self) -> dict[str, Any]:
         """The content of config.json: the settings that the stage ran with."""
         keys = ("stage", "seed", "data", "compute", "config")
-        return self._read("config.json", keys, unsealed=_CONFIG_ENTRIES)
+        return self._read("config.json", keys)
 
     def begin(
         self,
@@ -315,6 +310,7 @@ class StageDirectory:
         """
         self._settings = settings
         record = {
+            "schema": SCHEMA,
             **settings.to_json(),
             "stage": self.name,
             "input_genotype": input_genotype.digest if input_genotype else None,
@@ -394,6 +390,7 @@ class StageDirectory:
         files.save_npz(self.path / "weights.npz", weights)
         record = self.record()
         done = {
+            "schema": SCHEMA,
             "stage": self.name,
             "metrics": dict(metrics),
             "config_digest": config_digest(record),
@@ -490,7 +487,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
     for section, value in record.items():
-        if section in ("preset", "data_digest", "images"):
+        if section in ("schema", "preset", "data_digest", "images"):
             continue
         entries = value if isinstance(value, dict) else {"": value}
         for name, item in entries.items():

@@ -407,7 +407,7 @@ def jpeg_half(tmp_path: Path) -> bytes:
         (b"this is text", "cannot be read as a PNG or JPEG"),
         (b"GIF89a" + bytes(40), "cannot be read as a PNG or JPEG"),
         (png_header(8, 8), "cannot be read as a PNG or JPEG"),
-        (png_header(9000, 9000), "9000 x 9000 pixels; at most"),
+        (png_header(9000, 9000), "81,000,000 pixels; at most"),
         (png_header(10_000, 9_000), "pixels; at most"),
         (png_header(60_000, 60_000), "pixels; at most"),
         ("truncated jpeg", "cannot be read as a PNG or JPEG"),
@@ -527,7 +527,7 @@ GOOD = {b"data": np.zeros((20, 3072), np.uint8), b"labels": [0] * 20}
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         (b"", "no pickle of arrays"),
         (python2_pickle(GOOD)[:-100], "no pickle of arrays"),
         (b"\x80\x02]q\x00.", "holds no dictionary"),
@@ -582,7 +582,7 @@ def test_a_pickle_that_would_run_code_is_refused_before_it_does(tmp_path, protoc
     write_archive(tmp_path, PYTHON)
     trap = tmp_path / "sprung"
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({b"data": _Touch(trap)}, protocol))
-    with pytest.raises(DataError, match="it asks for"):
+    with pytest.raises(DataError, match="no pickle of arrays .it (asks for|holds the opcode)"):
         cifar_archives.read(PYTHON, tmp_path)
     assert not trap.exists()
 

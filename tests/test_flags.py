@@ -80,6 +80,17 @@ def test_help_gives_unit_range_source_and_the_presets_defaults():
     assert "paper, section 2.2" in values["smooth_init"].help
 
 
+@pytest.mark.parametrize("columns", [40, 72, 200])
+def test_help_is_as_wide_as_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = parse().help_text("What it does.")
+    longest_word = max(len(word) for word in text.split())
+    lines = text.splitlines()
+    assert max(len(line) for line in lines if line.startswith(" ")) <= max(columns, longest_word + 6)
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("  --momentum: ")]
+    assert lines[start + 1].startswith("      ") == (columns < 100)
+
+
 def test_a_pipelines_flags_carry_the_stages_name():
     parsed = parse("--preset=demo", "--base_epochs=7", "--prune_sparsity=0.5", choose_stage=False, prefixed=True)
     assert parsed.configured("base")["base"].epochs == 7

@@ -1,22 +1,28 @@
 """The official CIFAR-10 and CIFAR-100 archives (Krizhevsky 2009), unpacked, read without running them.
 
-The Python version holds pickles, which can execute anything on loading: they are read through an
-unpickler that admits the three names of a pickled NumPy array and nothing else. The binary version
-holds fixed-size records of label bytes and a 3 x 32 x 32 image. Source: cs.toronto.edu/~kriz/cifar.html.
+The Python version holds pickles, which can execute anything on loading, or take all memory: only the opcodes that
+these files consist of are admitted, and the three names of a pickled NumPy array stand for classes of this module that
+hold a matrix of bytes and nothing else. The binary version holds fixed-size records of label bytes and a 3 x 32 x 32
+image. Source: cs.toronto.edu/~kriz/cifar.html.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nhn_tf import files
 from nhn_tf.data.splits import DataError, Source, Split
 
 PIXELS = 3 * 32 * 32
+# The largest file of the archives has 155 MB.
+_MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -123,9 +129,11 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _damaged(path, error.strerror or "it cannot be read") from None
+        return files.read_bytes(path, limit=_MAX_BYTES)
+    except FileNotFoundError:
+        raise _damaged(path, "there is no such file") from None
+    except files.DamagedFileError as error:
+        raise _damaged(path, str(error)) from None
 
 
 def _read_class_names(layout: Layout, path: Path) -> tuple[str, ...]:
@@ -152,8 +160,9 @@ def _read_binary(layout: Layout, path: Path, records: int) -> Split:
 
 def _read_python(layout: Layout, path: Path, records: int) -> Split:
     batch = _unpickle(path)
-    data, labels = batch.get(b"data"), batch.get(layout.label_key)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
+    matrix, labels = batch.get(b"data"), batch.get(layout.label_key)
+    data = matrix.values if isinstance(matrix, _Matrix) else None
+    if data is None:
         raise _damaged(path, "it holds no uint8 matrix under 'data'")
     if data.shape != (records, PIXELS):
         raise _damaged(path, f"'data' has shape {data.shape} instead of {(records, PIXELS)}")
@@ -175,16 +184,70 @@ def _split(layout: Layout, path: Path, rows: np.ndarray, labels: Any) -> Split:
     return Split(images, labels.astype(np.int32))
 
 
-_MULTIARRAY = np.zeros(0).__reduce__()[0]
-_ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): _MULTIARRAY,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+# What Python 2 wrote a dictionary of numbers, byte strings and one array with. None of it takes memory without as many
+# bytes in the file, but for memo indices, which are looked at. Tuples of tuples that stand in several places would take
+# for ever to hash: so there are no more of these opcodes than one array needs, about 13.
+_OPCODES = {
+    "PROTO", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
+    "BININT", "BININT1", "BININT2", "BINSTRING", "SHORT_BINSTRING", "NONE", "NEWTRUE", "NEWFALSE",
+    "BINPUT", "LONG_BINPUT",
+}  # fmt: skip
+_FEW = {
+    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "REDUCE", "BUILD", "BINGET", "LONG_BINGET",
+}  # fmt: skip
+_MOST = 24
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Looks through a pickle before it is loaded.
+
+    Raises:
+      pickle.UnpicklingError: it holds what the archives do not.
+    """
+    few = 0
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(content):
+        few += opcode.name in _FEW
+        if opcode.name == "GLOBAL" and tuple(argument.split(" ")) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {argument.replace(' ', '.')}")
+        if opcode.name not in _OPCODES | _FEW or few > _MOST:
+            raise pickle.UnpicklingError(f"it holds the opcode {opcode.name}")
+        if opcode.name == "LONG_BINPUT" and argument > len(content):
+            raise pickle.UnpicklingError("it numbers more objects than it holds")
+
+
+class _Matrix:
+    """Stands for a pickled array: uint8, two axes, rows one after the other."""
+
+    def __init__(self, *_: Any):
+        self.values: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran_order, content = state
+        if isinstance(dtype, _Type) and len(shape) == 2 and fortran_order is False:
+            self.values = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+class _Type:
+    """Stands for the type of a pickled array, which must be uint8."""
+
+    def __init__(self, name: bytes, *_: Any):
+        if name != b"u1":
+            raise pickle.UnpicklingError(f"it holds an array of {name!r}")
+
+    def __setstate__(self, _: Any) -> None:
+        """Byte order and alignment say nothing of single bytes."""
+
+
+_ADMITTED: dict[tuple[str, ...], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Matrix,
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): _Type,
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers; refuses every other global."""
+    """Unpickles matrices of bytes in plain containers; refuses every other global."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -195,13 +258,12 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _unpickle(path: Path) -> dict[bytes, Any]:
     """A pickled dictionary with byte strings for keys, as Python 2 wrote it."""
+    content = _read_bytes(path)
     try:
-        with open(path, "rb") as file:
-            value = _ArrayUnpickler(file, encoding="bytes").load()
-    except OSError as error:
-        raise _damaged(path, error.strerror or "it cannot be read") from None
+        _check_opcodes(content)
+        value = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a broken pickle raises whatever its opcodes stumble over
-        raise _damaged(path, f"it is no pickle of arrays ({error})") from None
+        raise _damaged(path, f"it is no pickle of arrays ({str(error)[:100]})") from None
     if not isinstance(value, dict):
         raise _damaged(path, "it holds no dictionary")
     return value

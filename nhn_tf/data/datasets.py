@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nhn_tf.configs import DataConfig
+from nhn_tf.configs import MAX_IMAGE_SIZE, DataConfig
 from nhn_tf.data import cifar_archives, image_folder, pictures, tfds_source
 from nhn_tf.data.batches import Augmentation
 from nhn_tf.data.splits import DataError, Dataset, Source, Split, hold_out, limit
@@ -86,12 +86,12 @@ def _read(config: DataConfig) -> Source:
     if config.dataset == "folder":
         if not config.data_dir:
             raise DataError("--dataset=folder needs --data_dir=DIR, DIR holding train/<class>/*.png (or .jpg).")
-        root = Path(config.data_dir).expanduser()
+        root = _path(config.data_dir)
         return image_folder.read(root, image_size=config.image_size, cache_dir=_cache_dir(config))
     if config.dataset == "digits":
         return _resized(_read_digits(), config.image_size)
     if config.data_dir:
-        found = cifar_archives.find(config.dataset, Path(config.data_dir).expanduser())
+        found = cifar_archives.find(config.dataset, _path(config.data_dir))
         if found is not None:
             return _resized(cifar_archives.read(*found), config.image_size)
     return tfds_source.read(config.dataset, data_dir=config.data_dir, image_size=config.image_size, others=_OWN_NAMES)
@@ -99,8 +99,13 @@ def _read(config: DataConfig) -> Source:
 
 def _cache_dir(config: DataConfig) -> Path:
     if config.cache_dir:
-        return Path(config.cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nhn_tf"
+        return _path(config.cache_dir)
+    return _path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nhn_tf"
+
+
+def _path(text: str) -> Path:
+    """A path with the user's home directory put in; `~nobody` stays as it is (and will not be found)."""
+    return Path(os.path.expanduser(text))
 
 
 def _resized(source: Source, image_size: int) -> Source:
@@ -126,6 +131,11 @@ def _check_shapes(name: str, train: Split, test: Split) -> None:
     if shape != test_shape:
         raise DataError(f"Training and test images of '{name}' differ: {shape} and {test_shape} [H, W, C].")
     height, width, _ = shape
+    if max(height, width) > MAX_IMAGE_SIZE:
+        raise DataError(
+            f"Images must have at most {MAX_IMAGE_SIZE} pixels a side. The images of '{name}' are {width} x {height}.\n"
+            "Pass --image_size=N to scale and crop all of them to N x N pixels."
+        )
     if height % 4 or width % 4:
         side = max(4, round(min(height, width) / 4) * 4)
         raise DataError(

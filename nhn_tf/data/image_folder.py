@@ -5,6 +5,7 @@ Layouts: `DIR/train/<class>/*` with `DIR/test/<class>/*`; `DIR/train/<class>/*` 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -24,6 +25,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 # Part of the cache's key: raise it when decoding changes.
 _DECODER_VERSION = 1
 _CHUNK = 256
+# Unusable images that are named one by one.
+_TOLD = 10
 _logger = logging.getLogger(__name__)
 
 
@@ -110,16 +113,24 @@ def _list_images(root: Path, split_root: Path, class_names: Sequence[str]) -> _L
                 "Add images or remove the folder."
             )
         for entry in entries:
-            status = entry.stat()
             paths.append(f"{prefix}{name}/{entry.name}")
-            stamps.append(f"{status.st_size} {status.st_mtime_ns}")
+            stamps.append(_stamp(entry))
         labels += [label] * len(entries)
     return _Listing(tuple(paths), tuple(stamps), np.array(labels, np.int32))
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    name = entry.name
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".") and entry.is_file()
+    """Goes by the name: what is called an image and is none must not be left out in silence."""
+    return entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+
+
+def _stamp(entry: os.DirEntry[str]) -> str:
+    """Changes when the file is rewritten; empty for a link to nowhere, which decoding will name."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _cached(root: Path, train: _Listing, test: _Listing | None, *, image_size: int, cache_dir: Path) -> np.ndarray:
@@ -129,14 +140,18 @@ def _cached(root: Path, train: _Listing, test: _Listing | None, *, image_size: i
     stamps = [stamp for listing in listings for stamp in listing.stamps]
     cache = cache_dir / f"folder-{_digest(paths, stamps, image_size)}.npz"
     try:
-        return files.load_npz(cache)["images"]
+        images = files.load_npz(cache).get("images", np.empty(0))
+        if images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(paths):
+            return images
+        _logger.warning("Decoding %s again: %s holds other images.", root, cache)
     except FileNotFoundError:
         pass
-    except (files.DamagedFileError, KeyError) as error:
+    except files.DamagedFileError as error:
         _logger.warning("Decoding %s again: %s", root, error)
     print(f"Decoding {len(paths):,} images of {root} (kept in {cache}).", file=sys.stderr)
     images = decode_all(root, paths, image_size=image_size)
     try:
+        files.remove_leftovers(cache_dir, older_than_s=3600)
         files.save_npz(cache, {"images": images})
     except OSError as error:
         _logger.warning("The decoded images of %s could not be kept in %s: %s", root, cache, error)
@@ -163,25 +178,69 @@ def decode_all(root: Path, paths: Sequence[str], *, image_size: int) -> np.ndarr
       uint8 [N, H, W, 1] where every image is grey, else [N, H, W, 3].
 
     Raises:
-      DataError: an image is unusable, or (without `image_size`) of another size than the first.
+      DataError: images are unusable, all of which are named, or (without `image_size`) of another size than the first.
     """
-    shape = pictures.decode(root / paths[0], image_size=image_size).shape[:2]
+    shape = (image_size, image_size) if image_size else _first_shape(root, paths)
+    _check_memory(root, len(paths), shape)
     images = np.empty((len(paths), *shape, 3), np.uint8)
+    faults: list[tuple[int, DataError]] = []
+    others: list[tuple[int, tuple[int, ...]]] = []
 
     def fill(start: int) -> bool:
         """Decodes one chunk in place; returns whether it holds colour."""
         colour = False
         for row, path in enumerate(paths[start : start + _CHUNK], start):
-            image = pictures.decode(root / path, image_size=image_size)
+            try:
+                image = pictures.decode(root / path, image_size=image_size)
+            except DataError as error:
+                faults.append((row, error))
+                continue
             if image.shape[:2] != shape:
-                raise _size_error(root, paths[0], shape, path, image.shape)
+                others.append((row, image.shape))
+                continue
             colour |= image.shape[2] == 3
             images[row] = image
         return colour
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         colour = any(list(pool.map(fill, range(0, len(paths), _CHUNK))))
+    if faults:
+        raise _faults_error(root, len(paths), [error for _, error in sorted(faults, key=lambda fault: fault[0])])
+    if others:
+        row, other_shape = min(others)
+        raise _size_error(root, paths[0], shape, paths[row], other_shape)
     return images if colour else np.ascontiguousarray(images[..., :1])
+
+
+def _first_shape(root: Path, paths: Sequence[str]) -> tuple[int, int]:
+    """Height and width of the first image that can be decoded; (0, 0) when none can."""
+    for path in paths:
+        with contextlib.suppress(DataError):
+            height, width = pictures.decode(root / path).shape[:2]
+            return height, width
+    return 0, 0
+
+
+def _check_memory(root: Path, count: int, shape: tuple[int, int]) -> None:
+    """Refuses what would not fit into memory with a copy of it, before the machine comes to a standstill."""
+    needed, there = count * shape[0] * shape[1] * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 2 * needed > there:
+        raise DataError(
+            f"The {count:,} images of {root}, {shape[1]} x {shape[0]}, take {needed / 2**30:,.1f} GiB of memory, "
+            f"twice while they are divided. There are {there / 2**30:,.1f} GiB.\n"
+            "Pass --image_size=N to scale and crop all of them to N x N pixels."
+        )
+
+
+def _faults_error(root: Path, count: int, faults: Sequence[DataError]) -> DataError:
+    """Names every unusable image, the first ten of many with their reasons."""
+    if len(faults) == 1:
+        return faults[0]
+    lines = [f"{len(faults):,} of the {count:,} images of {root} cannot be used:"]
+    lines += [f"  {str(fault).splitlines()[0]}" for fault in faults[:_TOLD]]
+    if len(faults) > _TOLD:
+        lines.append(f"  and {len(faults) - _TOLD:,} more.")
+    return DataError("\n".join([*lines, "Replace or remove them."]))
 
 
 def _size_error(root: Path, first: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> DataError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,9 @@ from nhn_tf.data.splits import DataError
 
 # Below the size at which Pillow itself warns, so that its limit is never the one that speaks.
 MAX_PIXELS = 2**26
+# A larger picture takes up to 12 bytes a pixel while it is decoded: one of them at a time.
+_LARGE_PIXELS = 2**22
+_large = threading.Lock()
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -31,16 +37,21 @@ def decode(path: Path, *, image_size: int = 0) -> np.ndarray:
       DataError: the file is no readable PNG or JPEG, or larger than `MAX_PIXELS`.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("it is a directory" if path.is_dir() else "there is no such file")
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path, f"{image.width} x {image.height}")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_array(_square(_to_eight_bits(image), image_size))
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise _too_large(path, pixels)
+            with _large if pixels > _LARGE_PIXELS else contextlib.nullcontext():
+                image.load()
+                with contextlib.suppress(Exception):  # an orientation that cannot be read is none
+                    ImageOps.exif_transpose(image, in_place=True)
+                return _to_array(_square(_to_eight_bits(image), image_size))
     except DataError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(path, "far more") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, int(re.findall(r"\d+", str(error))[0])) from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error) or type(error).__name__
         raise DataError(
@@ -67,9 +78,9 @@ def resize(images: np.ndarray, image_size: int) -> np.ndarray:
     return resized
 
 
-def _too_large(path: Path, size: str) -> DataError:
+def _too_large(path: Path, pixels: int) -> DataError:
     return DataError(
-        f"{path} has {size} pixels; at most {MAX_PIXELS:,} are decoded.\nScale the image down or remove it."
+        f"{path} has {pixels:,} pixels; at most {MAX_PIXELS:,} are decoded.\nScale the image down or remove it."
     )
 
 

@@ -15,7 +15,7 @@ FLOORS: list[list[str]] = [
     ["layers"],
     ["models"],
     ["complexity", "optimizers", "training", "pruning", "search"],
-    ["stopping", "event_writer", "plots", "journal", "lock", "runs", "monitor", "recording", "stages"],
+    ["stopping", "event_writer", "plots", "runs", "monitor", "recording", "stages"],
     ["report", "sparse", "export"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]

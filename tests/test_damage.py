@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nhn_tf import files, journal, lock, runs
+from nhn_tf import files
 from nhn_tf.configs import PRESETS
 from nhn_tf.data import DataError, cifar_archives
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.masks import Masks
-from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings
+from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, checkpoints, journal, lock
 from nhn_tf.space import Space
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 
@@ -81,14 +81,14 @@ FILES = {
         lambda run: run.path / "run.json",
         lambda run: journal.read(run.path / "run.json"),
     ),
-    "checkpoint": (newest, lambda run: runs._read_checkpoint(newest(run), digest(run))),
+    "checkpoint": (newest, lambda run: checkpoints.read_checkpoint(newest(run), digest(run))),
 }
 JSON = [name for name in FILES if name.endswith(".json")]
 NPZ = [name for name in FILES if name not in JSON]
 
 
 def digest(run):
-    return runs.config_digest(run.stage("base").record())
+    return config_digest(run.stage("base").record())
 
 
 def value_of(run, name):

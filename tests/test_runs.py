@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 
-from nhn_tf import files, journal
+from nhn_tf import files
 from nhn_tf.configs import PRESETS
 from nhn_tf.genotype import Genotype
-from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings
+from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, journal
 from nhn_tf.space import Space
 
 pytestmark = pytest.mark.jax

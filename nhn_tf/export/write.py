@@ -21,8 +21,8 @@ from nhn_tf.data.batches import Normalization
 from nhn_tf.export import check, markdown
 from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
 from nhn_tf.export.plain import plain
-from nhn_tf.journal import device
 from nhn_tf.runs import STAGES, RunDirectory, StageDirectory
+from nhn_tf.runs.journal import device
 from nhn_tf.stages import common
 
 SOURCES = ("final", "pruned", "base")

@@ -1,0 +1,117 @@
+"""The checkpoints of a stage: an npz each, sealed with digests, the newest two kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nhn_tf import files
+
+_VALUES = "values.json"  # the member of the npz that holds `Checkpoint.values`
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The state of a stage after some whole epochs, or within the one behind them.
+
+    Attributes:
+      epoch: finished epochs (or cycles).
+      arrays: every variable, optimizer slot and other array, by name.
+      values: a JSON value for the rest: history, baselines, best so far.
+      step: steps done of the epoch under way.
+    """
+
+    epoch: int
+    arrays: dict[str, np.ndarray]
+    values: dict[str, Any]
+    step: int = 0
+
+
+class Checkpoints:
+    """A directory of checkpoints, numbered as they are written.
+
+    Args:
+      directory: where they lie; made with the first one.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._newest: Path | None = None  # the last one that is known to be whole
+
+    def save(self, checkpoint: Checkpoint, *, config: str, seconds: float) -> None:
+        """Writes a checkpoint; of those before it the last one stays that was written or loaded here.
+
+        Args:
+          checkpoint: to be written.
+          config: digest of the configuration that it belongs to.
+          seconds: spent on the stage so far.
+        """
+        values = {
+            **checkpoint.values,
+            "epoch": checkpoint.epoch,
+            "step": checkpoint.step,
+            "seconds": seconds,
+            "config_digest": config,
+            "arrays_digest": files.digest_arrays(checkpoint.arrays),
+        }
+        text = np.frombuffer(json.dumps(files.seal(values)).encode(), np.uint8)
+        others = self._paths()
+        path = self.directory / f"{int(others[0].stem) + 1 if others else 1:06d}.npz"
+        files.save_npz(path, {**checkpoint.arrays, _VALUES: text})
+        before = self._newest if self._newest in others else others[0] if others else None
+        with files.writing(self.directory):
+            for old in others:
+                if old != before:
+                    old.unlink()
+        self._newest = path
+
+    def load(self, config: str) -> Checkpoint | None:
+        """The newest readable checkpoint of the configuration with that digest; None when there is none.
+
+        A damaged one is named on stderr and passed over for the one before it.
+
+        Raises:
+          DamagedFileError: there are checkpoints, but none can be read. Beginning again would replace them, so that
+            is left to the user.
+        """
+        faults = []
+        for path in self._paths():
+            try:
+                checkpoint = read_checkpoint(path, config)
+            except files.DamagedFileError as error:
+                print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
+                faults.append(path)
+                continue
+            self._newest = path
+            return checkpoint
+        if faults:
+            raise files.DamagedFileError(
+                f"no checkpoint of this stage can be read: {', '.join(map(str, faults))}.\n"
+                f"Restore one of them, or give --overwrite to begin the stage again."
+            )
+        return None
+
+    def _paths(self) -> list[Path]:
+        """From the newest to the oldest."""
+        return sorted(self.directory.glob("[0-9]*.npz"), reverse=True)
+
+
+def read_checkpoint(path: Path, config: str) -> Checkpoint:
+    """A checkpoint of the configuration with digest `config`.
+
+    Raises:
+      DamagedFileError: it is damaged, or of another configuration.
+    """
+    arrays = files.load_npz(path)
+    try:
+        values = files.unseal(json.loads(arrays.pop(_VALUES).tobytes()))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise files.DamagedFileError(f"{path} is no checkpoint ({error}).") from None
+    if (values.get("arrays_digest"), values.get("config_digest")) != (files.digest_arrays(arrays), config):
+        raise files.DamagedFileError(f"{path} does not match its digest.")
+    return Checkpoint(values["epoch"], arrays, values, values["step"])

@@ -1,0 +1,96 @@
+"""The seven stages, what one of them is asked to do, and which of that decides what comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nhn_tf import files
+from nhn_tf.configs import PRESETS, ComputeConfig, Config, DataConfig
+
+# Each stage: its directory, the stage it builds on, and the command that runs it.
+STAGES: dict[str, tuple[str, str | None, str]] = {
+    "enas": ("1-enas", None, "search.py --stage=enas"),
+    "base": ("2-base", "enas", "train.py --stage=base"),
+    "prune": ("3-prune", "base", "prune.py"),
+    "pruned": ("4-pruned", "prune", "train.py --stage=pruned"),
+    "lds_location": ("5-lds_location", "pruned", "search.py --stage=lds_location"),
+    "lds_direction": ("6-lds_direction", "lds_location", "search.py --stage=lds_direction"),
+    "final": ("7-final", "lds_direction", "train.py --stage=final"),
+}
+
+# Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
+NOT_IN_DIGEST = {
+    "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
+}  # fmt: skip
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that one stage is asked to do."""
+
+    config: Config
+    data: DataConfig
+    compute: ComputeConfig
+    seed: int = 0
+    preset: str = ""
+    overwrite: bool = False
+
+    def expect(self, kind: type[ConfigT]) -> ConfigT:
+        """The stage's configuration, which must be of the stage's own class.
+
+        Raises:
+          TypeError: it is another stage's.
+        """
+        if not isinstance(self.config, kind):
+            raise TypeError(f"`config` must be a {kind.__name__}. Received: {type(self.config).__name__}.")
+        return self.config
+
+    def command(self, stage: str, model_dir: Path) -> str:
+        """The command that runs `stage` on the same data."""
+        parts = [f"python {STAGES[stage][2]} --model_dir={model_dir}"]
+        if self.preset:
+            parts.append(f"--preset={self.preset}")
+            defaults = PRESETS[self.preset].data.to_json()
+            parts += [f"--{k}={v}" for k, v in self.data.to_json().items() if v != defaults[k]]
+        if self.seed:
+            parts.append(f"--seed={self.seed}")
+        return " ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "preset": self.preset,
+            "seed": self.seed,
+            "data": self.data.to_json(),
+            "compute": self.compute.to_json(),
+            "config": self.config.to_json(),
+        }
+
+
+def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that decides the result, as flat `section.field` entries."""
+    flat: dict[str, Any] = {}
+    for section, value in record.items():
+        if section in ("schema", "preset", "data_digest", "images"):
+            continue
+        entries = value if isinstance(value, dict) else {"": value}
+        for name, item in entries.items():
+            if name not in NOT_IN_DIGEST:
+                flat[f"{section}.{name}".strip(".")] = item
+    return flat
+
+
+def config_digest(record: Mapping[str, Any]) -> str:
+    """Digest of everything in a config.json that decides the stage's result."""
+    return files.digest_json(identity(record))
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, "field old -> new") of everything that differs."""
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    shorts = [name.split(".")[-1] for name in names]
+    return [(s, f"{s} {before.get(n)} -> {after.get(n)}") for s, n in zip(shorts, names, strict=True)]

@@ -22,6 +22,7 @@ from nhn_tf.errors import UserError
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.masks import Masks
 from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, checkpoints, journal, lock
+from nhn_tf.runs.settings import config_digest
 from nhn_tf.space import Space
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 

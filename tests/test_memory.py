@@ -1,0 +1,50 @@
+"""A search of thousands of cycles takes no more memory at its end than when it has warmed up."""
+
+import dataclasses
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+from nhn_tf import stages
+from nhn_tf.monitor import Monitor
+from nhn_tf.runs import RunDirectory
+from tests.conftest import smoke_settings
+from tests.test_resume import before
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm"),
+]
+PAGE_MIB = 4096 / 2**20
+
+
+def resident_mib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * PAGE_MIB
+
+
+@pytest.mark.parametrize(("stage", "length"), [("lds_location", {"cycles": 2000}), ("enas", {"epochs": 200})])
+def test_memory_does_not_grow_after_the_first_tenth(smoke_run, tmp_path, monkeypatch, stage, length):
+    run = before(smoke_run, stage, tmp_path / "run") if stage != "enas" else RunDirectory(tmp_path / "run")
+    sizes, checkpoints = [], set()
+    epoch = Monitor.epoch
+
+    def measured(self, metrics):
+        epoch(self, metrics)
+        gc.collect()
+        sizes.append(resident_mib())
+        checkpoints.add(len(list((self.directory / "checkpoint").glob("*"))))
+
+    monkeypatch.setattr(Monitor, "epoch", measured)
+    settings = smoke_settings(stage, **length)
+    compute = dataclasses.replace(settings.compute, checkpoint_minutes=1e6)
+    stages.run(stage, run, dataclasses.replace(settings, compute=compute))
+    (total,) = length.values()
+    assert len(sizes) == total
+    early, late = np.median(sizes[total // 10 : total // 5]), np.median(sizes[-total // 10 :])
+    print(f"{stage}: {total} {next(iter(length))}, resident {sizes[0]:.1f} MiB after the first, {early:.1f} MiB in the "
+          f"second tenth, {late:.1f} MiB in the last: {late - early:+.1f} MiB")  # fmt: skip
+    assert late - early < 0.02 * early
+    assert max(checkpoints) == 2

@@ -148,7 +148,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(trained):
     path = next(path for path in arrays if path.endswith("_op/kernel"))
     arrays[path][0, 0, 0, 0] = np.nan
     files.save_npz(stage / "weights.npz", arrays)
-    files.write_json(stage / "done.json", {**stage.done(), "weights": files.digest_arrays(arrays)})
+    files.write_sealed(stage / "done.json", {**stage.done(), "weights": files.digest_arrays(arrays)})
     with pytest.raises(UserError, match=path.removesuffix("/kernel")):
         stages.run("prune", trained, smoke_settings("prune"))
 

@@ -9,6 +9,7 @@ run.json notes, and each is compared with what it left the first time.
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,6 +57,9 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     settings = {stage: entry.settings(parts, stage) for stage, parts in asked.items()}
     directory = entry.run_directory()
     stages.check(settings)
+    if FLAGS.overwrite:  # at once, so that an interrupted call goes on without the flag
+        directory.discard(STAGES)
+        settings = {stage: dataclasses.replace(asked, overwrite=False) for stage, asked in settings.items()}
     return run_stages(directory, settings, lambda stage, done: "")
 
 
@@ -68,8 +72,9 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
     if foreign := [name for name in FLAGS if FLAGS[name].present and name not in WITH_REPEAT]:
         raise UserError(f"--repeat takes its settings from the run's journal. Leave out --{foreign[0]}.")
     path = Path(FLAGS.repeat)
-    with contextlib.suppress(OSError, LookupError, TypeError):  # what is wrong with the journal is told below
-        os.environ.setdefault("KERAS_BACKEND", files.read_sealed(path)["calls"][-1]["backend"])
+    with contextlib.suppress(OSError, LookupError, TypeError, UserError):  # what is wrong with it is told below
+        entry_of_stage = next(iter(files.read_sealed(path, since=2)["stages"].values()))
+        os.environ.setdefault("KERAS_BACKEND", entry_of_stage["computed_with"]["backend"])
     entry.check_backend()
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory
@@ -77,6 +82,9 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
 
     noted = repeating.read(path, stage_flags.typed())
     directory = RunDirectory(FLAGS.model_dir or f"{path.resolve().parent}-repeat")
+    if directory.path.resolve() == path.resolve().parent:
+        raise UserError(f"--model_dir={directory.path} holds the very run. Give another directory to repeat it in.")
+    stages.set_up(next(iter(noted.values())).settings)
     repeating.check(path, noted)
     same: dict[str, bool | None] = {}
 

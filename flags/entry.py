@@ -84,7 +84,9 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
         sys.exit(2)
     except stopping.Stopped as stopped:
         where = stopped.saved or "what was finished or saved before stays"
-        again = shlex.join(["python", *(word for word in sys.argv if word.lstrip("-") != "overwrite")])
+        # What has been saved is not to be discarded by the very command that goes on with it.
+        words = [word for word in sys.argv if not (stopped.saved and word.lstrip("-").split("=")[0] == "overwrite")]
+        again = shlex.join(["python", *words])
         print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     print(json.dumps(result, sort_keys=True))

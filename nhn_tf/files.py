@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -130,14 +131,15 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def remove_leftovers(directory: str | os.PathLike[str], *, older_than_s: float = 0.0) -> None:
+def remove_leftovers(directory: str | os.PathLike[str], *, of: str = "", older_than_s: float = 0.0) -> None:
     """Removes what a killed process left half written or half removed in `directory`, not below it.
 
     Args:
       directory: it need not exist.
+      of: how the names of the files begin that were being written, in a directory that is not only ours.
       older_than_s: spare what has changed since, where another process may be writing.
     """
-    for path in Path(directory).glob(f".*{TEMPORARY}"):
+    for path in Path(directory).glob(f".{glob.escape(of)}*{TEMPORARY}"):
         with contextlib.suppress(OSError):
             status = path.lstat()
             if time.time() - status.st_mtime < older_than_s:

@@ -40,19 +40,22 @@ class Monitor:
         self.unit = unit
         self.history = list(history or [])
         self._first = len(self.history)
+        self._first_step: int | None = None
         self._started = self._epoch_started = self._last_beat = time.monotonic()
         self._events = EventWriter(self.directory / "tensorboard", first_step=self._first)
 
     def step(self, step: int, steps: int, *, doing: str | None = None) -> None:
         """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
         now = time.monotonic()
+        if self._first_step is None:
+            self._first_step = step - 1  # of an epoch that is gone on with
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now
         if doing:
             self._say(f"{self.label} {doing} {step}/{steps}")
             return
-        each = (now - self._epoch_started) / max(step, 1)
+        each = (now - self._epoch_started) / max(step - self._first_step, 1)
         where = f"{self.label} {self.unit} {len(self.history) + 1}/{self.total} step {step}/{steps}"
         self._say(f"{where}, {each * 1e3:.0f} ms a step")
 
@@ -63,6 +66,7 @@ class Monitor:
         row["seconds"] = round(now - self._epoch_started, 3)
         self.history.append(row)
         self._epoch_started = self._last_beat = now
+        self._first_step = None
         done = len(self.history)
         remaining = (now - self._started) / (done - self._first) * (self.total - done)
         self._say(f"{self.label} {self.unit} {done}/{self.total} ETA {_clock(remaining)}{_in_words(metrics)}")

@@ -61,8 +61,10 @@ class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps
         lengths = [float(period_steps)]
-        while sum(lengths) < total_steps - warmup_steps:
+        covered = lengths[0]
+        while covered < total_steps - warmup_steps:
             lengths.append(lengths[-1] * period_mult)
+            covered += lengths[-1]
         self._lengths = np.array(lengths, np.float32)
         self._starts = np.cumsum([0.0, *lengths[:-1]]).astype(np.float32)
 

@@ -41,6 +41,8 @@ class Saver:
         self._stage.save_checkpoint(checkpoint)
         self._saved = time.monotonic()
         within = f" and {checkpoint.step} steps" if checkpoint.step else ""
+        if checkpoint.step and checkpoint.epoch == self._monitor.total:
+            within = f" and {checkpoint.step} candidates"
         where = f"{self._monitor.unit} {checkpoint.epoch} of {self._monitor.total}{within}"
         stopping.check(f"stage '{self._stage.name}' is saved after {where}")
 

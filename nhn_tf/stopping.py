@@ -34,6 +34,7 @@ ONE_WISH_SECONDS: Final = 1.0
 
 _requested: int | None = None
 _deferrals = 0
+_raised = False
 
 
 class Stopped(BaseException):
@@ -57,7 +58,8 @@ def listen() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
     for number in SIGNALS:
-        signal.signal(number, _raise_unless_deferred)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # so a shell protects what it runs in the background
+            signal.signal(number, _raise_unless_deferred)
 
 
 def requested() -> int | None:
@@ -87,6 +89,7 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _deferrals -= 1
+    check()
 
 
 def name_of(signum: int) -> str:
@@ -95,7 +98,9 @@ def name_of(signum: int) -> str:
 
 
 def _raise_unless_deferred(signum: int, frame: FrameType | None) -> None:
-    if not _deferrals:
+    global _raised
+    if not _deferrals and not _raised:
+        _raised = True  # a signal right behind must not disturb those who tidy up
         request(signum)
         raise Stopped(signum)
 

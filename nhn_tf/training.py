@@ -202,8 +202,12 @@ class _KeepState(keras.callbacks.Callback):
 class _StopWhenDiverged(keras.callbacks.Callback):
     """Looks at the gradient now and then, and at the end of each epoch."""
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._looked = 0
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        if batch % CHECKED_EVERY == CHECKED_EVERY - 1:
+        if batch + 1 - self._looked >= CHECKED_EVERY:
+            self._looked = batch + 1
             check_finite(self.model)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:

@@ -73,6 +73,12 @@ def test_a_run_is_repeated_from_its_journal_alone_to_the_same_bits(smoke_run, tm
     assert result.stdout.count("same bits") == sum(range(len(STAGES) + 1))
 
 
+def test_a_run_is_not_repeated_onto_itself(smoke_run):
+    result = repeat(smoke_run.path / "run.json", f"--model_dir={smoke_run.path}")
+    assert result.returncode == 2
+    assert "holds the very run" in result.stderr
+
+
 def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory

@@ -125,6 +125,7 @@ def test_a_stage_stopped_within_an_epoch_goes_on_to_the_same_bits(smoke_run, tmp
 
 
 @SLOW
+@JAX
 def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within_an_epoch(smoke_run, tmp_path, stop):
     def runs(stage, *, steps_per_execution=1, **changes):
         settings = smoke_settings(stage, **changes)

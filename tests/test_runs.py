@@ -131,7 +131,7 @@ def test_a_pipeline_is_one_call_however_many_stages_it_holds_the_run_for(tmp_pat
 
 def test_the_journal_says_what_a_stage_was_begun_with_and_what_it_left(run):
     stage = begun(run)
-    expected = {**SETTINGS.to_json(), "data_digest": "images"}
+    expected = {**SETTINGS.to_json(), "data_digest": "images", "computed_with": journal.computed_with()}
     assert run.journal.read()["stages"] == {"enas": expected}
     done = stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
     assert run.journal.read()["stages"] == {
@@ -144,7 +144,8 @@ def test_the_journal_says_what_a_stage_was_begun_with_and_what_it_left(run):
 
 
 def test_what_differs_between_two_calls_is_named():
-    call = {"versions": {"keras": "3.15.1", "numpy": "2.4"}, "backend": "jax", "device": "cpu", "cpus": 2, "seed": 1}
+    call = {"versions": {"keras": "3.15.1", "numpy": "2.4"}, "backend": "jax", "device": "cpu", "cpus": 2, "seed": 1,
+            "environment": {}}  # fmt: skip
     assert journal.differences(call, {**call, "seed": 2}) == []
     other = {**call, "versions": {"keras": "3.15.2", "numpy": "2.4"}, "cpus": 4}
     assert journal.differences(call, other) == ["cpus 2 -> 4", "keras 3.15.1 -> 3.15.2"]

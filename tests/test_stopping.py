@@ -86,6 +86,44 @@ def test_a_signal_right_behind_the_first_is_the_same_wish():
     assert (code, out) == (128 + signal.SIGTERM, "saving\n")
 
 
+def test_a_signal_right_behind_does_not_disturb_those_who_tidy_up():
+    process = Process("""
+        def action():
+            try:
+                print("ready", flush=True)
+                time.sleep(30)
+            finally:
+                time.sleep(0.6)
+                print("tidied", flush=True)
+        entry.guarded(lambda: "", action)
+    """)
+    process.send(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send(signal.SIGTERM)
+    code, out, err = process.ended()
+    assert (code, out) == (128 + signal.SIGTERM, "tidied\n")
+    assert "Traceback" not in err
+
+
+def test_a_signal_after_the_last_save_ends_the_process_before_it_begins_anything_else():
+    process = Process(LOOP.replace("stopping.check(\"stage 'base' is saved after epoch 3 of 5\")", "pass"))
+    process.send(signal.SIGINT)
+    assert process.ended()[:2] == (128 + signal.SIGINT, "saving\n")
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored():
+    program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + textwrap.dedent("""
+        def action():
+            print("ready", flush=True)
+            time.sleep(1)
+            return {}
+        entry.guarded(lambda: "", action)
+    """)
+    process = Process(program)
+    process.send(signal.SIGINT)
+    assert process.ended()[:2] == (0, "{}\n")
+
+
 def test_where_nothing_is_to_be_saved_the_first_signal_stops():
     process = Process("""
         def action():
@@ -103,7 +141,7 @@ def test_where_nothing_is_to_be_saved_the_first_signal_stops():
 
 
 def test_the_command_to_go_on_with_does_not_begin_again():
-    process = Process(LOOP.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite'];\n"
+    process = Process(LOOP.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite=true'];\n"
                                    "from absl import flags; flags.DEFINE_boolean('overwrite', False, '')\n"
                                    "entry.guarded("))  # fmt: skip
     process.send(signal.SIGTERM)

@@ -28,6 +28,7 @@ _CHUNK = 256
 # Unusable images that are named one by one.
 _TOLD = 10
 _logger = logging.getLogger(__name__)
+_CACHE_NAME = "folder-"  # how the names of cached images begin
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _cached(root: Path, train: _Listing, test: _Listing | None, *, image_size: i
     listings = [train] if test is None else [train, test]
     paths = [path for listing in listings for path in listing.paths]
     stamps = [stamp for listing in listings for stamp in listing.stamps]
-    cache = cache_dir / f"folder-{_digest(paths, stamps, image_size)}.npz"
+    cache = cache_dir / f"{_CACHE_NAME}{_digest(paths, stamps, image_size)}.npz"
     try:
         images = files.load_npz(cache).get("images", np.empty(0))
         if images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(paths):
@@ -151,7 +152,7 @@ def _cached(root: Path, train: _Listing, test: _Listing | None, *, image_size: i
     print(f"Decoding {len(paths):,} images of {root} (kept in {cache}).", file=sys.stderr)
     images = decode_all(root, paths, image_size=image_size)
     try:
-        files.remove_leftovers(cache_dir, older_than_s=3600)
+        files.remove_leftovers(cache_dir, of=_CACHE_NAME, older_than_s=3600)
         files.save_npz(cache, {"images": images})
     except OSError as error:
         _logger.warning("The decoded images of %s could not be kept in %s: %s", root, cache, error)

@@ -41,10 +41,14 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._newest: Path | None = None  # the last one that is known to be whole
+        self._newest: Path | None = None  # the last one that was written or loaded
+        self._last_whole: Path | None = None  # the last one of whole epochs
 
     def save(self, checkpoint: Checkpoint, *, config: str, seconds: float) -> None:
-        """Writes a checkpoint; of those before it the last one stays that was written or loaded here.
+        """Writes a checkpoint; of those before it one stays.
+
+        That is the last one of whole epochs if this is written within an epoch, else the last one that was written or
+        loaded here.
 
         Args:
           checkpoint: to be written.
@@ -64,22 +68,27 @@ class Checkpoints:
         path = self.directory / f"{int(others[0].stem) + 1 if others else 1:06d}.npz"
         files.save_npz(path, {**checkpoint.arrays, _VALUES: text})
         before = self._newest if self._newest in others else others[0] if others else None
+        if checkpoint.step and self._last_whole in others:
+            before = self._last_whole
         with files.writing(self.directory):
             for old in others:
                 if old != before:
                     old.unlink()
         self._newest = path
+        if not checkpoint.step:
+            self._last_whole = path
 
-    def load(self, config: str) -> Checkpoint | None:
+    def load(self, config: str, *, whole_epochs: bool = False) -> Checkpoint | None:
         """The newest readable checkpoint of the configuration with that digest; None when there is none.
 
-        A damaged one is named on stderr and passed over for the one before it.
+        A damaged one is named on stderr and passed over for the one before it. With `whole_epochs` one that was written
+        within an epoch is passed over, too, if there is another.
 
         Raises:
           DamagedFileError: there are checkpoints, but none can be read. Beginning again would replace them, so that
             is left to the user.
         """
-        faults = []
+        faults, within = [], None
         for path in self._paths():
             try:
                 checkpoint = read_checkpoint(path, config)
@@ -87,8 +96,13 @@ class Checkpoints:
                 print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
                 faults.append(path)
                 continue
-            self._newest = path
-            return checkpoint
+            if not (whole_epochs and checkpoint.step):
+                self._newest = path
+                self._last_whole = self._last_whole if checkpoint.step else path
+                return checkpoint
+            within = within or checkpoint
+        if within:
+            return within
         if faults:
             raise files.DamagedFileError(
                 f"no checkpoint of this stage can be read: {', '.join(map(str, faults))}.\n"
@@ -98,7 +112,8 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """From the newest to the oldest."""
-        return sorted(self.directory.glob("[0-9]*.npz"), reverse=True)
+        found = [path for path in self.directory.glob("*.npz") if path.stem.isdecimal()]
+        return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
 
 def read_checkpoint(path: Path, config: str) -> Checkpoint:

@@ -65,13 +65,20 @@ class RunDirectory:
             self.journal.note_call(preset, seed)
             yield self
         except UserError:
-            lock.release(held)
-            if made and {path.name for path in self.path.iterdir()} <= {"run.json"}:
+            if made and {path.name for path in self.path.iterdir()} <= {"run.json", "lock"}:
                 (self.path / "run.json").unlink(missing_ok=True)  # refused before it began
+                lock.release(held)
                 _remove_empty(made)
             raise
         finally:
             lock.release(held)
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Removes what stages have left."""
+        with self.hold():
+            for name in names:
+                if self.stage(name).path.exists():
+                    files.remove_tree(self.stage(name).path)
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""

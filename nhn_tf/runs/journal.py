@@ -1,10 +1,10 @@
 """`run.json`: who called a run and where, and all that is needed to repeat it.
 
-    {"schema": 1,
+    {"schema": 2,
      "calls": [{"argv", "time", "preset", "seed", "git_commit", "versions", "backend", "device", "host", "pid",
-                "cpus"}],
+                "cpus", "environment"}],
      "stages": {"base": {"preset", "seed", "data", "compute", "config", "data_digest", "architecture",
-                         "genotype", "weights"}}}
+                         "computed_with", "genotype", "weights"}}}
 
 A stage's entry has the settings that it was begun with, the digest of the images and, where one was given in a file,
 the architecture; once it has finished, the digests of what it left.
@@ -32,8 +32,10 @@ from nhn_tf import files
 NAME: Final = "run.json"
 RESULTS: Final = ("genotype", "weights")
 """Of a stage's entry, the digests of what it left."""
-# What may make a difference of some bits between two runs, as it stands in a call's entry.
-_MATTERS: Final = ("versions", "backend", "device", "cpus")
+SCHEMA: Final = 2  # from here on with a digest
+_ENVIRONMENT: Final = (
+    "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS",
+)  # fmt: skip
 
 
 class Journal:
@@ -62,19 +64,20 @@ class Journal:
         if record["calls"] and _same_process(record["calls"][-1], call):
             return
         record["calls"].append(call)
-        files.write_sealed(self.path, record)
+        files.write_sealed(self.path, {**record, "schema": SCHEMA})
 
     def note_stage(self, name: str, entry: Mapping[str, Any]) -> None:
         """Notes what a stage is begun with, in place of what it was before."""
         record = self._record()
-        record["stages"][name] = dict(entry)
+        record["stages"][name] = {**entry, "computed_with": computed_with()}
         files.write_sealed(self.path, record)
 
     def note_results(self, name: str, results: Mapping[str, Any]) -> None:
         """Adds to a stage's entry what it has left."""
         record = self._record()
-        record["stages"].setdefault(name, {}).update(results)
-        files.write_sealed(self.path, record)
+        if name in record["stages"]:  # else the journal has been damaged since
+            record["stages"][name].update(results)
+            files.write_sealed(self.path, record)
 
     def _record(self, *, warn: bool = False) -> dict[str, Any]:
         try:
@@ -83,9 +86,9 @@ class Journal:
             pass
         except files.DamagedFileError:
             if warn:
-                print(f"warning: {self.path} is damaged; the calls it listed are lost, the stages are not",
+                print(f"warning: {self.path} is damaged; what it noted is lost, what the stages left is not",
                       file=sys.stderr)  # fmt: skip
-        return {"schema": 1, "calls": [], "stages": {}}
+        return {"schema": SCHEMA, "calls": [], "stages": {}}
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
       FileNotFoundError: there is no such file.
       files.DamagedFileError: it is damaged, or something else.
     """
-    record = files.read_sealed(path)
+    record = {"calls": [], "stages": {}, **files.read_sealed(path, since=SCHEMA)}
     calls, noted = record.get("calls"), record.get("stages")
     if not isinstance(calls, list) or not isinstance(noted, dict):
         raise files.DamagedFileError(f"{path} is no run's journal: it must hold calls and stages.")
@@ -110,18 +113,29 @@ def describe_call(preset: str, seed: int) -> dict[str, Any]:
         "preset": preset,
         "seed": seed,
         "git_commit": _git_commit(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        **computed_with(),
+    }
+
+
+def computed_with() -> dict[str, Any]:
+    """What may make a difference of some bits between two runs."""
+    return {
         "versions": _versions(),
         "backend": keras.backend.backend(),
         "device": device(),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What two calls computed with that was not the same, such as "keras 3.15.0 -> 3.15.1"."""
-    flat = [{**call["versions"], **{name: call[name] for name in _MATTERS[1:]}} for call in (before, now)]
+    """What of two values of `computed_with` is not the same, such as "keras 3.15.0 -> 3.15.1"."""
+    flat = [
+        {**side["versions"], **side["environment"], **{name: side[name] for name in ("backend", "device", "cpus")}}
+        for side in (before, now)
+    ]
     names = sorted({*flat[0], *flat[1]})
     return [f"{n} {flat[0].get(n)} -> {flat[1].get(n)}" for n in names if flat[0].get(n) != flat[1].get(n)]
 

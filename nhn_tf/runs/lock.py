@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ def take(path: Path) -> None:
     Raises:
       RunError: another process holds it, or it cannot be made.
     """
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+    mine = _own()
     for attempt in range(_ATTEMPTS):
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -48,9 +49,14 @@ def take(path: Path) -> None:
 
 
 def release(path: Path) -> None:
-    """Removes the lock; one that cannot be removed is taken over later."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+    """Removes this process's lock; one that cannot be removed is taken over later."""
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text()) == _own():
+            path.unlink()
+
+
+def _own() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
 def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
@@ -59,23 +65,36 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
     Raises:
       RunError: its process lives, as far as can be told from here.
     """
+    text = ""
     try:
-        holder = json.loads(path.read_text())
+        text = path.read_text()
+        holder = json.loads(text)
         host, pid, began = holder["host"], int(holder["pid"]), holder.get("began")
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         time.sleep(_PAUSE_SECONDS)
         if last:
-            path.unlink(missing_ok=True)
+            _remove(path, text)
         return
     if host == mine["host"] and not _lives(pid, began):
-        path.unlink(missing_ok=True)
+        _remove(path, text)
         return
     raise RunError(
         f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another --model_dir, "
         f"or, if that process is gone, delete {path}."
     )
+
+
+def _remove(path: Path, text: str) -> None:
+    """Removes a stale lock of that content, unless another process was quicker and has made its own of it."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{files.TEMPORARY}")
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+        if aside.read_bytes() != text.encode() and not path.exists():
+            aside.rename(path)
+        else:
+            aside.unlink()
 
 
 def _lives(pid: int, began: str | None) -> bool:

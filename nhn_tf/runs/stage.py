@@ -38,7 +38,7 @@ class StageDirectory:
         self._record: dict[str, Any] | None = None  # the same with what it builds on, as config.json will have it
         self._overwrite = False
         self._started = time.monotonic()
-        self._seconds_before = 0.0  # spent by processes that were interrupted
+        self._seconds_before: float | None = None  # spent by processes that were interrupted
         self._checkpoints = Checkpoints(self.path / "checkpoint")
         self.rate_scale = 1.0  # what is left of the learning rate after divergences
 
@@ -194,6 +194,7 @@ class StageDirectory:
             raise ValueError("`start` must follow `begin`.")
         if self._overwrite and self.path.exists():
             files.remove_tree(self.path)
+            self._overwrite = False  # what begins now is not discarded
         self._started = time.monotonic()
         seen = {"data_digest": data_digest, "images": dict(images or {})}
         files.write_sealed(self.path / "config.json", {**self._record, **seen})
@@ -240,17 +241,20 @@ class StageDirectory:
         """Writes a checkpoint beside the one before it."""
         self._checkpoints.save(checkpoint, config=config_digest(self.record()), seconds=self._seconds())
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """The newest readable checkpoint of this very configuration, whose time counts on; None when there is none.
+    def load_checkpoint(self, *, whole_epochs: bool = False) -> Checkpoint | None:
+        """The newest readable checkpoint of this very configuration, or None; a process counts on from its first one.
+
+        Args:
+          whole_epochs: pass over those that were written within an epoch, if there are others.
 
         Raises:
           DamagedFileError: there are checkpoints, but none can be read.
         """
-        checkpoint = self._checkpoints.load(config_digest(self.record()))
-        if checkpoint:
+        checkpoint = self._checkpoints.load(config_digest(self.record()), whole_epochs=whole_epochs)
+        if checkpoint and self._seconds_before is None:
             self._seconds_before, self._started = float(checkpoint.values["seconds"]), time.monotonic()
         return checkpoint
 
     def _seconds(self) -> float:
         """Seconds spent on the stage so far, by interrupted processes too."""
-        return self._seconds_before + time.monotonic() - self._started
+        return (self._seconds_before or 0.0) + time.monotonic() - self._started

@@ -307,7 +307,7 @@ class Searcher(abc.ABC):
 
     def save(self) -> None:
         """Writes the state into `project_dir` as one file, atomically."""
-        text = np.frombuffer(json.dumps(self.state_values()).encode(), np.uint8)
+        text = np.frombuffer(json.dumps(files.seal(self.state_values())).encode(), np.uint8)
         files.save_npz(self._state_path(), {**self.state_arrays(), "values.json": text})
 
     def reload(self) -> bool:
@@ -316,7 +316,10 @@ class Searcher(abc.ABC):
             arrays = files.load_npz(self._state_path())
         except FileNotFoundError:
             return False
-        values = json.loads(arrays.pop("values.json").tobytes())
+        try:
+            values = files.unseal(json.loads(arrays.pop("values.json").tobytes()))
+        except (KeyError, ValueError, RecursionError) as error:
+            raise files.DamagedFileError(f"{self._state_path()} is no search's state ({error}).") from None
         self.restore(arrays, values)
         return True
 

@@ -35,10 +35,15 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
     Raises:
       UserError: the run directory, the data or a file does not admit it; nothing has been changed.
     """
-    training.set_up(settings.compute)
+    set_up(settings)
     keras.utils.set_random_seed(settings.seed)
     with directory.hold(preset=settings.preset, seed=settings.seed):
         return _STAGES[name](directory, settings)
+
+
+def set_up(settings: Settings) -> None:
+    """Makes the backend ready for a stage; before it computes anything, if it is to be deterministic."""
+    training.set_up(settings.compute)
 
 
 def check(settings: Mapping[str, Settings]) -> None:

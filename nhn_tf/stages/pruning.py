@@ -99,7 +99,9 @@ def _prune_gradually(stage: StageDirectory, masked: keras.Model, feed: Feed, set
     config = settings.expect(PruneConfig)
     end = max(1, config.epochs * len(feed.train(config)) * 3 // 4)
     schedule = pruning.PruningSchedule(**_pruning_options(settings), end_step=end, every=max(1, end // 50))
-    fit(stage, masked, feed, settings, callbacks=[schedule])
+    # Masks are looked at between two calls of the backend: with several steps in one, others would come out.
+    stepwise = dataclasses.replace(settings, compute=settings.compute.replaced(steps_per_execution=1))
+    fit(stage, masked, feed, stepwise, callbacks=[schedule])
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.masked_layers(masked).items()}
     masks = pruning.masks_of(masked)
     scores = pruning.score(kernels, config.criterion, seed=settings.seed)

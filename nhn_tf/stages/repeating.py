@@ -21,11 +21,13 @@ class Noted:
     Attributes:
       settings: what it was asked to do.
       data_digest: of the images that it saw.
+      computed_with: versions, backend, device.
       results: digests of what it left, by name; empty if it has not finished.
     """
 
     settings: Settings
     data_digest: str
+    computed_with: Mapping[str, Any]
     results: Mapping[str, str]
 
     def same(self, done: Mapping[str, Any]) -> bool | None:
@@ -72,7 +74,7 @@ def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> N
         preset=entry["preset"],
     )
     results = {result: entry[result] for result in journal.RESULTS if result in entry}
-    return Noted(settings, entry["data_digest"], results)
+    return Noted(settings, entry["data_digest"], entry["computed_with"], results)
 
 
 def check(path: str | os.PathLike[str], noted: Mapping[str, Noted]) -> None:
@@ -88,6 +90,5 @@ def check(path: str | os.PathLike[str], noted: Mapping[str, Noted]) -> None:
                 f"stage '{name}' of {path} saw other images (digest {stage.data_digest}, now {found}).\n"
                 "Give the directory of the same ones by --data_dir."
             )
-    calls = journal.read(path)["calls"]
-    if calls and (other := journal.differences(calls[-1], journal.describe_call("", 0))):
-        print(f"warning: not as in {path}, so that bits may differ: {'; '.join(other)}", file=sys.stderr)
+        if other := journal.differences(stage.computed_with, journal.computed_with()):
+            print(f"warning: {name}: not as in {path}, bits may differ: {'; '.join(other)}", file=sys.stderr)

@@ -19,7 +19,7 @@ from nhn_tf.search import Searcher
 from nhn_tf.stages.common import Feed, start, uses_validation
 
 MOST_ROLLBACKS: Final = 10
-"""The learning rate is then a thousandth of what it was."""
+"""The learning rate is then a thousandth of what it was, and the stage is given up."""
 
 Result = TypeVar("Result")
 
@@ -130,13 +130,20 @@ def _resumed(
         checkpoint = beginning()
         stage.save_checkpoint(checkpoint)
     with stopping.deferred():
-        for _ in range(MOST_ROLLBACKS):
+        while True:
             try:
                 return train(checkpoint)
             except training.DivergedError as error:
-                checkpoint = stage.load_checkpoint()
+                # Checkpoints within an epoch are written when the clock or a signal says so; where a training goes back
+                # to, and so what comes out, must not depend on that.
+                checkpoint = stage.load_checkpoint(whole_epochs=rollback)
                 if not rollback or checkpoint is None:
                     raise _failure(stage, error, checkpoint) from None
+                if stage.rate_scale <= 0.5**MOST_ROLLBACKS:
+                    raise TrainingFailedError(
+                        f"stage '{stage.name}' has diverged {MOST_ROLLBACKS + 1} times, each time at half the learning "
+                        "rate.\nLook at its data and settings, and begin again with --overwrite."
+                    ) from None
                 checkpoint = _slower(checkpoint)
                 print(
                     f"warning: stage '{stage.name}': {error}.\n"
@@ -144,10 +151,6 @@ def _resumed(
                     flush=True,
                 )
                 stage.save_checkpoint(checkpoint)
-        raise TrainingFailedError(
-            f"stage '{stage.name}' has diverged {MOST_ROLLBACKS} times, each time at half the learning rate.\n"
-            "Look at its data and settings, and begin again with --overwrite."
-        )
 
 
 def _slower(checkpoint: Checkpoint) -> Checkpoint:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from nhn_tf import training
+from nhn_tf import files, training
 from nhn_tf.configs import BaseConfig, RetrainConfig
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Genotype
@@ -15,6 +14,9 @@ from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.stages.common import Feed, build, figures, inherited, open_stage, source_stage
 from nhn_tf.stages.resuming import fit
+
+MOST_BYTES: Final = 2**16
+"""Of a file with an architecture: 64 layers take 5,000."""
 
 
 def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
@@ -38,9 +40,9 @@ def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
 def _read_architecture(given: str) -> Genotype:
     """The architecture in a file, or in a text of several lines."""
     try:
-        text = given if "\n" in given else Path(given).read_text(encoding="utf-8")
+        text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
         return Genotype.from_enas_text(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--genotype={given} is no architecture in ENAS's text form: {error}") from None
 
 

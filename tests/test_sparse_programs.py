@@ -1,5 +1,7 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
+import ctypes
+
 import numpy as np
 import pytest
 import sparse_reference as reference
@@ -113,7 +115,7 @@ def test_nothing_is_read_that_was_not_written(seed, poison):
     def run(arena):
         outputs = [np.empty((1, *shape), np.float32) for shape in plan.outputs]
         native._free = [arena]
-        native.run(images, outputs, 0, 1)
+        native.run(images, outputs, ctypes.c_int64(0), 1)
         return outputs
 
     expected = run(new_arena(plan))

@@ -47,7 +47,7 @@ class Plan:
 
     Attributes:
       program: what is computed, after 1x1 convolutions were merged.
-      ir: a module whose function `run` (arena, constants, indices, inputs, outputs, first image, end) does it all.
+      ir: a module whose function `run` (arena, constants, indices, inputs, outputs, next image, end) does it all.
       constants: float32, the weights.
       indices: int32, where planes lie.
       arena: float32 values that each thread needs.

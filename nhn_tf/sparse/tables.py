@@ -54,13 +54,16 @@ class Tables:
         return np.concatenate([*self._parts[table], tail])
 
     def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> str:
-        """The IR of all kernels and of the function that calls them for each image."""
+        """The IR of all kernels and of the function that calls them for one image after another.
+
+        Images are taken from a counter that threads share, so that none waits for one that was held up.
+        """
         f = Function(
             ENTRY,
-            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "i64 %first", "i64 %end"],
+            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end"],
             self.lanes,
         )
-        with f.loop("%first", "%end") as image:
+        with f.shared_loop("%next", "%end") as image:
             outside: dict[str, list[Value]] = {}
             for table, shapes in (("inputs", inputs), ("outputs", outputs)):
                 outside[table] = []

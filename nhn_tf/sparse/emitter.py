@@ -103,8 +103,7 @@ class Function:
             yield "0"
             return
         with self.loop(0, -(-extent // tile)) as number:
-            start = self.mul(number, tile)
-            yield self.new(f"call i64 @llvm.smin.i64(i64 {start}, i64 {extent - tile})")
+            yield self.least(self.mul(number, tile), extent - tile)
 
     # Whole numbers and addresses.
 
@@ -113,6 +112,9 @@ class Function:
 
     def mul(self, a: Value | int, b: Value | int) -> Value:
         return self.new(f"mul nsw i64 {a}, {b}")
+
+    def least(self, a: Value | int, b: Value | int) -> Value:
+        return self.new(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
 
     def at(self, pointer: Value, index: Value | int, kind: str = "float") -> Value:
         """The address of element `index`."""

@@ -15,7 +15,7 @@ import numpy as np
 from nhn_tf.sparse import blocks, kernels
 from nhn_tf.sparse import program as ops
 from nhn_tf.sparse.activations import Activation
-from nhn_tf.sparse.convolution import Block, ConvGeometry, Tap, convolution
+from nhn_tf.sparse.convolution import SEGMENT, Block, ConvGeometry, Tap, convolution
 from nhn_tf.sparse.machine import Host
 from nhn_tf.sparse.memory import Buffer, Planes, Region, Vector
 from nhn_tf.sparse.optimize import merge
@@ -211,6 +211,7 @@ class _Lowering(Steps):
             target_stride=target.layout.stride,
             target_plane=target.layout.plane,
             block=block,
+            segment=max(SEGMENT // len(taps), 1),
             relu_input=op.relu_input,
             activation=Activation(op.activation, op.slope),
         )

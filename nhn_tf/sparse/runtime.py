@@ -38,7 +38,7 @@ class _Native:
     def run(
         self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], counter: ctypes.c_int64, end: int
     ) -> None:
-        """Computes images from `counter` on, and counts it up, until it is at `end`. Other threads may do so with it."""
+        """Computes images from `counter` on, counting it up, until it is at `end`. Threads that share it share them."""
         if counter.value >= end:
             return
         arena = self._take()

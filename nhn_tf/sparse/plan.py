@@ -17,11 +17,14 @@ from nhn_tf.sparse import program as ops
 from nhn_tf.sparse.activations import Activation
 from nhn_tf.sparse.convolution import SEGMENT, Block, ConvGeometry, Tap, convolution
 from nhn_tf.sparse.machine import Host
-from nhn_tf.sparse.memory import Buffer, Planes, Region, Vector
+from nhn_tf.sparse.memory import Buffer, CapacityError, Planes, Region, Vector
 from nhn_tf.sparse.optimize import merge
 from nhn_tf.sparse.program import Program
 from nhn_tf.sparse.steps import Source, Steps, in_arena, vector_in_arena
+from nhn_tf.sparse.tables import MAX_TABLE
 from nhn_tf.sparse.windows import in_vectors, sorted_taps, window_counts
+
+MAX_SPANS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +74,31 @@ def make_plan(program: Program, host: Host) -> Plan:
     """Plans a program.
 
     Raises:
-      ArenaError: its maps are too large.
+      CapacityError: it is too large.
     """
     lowering = _Lowering(merge(program), host)
     lowering.lower()
     return lowering.finish()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Lists:
+    """What a convolution computes, group by group of filters.
+
+    Attributes:
+      starts: int [groups + 1], where each group's entries start, and where the last ends.
+      inputs: int [entries], input channels.
+      weights: float32 [entries, taps, filters of a group].
+    """
+
+    starts: np.ndarray
+    inputs: np.ndarray
+    weights: np.ndarray
+
+
+def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
+    """The lists of a mask, bool [Cin, groups]."""
+    return _Lists(np.concatenate([[0], np.cumsum(mask.sum(0))]), np.nonzero(mask.T)[1], weights)
 
 
 class _Lowering(Steps):
@@ -157,11 +180,12 @@ class _Lowering(Steps):
         sparse = blocks.sparse_block(taps, grid, self.host)
         dense = blocks.dense_block(taps, grid, self.host, filters)
         groups = -(-filters // dense.block.filters)
-        is_sparse = dense.block.filters == 1 or live * sparse.cost < inputs * groups * dense.cost
+        large = op.mask.size * len(taps) > MAX_TABLE
+        is_sparse = large or dense.block.filters == 1 or live * sparse.cost < inputs * groups * dense.cost
         choice = sparse if is_sparse else dense
         self.decisions.append(Decision(number, live / op.mask.size, is_sparse, choice.block))
         if is_sparse:
-            self._convolve(op, window, taps, choice.block, op.mask, kernels_of, target, 0)
+            self._convolve(op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
             return target
         full = np.zeros((filters, inputs, len(taps)), np.float32)
         full[op.mask.T] = kernels_of
@@ -174,7 +198,7 @@ class _Lowering(Steps):
                 part = full[first:stop].reshape(-1, width, inputs, len(taps))
                 mask = np.any(op.mask[:, first:stop].reshape(inputs, -1, width), axis=2)
                 weights = part.transpose(0, 2, 3, 1)[mask.T]  # [live, taps, width]
-                self._convolve(op, window, taps, block, mask, weights, target, first)
+                self._convolve(op, window, taps, block, _lists(mask, weights), target, first)
         return target
 
     def _depthwise(self, number: int, op: ops.Depthwise, source: Planes) -> Planes:
@@ -182,10 +206,9 @@ class _Lowering(Steps):
         order, taps = sorted_taps(window.taps)
         target = self.new_planes(number)
         block = blocks.sparse_block(taps, target.layout.grid, self.host).block
-        channels = source.channels
-        mask = np.repeat(np.eye(channels, dtype=bool), op.multiplier, axis=1)
-        weights = op.kernels.reshape(len(op.kernels), -1)[:, order]
-        self._convolve(op, window, taps, block, mask, weights, target, 0)
+        inputs = np.repeat(np.arange(source.channels), op.multiplier)
+        lists = _Lists(np.arange(len(inputs) + 1), inputs, op.kernels.reshape(len(inputs), -1)[:, order])
+        self._convolve(op, window, taps, block, lists, target, 0)
         return target
 
     def _convolve(
@@ -194,15 +217,11 @@ class _Lowering(Steps):
         window: Source,
         taps: tuple[Tap, ...],
         block: Block,
-        mask: np.ndarray,
-        weights: np.ndarray,
+        lists: _Lists,
         target: Planes,
         first: int,
     ) -> None:
-        """A step that makes output channels from `first` on.
-
-        `mask` is bool [Cin, groups], `weights` float32 [live entries, taps, filters of a group].
-        """
+        """A step that makes output channels from `first` on."""
         layout = window.planes.layout
         geometry = ConvGeometry(
             grid=target.layout.grid,
@@ -215,16 +234,14 @@ class _Lowering(Steps):
             relu_input=op.relu_input,
             activation=Activation(op.activation, op.slope),
         )
-        starts = np.concatenate([[0], np.cumsum(mask.sum(0))])
-        inputs = np.nonzero(mask.T)[1]
-        groups = mask.shape[1]
+        groups = len(lists.starts) - 1
         bias = op.bias[first : first + groups * block.filters]
 
         def emit() -> None:
             put = self.tables
             arguments = [
-                "arena", put.indices(starts), put.indices(window.planes.origins()[inputs]), put.constants(weights),
-                put.constants(bias), target.origins()[first], groups,
+                "arena", put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs]),
+                put.constants(lists.weights), put.constants(bias), target.origins()[first], groups,
             ]  # fmt: skip
             put.call(convolution, geometry, arguments=arguments)
 
@@ -235,12 +252,12 @@ class _Lowering(Steps):
         target = self.new_planes(number)
         grid = target.layout.grid
         height, width, _ = self.program.shapes[op.inputs[0]]
-        counts = np.outer(window_counts(op, 0, height), window_counts(op, 1, width))
-        shares = in_vectors(grid, self.lanes, 1.0 / counts)
         geometry = (op.kind, grid, window.taps, window.planes.layout.stride, target.layout.stride)
 
         def emit() -> None:
             put = self.tables
+            counts = np.outer(window_counts(op, 0, height), window_counts(op, 1, width))
+            shares = in_vectors(grid, self.lanes, 1.0 / counts) if op.kind == "average" else ()
             tables = (put.indices(window.planes.origins()), put.indices(target.origins()))
             arguments = ["arena", *tables, target.channels, put.constants(shares)]
             put.call(kernels.pool, *geometry, arguments=arguments)
@@ -287,7 +304,10 @@ class _Lowering(Steps):
     def _concatenate(self, number: int, op: ops.Concatenate, *sources: Any) -> Planes | Vector:
         """Of maps: nothing to do, they are read through tables. Vectors are copied."""
         if isinstance(sources[0], Planes):
-            return Planes(sources[0].layout, tuple(span for source in sources for span in source.spans))
+            spans = tuple(span for source in sources for span in source.spans)
+            if len(spans) > MAX_SPANS:
+                raise CapacityError(f"a map is joined of more than {MAX_SPANS} others.")
+            return Planes(sources[0].layout, spans)
         target = self.new_vector(self.program.shapes[number][0])
         first = 0
         for source in sources:
@@ -301,17 +321,16 @@ class _Lowering(Steps):
     def _globalpool(self, number: int, op: ops.GlobalPool, source: Planes) -> Vector:
         target = self.new_vector(source.channels)
         grid = source.layout.grid
-        maps = np.full((1, grid.height, grid.width), 1.0 / (grid.height * grid.width))
-        if op.weights is not None:
-            maps = op.weights.transpose(2, 0, 1)
-        weights = np.stack([in_vectors(grid, self.lanes, values) for values in maps])
-        counted = in_vectors(grid, self.lanes, np.ones((grid.height, grid.width)), once=True)
         kind = "max" if op.kind == "max" else "sum"
         geometry = (kind, grid, source.layout.stride)
 
         def emit() -> None:
             put = self.tables
-            tables = (put.constants(weights), put.constants(counted))
+            maps = np.full((grid.height, grid.width), 1.0 / (grid.height * grid.width))
+            if op.weights is not None:
+                maps = op.weights.transpose(2, 0, 1)
+            counted = in_vectors(grid, self.lanes, np.ones((grid.height, grid.width)), once=True)
+            tables = (put.constants(in_vectors(grid, self.lanes, maps)), put.constants(counted))
             arguments = ["arena", put.indices(source.origins()), target.buffer.start, target.size, *tables]
             put.call(kernels.global_pool, *geometry, per_channel=op.weights is not None, arguments=arguments)
 
@@ -327,13 +346,12 @@ class _Lowering(Steps):
         # The last block writes whole registers behind the vector's end.
         target = Vector(Buffer(target.buffer.kind, count * vectors), filters)
         more = count * width - filters
-        kernel = np.pad(op.kernel, ((0, 0), (0, more))).reshape(inputs, count, width).transpose(1, 0, 2)
-        bias = np.pad(op.bias, (0, more))
 
         def emit() -> None:
             put = self.tables
-            ends = (source.buffer.start, target.buffer.start)
-            arguments = ["arena", *ends, inputs, count, put.constants(kernel), put.constants(bias)]
+            kernel = np.pad(op.kernel, ((0, 0), (0, more))).reshape(inputs, count, width).transpose(1, 0, 2)
+            weights = (put.constants(kernel), put.constants(np.pad(op.bias, (0, more))))
+            arguments = ["arena", source.buffer.start, target.buffer.start, inputs, count, *weights]
             put.call(kernels.dense, Activation(op.activation, op.slope), vectors, arguments=arguments)
 
         self.step(emit, source, target)
@@ -342,11 +360,11 @@ class _Lowering(Steps):
     def _softmax(self, number: int, op: ops.Softmax, source: Vector) -> Vector:
         target = self.new_vector(source.size)
         size = target.buffer.size
-        outside = np.where(np.arange(size) < source.size, 0.0, -np.inf)
 
         def emit() -> None:
-            ends = (source.buffer.start, target.buffer.start)
-            self.tables.call(kernels.softmax, arguments=["arena", *ends, size, self.tables.constants(outside)])
+            outside = self.tables.constants(np.where(np.arange(size) < source.size, 0.0, -np.inf))
+            arguments = ["arena", source.buffer.start, target.buffer.start, size, outside]
+            self.tables.call(kernels.softmax, arguments=arguments)
 
         self.step(emit, source, target)
         return target

@@ -201,7 +201,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> SparseR
     Raises:
       FileNotFoundError: there is no such file.
       DamagedFileError: it is not such a file, or it was altered.
-      ArenaError: it asks for more memory than any network that it is made for.
+      CapacityError: it asks for more than any network that the runtime is made for.
       MissingLLVMError: llvmlite is not installed.
     """
     return SparseRuntime(file_format.load(path), threads=threads)

@@ -12,10 +12,13 @@ from nhn_tf.sparse import kernels
 from nhn_tf.sparse import program as ops
 from nhn_tf.sparse.convolution import Tap
 from nhn_tf.sparse.layout import Layout, grid_for
-from nhn_tf.sparse.memory import Buffer, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.program import Program
 from nhn_tf.sparse.tables import Tables
 from nhn_tf.sparse.windows import map_layouts, phase_rows, slides_in_place
+
+MAX_ENTRIES = 1 << 20
+"""Copied rows and buffers in use, over all steps."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class Steps:
         self._steps: list[Step] = []
         self._layouts = map_layouts(program, lanes)
         self._seamed: set[Buffer] = set()
+        self._entries = 0
 
     def place(self) -> tuple[int, tuple[Region, ...]]:
         """Gives all memory its place, then writes the steps down.
@@ -76,7 +80,20 @@ class Steps:
         return size, regions
 
     def step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
-        self._steps.append(Step(emit, tuple(buffer for value in values for buffer in value.buffers)))
+        """Adds a step that reads or writes these values."""
+        buffers = tuple(dict.fromkeys(buffer for value in values for buffer in value.buffers))
+        self._spend(len(buffers))
+        self._steps.append(Step(emit, buffers))
+
+    def _spend(self, entries: int) -> None:
+        """Counts what is kept for later.
+
+        Raises:
+          CapacityError: it is far more than real networks need.
+        """
+        self._entries += entries
+        if self._entries > MAX_ENTRIES:
+            raise CapacityError("the network needs too many copies of rows, or joins too many maps.")
 
     def layout_of(self, number: int) -> Layout:
         """The layout of the map that operation `number` makes."""
@@ -113,6 +130,7 @@ class Steps:
         """
         if not rows:
             return
+        self._spend(len(rows))
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()

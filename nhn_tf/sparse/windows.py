@@ -88,7 +88,7 @@ def window_counts(op: Pool, axis: int, side: int) -> np.ndarray:
 
 
 def in_vectors(grid: Grid, lanes: int, values: np.ndarray, *, once: bool = False) -> np.ndarray:
-    """Values [H, W] as the vectors that cover the grid, [rows, vectors, lanes], 0 in lanes without a pixel.
+    """Values [..., H, W] as the vectors that cover the grid, [..., rows, vectors, lanes], 0 in lanes without a pixel.
 
     With `once`, also 0 where an earlier vector has the pixel already.
     """
@@ -98,6 +98,6 @@ def in_vectors(grid: Grid, lanes: int, values: np.ndarray, *, once: bool = False
     y = (column % grid.parts) * grid.rows + np.arange(grid.rows)[:, None, None]
     x = np.broadcast_to(column // grid.parts, y.shape)
     there = (y < grid.height) & (column < grid.columns) & (column >= seen)
-    result = np.zeros(y.shape, np.float32)
-    result[there] = values[y[there], x[there]]
+    result = np.zeros((*values.shape[:-2], *y.shape), np.float32)
+    result[..., there] = values[..., y[there], x[there]]
     return result

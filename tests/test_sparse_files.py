@@ -4,15 +4,21 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 import sparse_reference as reference
 
+import nhn_tf.sparse
 from nhn_tf.files import DamagedFileError
 from nhn_tf.sparse import file_format
 from nhn_tf.sparse import program as ops
 from nhn_tf.sparse.file_format import PREFIX
+from nhn_tf.sparse.machine import HOSTS
+from nhn_tf.sparse.memory import CapacityError
+from nhn_tf.sparse.plan import make_plan
 
 
 def pruned_network(rng, *, filters=24, density=0.1):
@@ -157,12 +163,92 @@ def _set(*path_and_value):
         lambda header: header.pop("outputs"),
         lambda header: header["operations"].pop(),
         lambda header: header["operations"][3]["settings"].update(kind="weighted"),
+        lambda header: header["operations"].extend(5000 * [header["operations"][3]]),
+        _set("operations", 1, "settings", "size", [1024, 1024]),  # Far beyond the map of 8x8.
+        _set("operations", 1, "settings", "pads", [1, 0]),  # The first window lies outside.
+        _set("outputs", 257 * [4]),
+        _set("operations", 0, "settings", "size", [1 << 25]),
     ],
 )
 def test_a_lying_file_with_a_right_checksum_is_refused(saved, change):
     rewrite(saved, change)
     with pytest.raises(DamagedFileError, match="is no sound .nhn file"):
         file_format.load(saved)
+
+
+def joined(first, count, make):
+    """A program of `count` operations that read a first one; all of them are needed."""
+    operations = [ops.Input(inputs=(), size=first)]
+    for number in range(count):
+        operations.append(make(number))
+        operations.append(ops.GlobalPool(inputs=(len(operations) - 1,), kind="max"))
+    operations.append(ops.Concatenate(inputs=tuple(range(2, len(operations), 2))))
+    return ops.Program(tuple(operations), (len(operations) - 1,))
+
+
+def many_copies():
+    kernels, bias = np.zeros((1, 15, 15), np.float32), np.zeros(1, np.float32)
+    settings = {"window": (15, 15), "strides": (8, 8), "pads": (7, 7), "multiplier": 1, "kernels": kernels}
+    return joined((512, 512, 1), 400, lambda n: ops.Depthwise(inputs=(0,), size=(64, 64), bias=bias, **settings))
+
+
+def much_code():
+    kernels, bias = np.zeros((1, 12, 12), np.float32), np.zeros(1, np.float32)
+    settings = {"window": (12, 12), "strides": (1, 1), "pads": (0, 0), "multiplier": 1, "kernels": kernels}
+    return joined(
+        (64, 64, 1), 400, lambda n: ops.Depthwise(inputs=(0,), size=(53 - n % 20, 53 - n // 20), bias=bias, **settings)
+    )
+
+
+def large_maps():
+    operations = [ops.Input(inputs=(), size=(1024, 1024, 128))]
+    operations += [ops.Elementwise(inputs=(i,), activation="tanh") for i in range(9)]
+    operations.append(ops.Elementwise(inputs=tuple(range(10))))
+    return ops.Program((*operations, ops.GlobalPool(inputs=(10,), kind="max")), (11,))
+
+
+def many_parts():
+    operations = [ops.Input(inputs=(), size=(2, 2, 1)), ops.Concatenate(inputs=2000 * (0,))]
+    return ops.Program((*operations, ops.GlobalPool(inputs=(1,), kind="max")), (2,))
+
+
+def large_constants():
+    softmaxes = [ops.Softmax(inputs=(i,)) for i in range(17)]
+    return ops.Program((ops.Input(inputs=(), size=(1 << 24,)), *softmaxes), (17,))
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (large_maps, "the maps need .* GiB for one image; the limit is 2 GiB"),
+        (many_parts, "joined of more than 1024 others"),
+        pytest.param(many_copies, "too many copies of rows", marks=pytest.mark.slow),
+        pytest.param(much_code, "bytes of code", marks=pytest.mark.slow),
+        pytest.param(large_constants, "constants", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_small_file_can_ask_for_is_bounded(program, message, tmp_path):
+    pytest.importorskip("llvmlite")
+    file_format.save(tmp_path / "net.nhn", program())
+    assert (tmp_path / "net.nhn").stat().st_size < 1e6
+    start = time.process_time()
+    with pytest.raises(CapacityError, match=message):
+        nhn_tf.sparse.load(tmp_path / "net.nhn")
+    assert time.process_time() - start < 20
+
+
+def test_a_depthwise_convolution_of_many_channels_takes_no_quadratic_memory():
+    pytest.importorskip("llvmlite")
+    channels = 1 << 15
+    kernels, bias = np.ones((channels, 1, 1), np.float32), np.zeros(channels, np.float32)
+    slide = {"window": (1, 1), "strides": (1, 1), "pads": (0, 0), "size": (1, 1)}
+    conv = ops.Depthwise(inputs=(0,), multiplier=1, kernels=kernels, bias=bias, **slide)
+    tracemalloc.start()
+    plan = make_plan(ops.Program((ops.Input(inputs=(), size=(1, 1, channels)), conv), (1,)), HOSTS[4])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 * channels < channels**2
+    assert plan.arena < 100 * channels
 
 
 def test_headers_that_are_no_json_or_nest_too_deep_are_refused(saved):

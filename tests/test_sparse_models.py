@@ -3,6 +3,7 @@
 import concurrent.futures
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, Mas
 from nhn_tf.masks import Masks
 from nhn_tf.models import network
 from nhn_tf.space import Space
+from nhn_tf.sparse import runtime
 
 llvmlite = pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
@@ -209,6 +211,22 @@ def test_neither_threads_nor_the_batch_change_a_bit(compiled):
         np.testing.assert_array_equal(compiled(images[i : i + 1])[0], expected[i])
     assert compiled(images[:0]).shape == (0, 10)
     np.testing.assert_array_equal(compiled(images[::-1].astype(np.float64))[::-1], expected)
+
+
+def test_a_thread_that_never_starts_holds_nobody_up(compiled):
+    images = np.random.default_rng(3).standard_normal((5, 16, 16, 3)).astype(np.float32)
+    expected = compiled(images)
+    release = threading.Event()
+    timer = threading.Timer(30, release.set)  # So that a failure does not hang.
+    timer.start()
+    others = [runtime._pool(2).submit(release.wait) for _ in range(2)]
+    try:
+        np.testing.assert_array_equal(compiled(images, threads=2), expected)
+        assert not release.is_set()
+    finally:
+        release.set()
+        timer.cancel()
+        concurrent.futures.wait(others)
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other(compiled):

@@ -26,7 +26,7 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
 
     Args:
       model: functional or Sequential, masked or compacted, of the layers that `nhn_tf.pruning.compact` knows.
-      threads: over which a batch is split; by default one for each core that this process may use.
+      threads: that share a batch; by default one for each core that this process may use.
       fallback: "keras" lets Keras compute layers that the runtime does not know.
 
     Returns:

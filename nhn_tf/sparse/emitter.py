@@ -76,6 +76,22 @@ class Function:
         self.do(f"br label %head{number}")
         self._start_block(f"end{number}")
 
+    @contextlib.contextmanager
+    def shared_loop(self, counter: Value, stop: Value | int) -> Iterator[Value]:
+        """while ((i = (*counter)++) < stop): threads that run it with one counter share out the numbers."""
+        self._count += 1
+        number = self._count
+        index = f"%i{number}"
+        self.do(f"br label %head{number}")
+        self._start_block(f"head{number}")
+        self.do(f"{index} = atomicrmw add ptr {counter}, i64 1 monotonic")
+        self.do(f"%more{number} = icmp slt i64 {index}, {stop}")
+        self.do(f"br i1 %more{number}, label %body{number}, label %end{number}")
+        self._start_block(f"body{number}")
+        yield index
+        self.do(f"br label %head{number}")
+        self._start_block(f"end{number}")
+
     def _start_block(self, name: str) -> None:
         self._lines.append(f"{name}:")
         self._block = name
@@ -87,8 +103,7 @@ class Function:
             yield "0"
             return
         with self.loop(0, -(-extent // tile)) as number:
-            start = self.mul(number, tile)
-            yield self.new(f"call i64 @llvm.smin.i64(i64 {start}, i64 {extent - tile})")
+            yield self.least(self.mul(number, tile), extent - tile)
 
     # Whole numbers and addresses.
 
@@ -97,6 +112,9 @@ class Function:
 
     def mul(self, a: Value | int, b: Value | int) -> Value:
         return self.new(f"mul nsw i64 {a}, {b}")
+
+    def least(self, a: Value | int, b: Value | int) -> Value:
+        return self.new(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
 
     def at(self, pointer: Value, index: Value | int, kind: str = "float") -> Value:
         """The address of element `index`."""

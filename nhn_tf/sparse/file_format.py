@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from nhn_tf.files import DamagedFileError, atomic_write
-from nhn_tf.sparse.program import MAX_VALUE, OPS, Op, Program, ProgramError
+from nhn_tf.sparse.program import MAX_OPS, MAX_VALUE, OPS, Op, Program, ProgramError
 
 MAGIC: Final = b"NHNTF\r\n\x1a"
 VERSION: Final = 1
@@ -118,6 +118,8 @@ def _parse(data: bytes) -> Program:
     header = _fields(header, "header", dtype=str, operations=list, outputs=list)
     if header["dtype"] not in DTYPES:
         raise _Refused(f"its numbers are of the unknown type {header['dtype']!r}.")
+    if len(header["operations"]) > MAX_OPS:
+        raise _Refused(f"it has more than {MAX_OPS} operations.")
     arrays = _Arrays(data, start, DTYPES[header["dtype"]])
     operations = tuple(_read_operation(entry, arrays) for entry in header["operations"])
     outputs = _typed(header["outputs"], tuple[int, ...], "outputs")
@@ -141,7 +143,7 @@ def _read_operation(entry: Any, arrays: _Arrays) -> Op:
     if entry["kind"] not in OPS:
         raise _Refused(f"the operation {entry['kind']!r} is unknown.")
     kind = OPS[entry["kind"]]
-    hints = typing.get_type_hints(kind)
+    hints = HINTS[entry["kind"]]
     names = [field.name for field in dataclasses.fields(kind)]
     if sorted((*entry["settings"], *entry["arrays"])) != sorted(names):
         raise _Refused(f"{entry['kind']} must have the settings {', '.join(names)}.")
@@ -154,6 +156,10 @@ def _read_operation(entry: Any, arrays: _Arrays) -> Op:
         else:
             values[name] = _typed(entry["settings"][name], hints[name], name)
     return kind(**values)
+
+
+HINTS: Final = {name: typing.get_type_hints(kind) for name, kind in OPS.items()}
+"""The types of each operation's fields."""
 
 
 def _is_array(hint: Any) -> bool:

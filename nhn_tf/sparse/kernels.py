@@ -7,7 +7,8 @@ element at which the channel's first pixel lies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from nhn_tf.sparse.activations import Activation, activate, exp
 from nhn_tf.sparse.convolution import Tap
@@ -51,23 +52,27 @@ def pool(
          "ptr noalias %shares"],
         lanes,
     )  # fmt: skip
-    starts = grid.starts(lanes)
     with f.loop(0, "%channels") as channel:
         source = f.at("%arena", f.index("%source_planes", channel))
         target = f.at("%arena", f.index("%target_planes", channel))
-        with f.loop(0, grid.rows) as y:
-            source_row = f.at(source, f.mul(y, source_stride))
-            target_row = f.at(target, f.mul(y, target_stride))
-            shares = f.at("%shares", f.mul(y, len(starts) * lanes))
-            for number, start in enumerate(starts):
-                values = [f.load(f.at(source_row, tap.row * source_stride + tap.column + start)) for tap in taps]
-                result = values[0]
-                for value in values[1:]:
-                    result = f.larger(result, value) if kind == "max" else f.math("fadd", result, value)
-                if kind == "average":
-                    result = f.math("fmul", result, f.load(f.at(shares, number * lanes)))
-                f.store(result, f.at(target_row, start), grid.columns)
+        with f.loop(0, grid.rows) as y, _vectors_of_a_row(f, grid) as (number, start):
+            place = f.at(source, f.add(f.mul(y, source_stride), start))
+            values = [f.load(f.at(place, tap.row * source_stride + tap.column)) for tap in taps]
+            result = values[0]
+            for value in values[1:]:
+                result = f.larger(result, value) if kind == "max" else f.math("fadd", result, value)
+            if kind == "average":
+                share = f.mul(f.add(f.mul(y, grid.vectors(lanes)), number), lanes)
+                result = f.math("fmul", result, f.load(f.at("%shares", share)))
+            f.store(result, f.at(target, f.add(f.mul(y, target_stride), start)), grid.columns)
     return str(f)
+
+
+@contextlib.contextmanager
+def _vectors_of_a_row(f: Function, grid: Grid) -> Iterator[tuple[Value, Value]]:
+    """Number and first column of each vector; a loop, since unrolling wide maps would take LLVM long."""
+    with f.loop(0, grid.vectors(f.lanes)) as number:
+        yield number, f.least(f.mul(number, f.lanes), max(grid.columns - f.lanes, 0))
 
 
 def elementwise(
@@ -92,17 +97,15 @@ def elementwise(
         if affine:
             factors = f.at("%factors", f.mul(channel, 2))
             scale, shift = f.broadcast(factors), f.broadcast(f.at(factors, 1))
-        with f.loop(0, grid.rows) as y:
-            row = f.mul(y, stride)
-            for start in grid.starts(lanes):
-                place = f.add(row, start)
-                values = [f.load(f.at(source, place)) for source in sources]
-                result = values[0]
-                for value in values[1:]:
-                    result = f.math("fadd", result, value)
-                if affine:
-                    result = f.multiply_add(result, scale, shift)
-                f.store(activate(f, result, activation), f.at(target, place), grid.columns)
+        with f.loop(0, grid.rows) as y, _vectors_of_a_row(f, grid) as (_, start):
+            place = f.add(f.mul(y, stride), start)
+            values = [f.load(f.at(source, place)) for source in sources]
+            result = values[0]
+            for value in values[1:]:
+                result = f.math("fadd", result, value)
+            if affine:
+                result = f.multiply_add(result, scale, shift)
+            f.store(activate(f, result, activation), f.at(target, place), grid.columns)
     return str(f)
 
 
@@ -139,25 +142,22 @@ def global_pool(name: str, kind: str, grid: Grid, stride: int, *, per_channel: b
          "ptr noalias %counted"],
         lanes,
     )  # fmt: skip
-    starts = grid.starts(lanes)
-    table = grid.rows * len(starts) * lanes
+    table = grid.rows * grid.vectors(lanes) * lanes
     neutral = f.constant(float("-inf") if kind == "max" else 0.0)
     result = f.variable()
     with f.loop(0, "%channels") as channel:
         source = f.at("%arena", f.index("%source_planes", channel))
         weights = f.at("%weights", f.mul(channel, table)) if per_channel else "%weights"
         f.write(result, neutral)
-        with f.loop(0, grid.rows) as y:
-            row = f.at(source, f.mul(y, stride))
-            for number, start in enumerate(starts):
-                place = f.add(f.mul(y, len(starts) * lanes), number * lanes)
-                counts = f.new(f"fcmp une {f.vector} {f.load(f.at('%counted', place))}, {f.constant(0)}")
-                value = f.select(counts, f.load(f.at(row, start)), neutral)
-                so_far = f.read(result)
-                if kind == "max":
-                    f.write(result, f.larger(so_far, value))
-                else:
-                    f.write(result, f.multiply_add(value, f.load(f.at(weights, place)), so_far))
+        with f.loop(0, grid.rows) as y, _vectors_of_a_row(f, grid) as (number, start):
+            place = f.mul(f.add(f.mul(y, grid.vectors(lanes)), number), lanes)
+            counts = f.new(f"fcmp une {f.vector} {f.load(f.at('%counted', place))}, {f.constant(0)}")
+            pixels = f.load(f.at(source, f.add(f.mul(y, stride), start)))
+            value, so_far = f.select(counts, pixels, neutral), f.read(result)
+            if kind == "max":
+                f.write(result, f.larger(so_far, value))
+            else:
+                f.write(result, f.multiply_add(value, f.load(f.at(weights, place)), so_far))
         total = f.reduce("fmax" if kind == "max" else "fadd", f.read(result))
         f.do(f"store float {total}, ptr {f.at('%arena', f.add('%target', channel))}, align 4")
     return str(f)

@@ -7,7 +7,6 @@ ever writes there, it is filled once and stays valid for every map that comes la
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Hashable, Iterable
 
 import numpy as np
@@ -18,8 +17,8 @@ MAX_ARENA = 1 << 29
 """float32 values, 2 GiB. Tables address them by int32."""
 
 
-class ArenaError(ValueError):
-    """The maps do not fit."""
+class CapacityError(ValueError):
+    """A network asks for more memory or code than any that the runtime is made for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +127,7 @@ def allocate(buffers: Iterable[Buffer], slack: int) -> tuple[int, tuple[Region, 
       The arena's size in float32 values, and its regions.
 
     Raises:
-      ArenaError: it would be too large.
+      CapacityError: it would be too large.
     """
     regions = []
     end = 0
@@ -142,20 +141,27 @@ def allocate(buffers: Iterable[Buffer], slack: int) -> tuple[int, tuple[Region, 
         regions.append(Region(kind, end, end + size))
         end += -(-(size + slack) // LINE) * LINE
     if end > MAX_ARENA:
-        raise ArenaError(f"the maps need {4 * end / 2**30:.1f} GiB for one image; the limit is 2 GiB.")
+        raise CapacityError(f"the maps need {4 * end / 2**30:.1f} GiB for one image; the limit is 2 GiB.")
     return end, tuple(regions)
 
 
 def _place(buffers: list[Buffer]) -> int:
-    """Gives each buffer the first gap between those in use at the same time; returns the space needed."""
-    placed: list[Buffer] = []
+    """Gives each buffer the first gap between those in use at the same time; returns the space needed.
+
+    Args:
+      buffers: by their first step.
+    """
+    space = 0
+    in_use: list[Buffer] = []  # By start.
     for buffer in buffers:
-        neighbours = sorted((other for other in placed if other.last >= buffer.first), key=lambda other: other.start)
-        start = 0
-        for other in neighbours:
+        in_use = [other for other in in_use if other.last >= buffer.first]
+        start = place = 0
+        for other in in_use:
             if start + buffer.size <= other.start:
                 break
-            start = max(start, other.start + other.size)
+            start = other.start + other.size
+            place += 1
         buffer.start = start
-        placed.append(buffer)
-    return max(itertools.chain((0,), (buffer.start + buffer.size for buffer in placed)))
+        in_use.insert(place, buffer)
+        space = max(space, start + buffer.size)
+    return space

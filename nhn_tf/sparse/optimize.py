@@ -23,6 +23,8 @@ from nhn_tf.sparse.program import (
     Shape,
 )  # fmt: skip
 
+MAX_MERGED_CHANNELS = 2048
+
 
 def optimize(operations: Sequence[Op], outputs: Sequence[int]) -> Program:
     """The program of these operations, simplified. Inputs stay, in their order, even if nothing reads them."""
@@ -143,19 +145,23 @@ class _Draft:
     def merge_pointwise(self) -> None:
         """A linear 1x1 convolution that only 1x1 convolutions read becomes part of them where that saves work."""
         shapes = self._shapes()
+        all_readers = self.readers()
         for number, op in enumerate(self.ops):
             if not isinstance(op, Conv) or not _is_pointwise(op) or op.activation != "linear":
                 continue
-            readers = self.readers()[number]
-            if not readers or -1 in readers:
+            readers = set(all_readers[number])
+            after = {r: conv for r in readers if r >= 0 and isinstance(conv := self.ops[r], Conv)}
+            if not readers or len(after) != len(readers):
                 continue
-            after = {r: conv for r in readers if isinstance(conv := self.ops[r], Conv)}
-            if len(after) != len(readers) or not all(_reads_inside(c, shapes[number]) for c in after.values()):
+            if not all(_reads_inside(conv, shapes[number]) and _small_enough(op, conv) for conv in after.values()):
                 continue
             merged = {reader: _merged(op, conv) for reader, conv in after.items()}
             if sum(map(_work, merged.values())) < _work(op) + sum(map(_work, after.values())):
                 for reader, conv in merged.items():
                     self.ops[reader] = conv
+                (source,) = op.inputs
+                all_readers[source] = [r for r in all_readers[source] if r != number] + all_readers[number]
+                all_readers[number] = []
 
     def _shapes(self) -> list[Shape]:
         shapes: list[Shape] = []
@@ -208,6 +214,11 @@ def _reads_inside(conv: Conv, shape: Shape) -> bool:
             for pad, size, stride, side in zip(conv.pads, conv.size, conv.strides, shape, strict=False)
         )
     )
+
+
+def _small_enough(first: Conv, second: Conv) -> bool:
+    """Whether the product of their matrices takes no more than a second or so."""
+    return max(*first.mask.shape, *second.mask.shape) <= MAX_MERGED_CHANNELS
 
 
 def _matrix(conv: Conv) -> np.ndarray:

@@ -7,7 +7,7 @@ computes image after image, each from end to end, so that its maps stay in the s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,16 @@ import numpy as np
 from nhn_tf.sparse import blocks, kernels
 from nhn_tf.sparse import program as ops
 from nhn_tf.sparse.activations import Activation
-from nhn_tf.sparse.convolution import Block, ConvGeometry, Tap, convolution
-from nhn_tf.sparse.layout import Grid, Layout, grid_for
+from nhn_tf.sparse.convolution import SEGMENT, Block, ConvGeometry, Tap, convolution
 from nhn_tf.sparse.machine import Host
-from nhn_tf.sparse.memory import Buffer, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.memory import Buffer, CapacityError, Planes, Region, Vector
 from nhn_tf.sparse.optimize import merge
 from nhn_tf.sparse.program import Program
-from nhn_tf.sparse.tables import Tables
-from nhn_tf.sparse.windows import in_vectors, phase_rows, sorted_taps, window_counts
+from nhn_tf.sparse.steps import Source, Steps, in_arena, vector_in_arena
+from nhn_tf.sparse.tables import MAX_TABLE
+from nhn_tf.sparse.windows import in_vectors, sorted_taps, window_counts
+
+MAX_SPANS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Plan:
 
     Attributes:
       program: what is computed, after 1x1 convolutions were merged.
-      ir: a module whose function `run` (arena, constants, indices, inputs, outputs, first image, end) does it all.
+      ir: a module whose function `run` (arena, constants, indices, inputs, outputs, next image, end) does it all.
       constants: float32, the weights.
       indices: int32, where planes lie.
       arena: float32 values that each thread needs.
@@ -72,7 +74,7 @@ def make_plan(program: Program, host: Host) -> Plan:
     """Plans a program.
 
     Raises:
-      ArenaError: its maps are too large.
+      CapacityError: it is too large.
     """
     lowering = _Lowering(merge(program), host)
     lowering.lower()
@@ -80,39 +82,33 @@ def make_plan(program: Program, host: Host) -> Plan:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Step:
-    """One call, or a few, written down when all memory has its place."""
-
-    emit: Callable[[], None]
-    buffers: tuple[Buffer, ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Source:
-    """What a window slides over, brought into the grid of the output.
+class _Lists:
+    """What a convolution computes, group by group of filters.
 
     Attributes:
-      planes: one or, for strides, several a channel.
-      taps: of the window, in its order (row by row).
+      starts: int [groups + 1], where each group's entries start, and where the last ends.
+      inputs: int [entries], input channels.
+      weights: float32 [entries, taps, filters of a group].
     """
 
-    planes: Planes
-    taps: tuple[Tap, ...]
+    starts: np.ndarray
+    inputs: np.ndarray
+    weights: np.ndarray
 
 
-class _Lowering:
-    """The program's operations as steps."""
+def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
+    """The lists of a mask, bool [Cin, groups]."""
+    return _Lists(np.concatenate([[0], np.cumsum(mask.sum(0))]), np.nonzero(mask.T)[1], weights)
+
+
+class _Lowering(Steps):
+    """The program's operations as steps: each method makes the value of one."""
 
     def __init__(self, program: Program, host: Host):
-        self.program = program
+        super().__init__(program, host.lanes)
         self.host = host
-        self.lanes = host.lanes
-        self.tables = Tables(host.lanes)
-        self.steps: list[_Step] = []
         self.values: list[Planes | Vector] = []
         self.decisions: list[Decision] = []
-        self.seamed: set[Buffer] = set()
-        self.layouts = self._layouts()
 
     def lower(self) -> None:
         for number, op in enumerate(self.program.ops):
@@ -123,17 +119,7 @@ class _Lowering:
             self._give(place, value)
 
     def finish(self) -> Plan:
-        buffers: dict[Buffer, None] = {}
-        for time, step in enumerate(self.steps):
-            for buffer in step.buffers:
-                if buffer not in buffers:
-                    buffer.first = time
-                buffer.last = time
-                buffers[buffer] = None
-        # The last vector of a row narrower than a vector is read whole.
-        size, regions = allocate(buffers, slack=2 * self.lanes)
-        for step in self.steps:
-            step.emit()
+        size, regions = self.place()
         shapes = self.program.shapes
         inputs = tuple(shapes[value] for value in self.program.inputs)
         outputs = tuple(shapes[value] for value in self.program.outputs)
@@ -149,138 +135,21 @@ class _Lowering:
             decisions=tuple(self.decisions),
         )
 
-    # Layouts and memory.
-
-    def _grid(self, shape: ops.Shape) -> Grid:
-        return grid_for(shape[0], shape[1], self.lanes)
-
-    def _layouts(self) -> dict[tuple[int, ...], Layout]:
-        """The layout of every map size: its halo is as deep as any window needs that reads such maps in place."""
-        layouts: dict[tuple[int, ...], Layout] = {}
-        for op, shape in zip(self.program.ops, self.program.shapes, strict=True):
-            if len(shape) == 3:
-                layouts.setdefault(shape[:2], Layout(self._grid(shape)))
-            if isinstance(op, ops.Windowed) and self._in_place(op):
-                (top, left), (height, width) = op.pads, op.window
-                above, below, beside, behind = (max(n, 0) for n in (top, height - 1 - top, left, width - 1 - left))
-                layout = layouts[op.size]
-                layouts[op.size] = layout.joined(Layout(layout.grid, above, below, beside, behind))
-        return layouts
-
-    def _in_place(self, op: ops.Windowed) -> bool:
-        """Whether the window can slide over the map as it lies, rather than over a copy made for it."""
-        same = op.strides == (1, 1) and op.size == self.program.shapes[op.inputs[0]][:2]
-        return same and (op.window == (1, 1) or not (isinstance(op, ops.Pool) and op.kind == "max"))
-
-    def _step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
-        self.steps.append(_Step(emit, tuple(buffer for value in values for buffer in value.buffers)))
-
-    def _new_planes(self, shape: ops.Shape) -> Planes:
-        layout = self.layouts[shape[:2]]
-        kind = Kind(layout.plane, 0.0, ("map", layout))
-        return Planes(layout, ((Buffer(kind, shape[2]), 0, shape[2]),))
-
-    def _new_vector(self, size: int) -> Vector:
-        kind = Kind(self.lanes, 0.0, "vector")
-        return Vector(Buffer(kind, -(-size // self.lanes)), size)
-
-    def _new_filled(self, layout: Layout, channels: int, planes: int, fill: float, copies: Hashable) -> Buffer:
-        """Memory whose positions that `copies` does not write hold `fill`."""
-        return Buffer(Kind(layout.plane * planes, fill, ("copies", layout, copies)), channels)
-
-    def _copy(
-        self,
-        rows: Sequence[tuple[int, int, int]],
-        steps: tuple[int, int],
-        source: Callable[[], tuple[Any, Any]],
-        target: Callable[[], tuple[Any, Any]],
-        *values: Planes | Vector,
-    ) -> None:
-        """A step that copies rows (target offset, source offset, count) of every channel.
-
-        `source` and `target` give, later, the base argument and the table of the channels' first values.
-        """
-        if not rows:
-            return
-
-        def emit() -> None:
-            (base, starts), (target_base, target_starts) = source(), target()
-            arguments = [
-                base, target_base, self.tables.indices(starts), self.tables.indices(target_starts), len(starts),
-                self.tables.indices(rows), len(rows),
-            ]  # fmt: skip
-            self.tables.call(kernels.copy, *steps, arguments=arguments)
-
-        self._step(emit, *values)
-
-    def _seam(self, planes: Planes) -> None:
-        """Makes the halo between the parts of a map right, unless it is."""
-        copies = planes.layout.seams()
-        grid = planes.layout.grid
-        for buffer, _, _ in planes.spans:
-            if copies and buffer not in self.seamed:
-                self.seamed.add(buffer)
-                whole = Planes(planes.layout, ((buffer, 0, buffer.units),))
-                rows = [(target, source, grid.width) for target, source in copies]
-                place = _in_arena(whole)
-                self._copy(rows, (grid.parts, grid.parts), place, place, whole)
-
-    def _window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> _Source:
-        """What the operation's window slides over, in the grid of its output."""
-        height, width = op.window
-        if self._in_place(op):
-            parts = source.layout.grid.parts
-            taps = [Tap(y - op.pads[0], (x - op.pads[1]) * parts) for y in range(height) for x in range(width)]
-            if any(tap.row for tap in taps):
-                self._seam(source)
-            return _Source(source, tuple(taps))
-        return self._copied_window(number, op, source, fill)
-
-    def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> _Source:
-        """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.
-
-        With stride s, output row y and window row d read map row y s + d - pad, which is row y + shift of the plane
-        of every s-th row from `phase` on, where d - pad = shift s + phase. The halo is copied too.
-        """
-        down, right = ([divmod(d - op.pads[axis], op.strides[axis]) for d in range(op.window[axis])] for axis in (0, 1))
-        phases = sorted({(py, px) for _, py in down for _, px in right})
-        shifts = [shift for shift, _ in down], [shift for shift, _ in right]
-        grid = grid_for(*op.size, self.lanes)
-        layout = Layout(
-            grid,
-            above=max(0, -min(shifts[0])), below=max(0, max(shifts[0])),
-            left=max(0, -min(shifts[1])), right=max(0, max(shifts[1])), shared=False,
-        )  # fmt: skip
-        shape = self.program.shapes[op.inputs[0]]
-        copies = {phase: tuple(phase_rows(layout, source.layout, shape, op.strides, phase)) for phase in phases}
-        key = tuple(tuple((to, count) for to, _, count in rows) for rows in copies.values())
-        buffer = self._new_filled(layout, shape[2], len(phases), fill, key)
-        steps = (op.strides[1] * source.layout.grid.parts, grid.parts)
-        for place, rows in enumerate(copies.values()):
-            target = Planes(layout, ((buffer, 0, shape[2]),), step=len(phases))
-            self._copy(rows, steps, _in_arena(source), _in_arena(target, place * layout.plane), source, target)
-        taps = tuple(
-            Tap(dy, dx * grid.parts + phases.index((py, px)) * layout.plane) for dy, py in down for dx, px in right
-        )
-        return _Source(Planes(layout, ((buffer, 0, shape[2]),), step=len(phases)), taps)
-
-    # Operations: each method makes the value of one.
-
     def _input(self, number: int, op: ops.Input) -> Planes | Vector:
         place = self.program.inputs.index(number)
         if len(op.size) == 1:
-            vector = self._new_vector(op.size[0])
-            self._copy(
+            vector = self.new_vector(op.size[0])
+            self.copy(
                 [(0, 0, op.size[0])], (1, 1),
                 lambda: (("inputs", place), [0]), lambda: ("arena", [vector.buffer.start]), vector,
             )  # fmt: skip
             return vector
         height, width, channels = op.size
-        planes = self._new_planes(op.size)
+        planes = self.new_planes(number)
         rows = [(planes.layout.row(y), y * width * channels, width) for y in range(height)]
-        self._copy(
+        self.copy(
             rows, (channels, planes.layout.grid.parts),
-            lambda: (("inputs", place), np.arange(channels)), _in_arena(planes), planes,
+            lambda: (("inputs", place), np.arange(channels)), in_arena(planes), planes,
         )  # fmt: skip
         return planes
 
@@ -289,7 +158,7 @@ class _Lowering:
         source = self.values[value]
         outside = ("outputs", place)
         if isinstance(source, Vector):
-            self._copy(
+            self.copy(
                 [(0, 0, source.size)], (1, 1),
                 lambda: ("arena", [source.buffer.start]), lambda: (outside, [0]), source,
             )  # fmt: skip
@@ -297,13 +166,13 @@ class _Lowering:
         height, width, channels = self.program.shapes[value]
         rows = [(y * width * channels, source.layout.row(y), width) for y in range(height)]
         steps = (source.layout.grid.parts, channels)
-        self._copy(rows, steps, _in_arena(source), lambda: (outside, np.arange(channels)), source)
+        self.copy(rows, steps, in_arena(source), lambda: (outside, np.arange(channels)), source)
 
     def _conv(self, number: int, op: ops.Conv, source: Planes) -> Planes:
         """A convolution in the cheaper of its two forms."""
-        window = self._window(number, op, source, 0.0)
+        window = self.window(number, op, source, 0.0)
         order, taps = sorted_taps(window.taps)
-        target = self._new_planes(self.program.shapes[number])
+        target = self.new_planes(number)
         grid = target.layout.grid
         inputs, filters = op.mask.shape
         kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
@@ -311,11 +180,12 @@ class _Lowering:
         sparse = blocks.sparse_block(taps, grid, self.host)
         dense = blocks.dense_block(taps, grid, self.host, filters)
         groups = -(-filters // dense.block.filters)
-        is_sparse = dense.block.filters == 1 or live * sparse.cost < inputs * groups * dense.cost
+        large = op.mask.size * len(taps) > MAX_TABLE
+        is_sparse = large or dense.block.filters == 1 or live * sparse.cost < inputs * groups * dense.cost
         choice = sparse if is_sparse else dense
         self.decisions.append(Decision(number, live / op.mask.size, is_sparse, choice.block))
         if is_sparse:
-            self._convolve(op, window, taps, choice.block, op.mask, kernels_of, target, 0)
+            self._convolve(op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
             return target
         full = np.zeros((filters, inputs, len(taps)), np.float32)
         full[op.mask.T] = kernels_of
@@ -328,35 +198,30 @@ class _Lowering:
                 part = full[first:stop].reshape(-1, width, inputs, len(taps))
                 mask = np.any(op.mask[:, first:stop].reshape(inputs, -1, width), axis=2)
                 weights = part.transpose(0, 2, 3, 1)[mask.T]  # [live, taps, width]
-                self._convolve(op, window, taps, block, mask, weights, target, first)
+                self._convolve(op, window, taps, block, _lists(mask, weights), target, first)
         return target
 
     def _depthwise(self, number: int, op: ops.Depthwise, source: Planes) -> Planes:
-        window = self._window(number, op, source, 0.0)
+        window = self.window(number, op, source, 0.0)
         order, taps = sorted_taps(window.taps)
-        target = self._new_planes(self.program.shapes[number])
+        target = self.new_planes(number)
         block = blocks.sparse_block(taps, target.layout.grid, self.host).block
-        channels = source.channels
-        mask = np.repeat(np.eye(channels, dtype=bool), op.multiplier, axis=1)
-        weights = op.kernels.reshape(len(op.kernels), -1)[:, order]
-        self._convolve(op, window, taps, block, mask, weights, target, 0)
+        inputs = np.repeat(np.arange(source.channels), op.multiplier)
+        lists = _Lists(np.arange(len(inputs) + 1), inputs, op.kernels.reshape(len(inputs), -1)[:, order])
+        self._convolve(op, window, taps, block, lists, target, 0)
         return target
 
     def _convolve(
         self,
         op: ops.Conv | ops.Depthwise,
-        window: _Source,
+        window: Source,
         taps: tuple[Tap, ...],
         block: Block,
-        mask: np.ndarray,
-        weights: np.ndarray,
+        lists: _Lists,
         target: Planes,
         first: int,
     ) -> None:
-        """A step that makes output channels from `first` on.
-
-        `mask` is bool [Cin, groups], `weights` float32 [live entries, taps, filters of a group].
-        """
+        """A step that makes output channels from `first` on."""
         layout = window.planes.layout
         geometry = ConvGeometry(
             grid=target.layout.grid,
@@ -365,40 +230,39 @@ class _Lowering:
             target_stride=target.layout.stride,
             target_plane=target.layout.plane,
             block=block,
+            segment=max(SEGMENT // len(taps), 1),
             relu_input=op.relu_input,
             activation=Activation(op.activation, op.slope),
         )
-        starts = np.concatenate([[0], np.cumsum(mask.sum(0))])
-        inputs = np.nonzero(mask.T)[1]
-        groups = mask.shape[1]
+        groups = len(lists.starts) - 1
         bias = op.bias[first : first + groups * block.filters]
 
         def emit() -> None:
             put = self.tables
             arguments = [
-                "arena", put.indices(starts), put.indices(window.planes.origins()[inputs]), put.constants(weights),
-                put.constants(bias), target.origins()[first], groups,
+                "arena", put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs]),
+                put.constants(lists.weights), put.constants(bias), target.origins()[first], groups,
             ]  # fmt: skip
             put.call(convolution, geometry, arguments=arguments)
 
-        self._step(emit, window.planes, target)
+        self.step(emit, window.planes, target)
 
     def _pool(self, number: int, op: ops.Pool, source: Planes) -> Planes:
-        window = self._window(number, op, source, float("-inf") if op.kind == "max" else 0.0)
-        target = self._new_planes(self.program.shapes[number])
+        window = self.window(number, op, source, float("-inf") if op.kind == "max" else 0.0)
+        target = self.new_planes(number)
         grid = target.layout.grid
         height, width, _ = self.program.shapes[op.inputs[0]]
-        counts = np.outer(window_counts(op, 0, height), window_counts(op, 1, width))
-        shares = in_vectors(grid, self.lanes, 1.0 / counts)
         geometry = (op.kind, grid, window.taps, window.planes.layout.stride, target.layout.stride)
 
         def emit() -> None:
             put = self.tables
+            counts = np.outer(window_counts(op, 0, height), window_counts(op, 1, width))
+            shares = in_vectors(grid, self.lanes, 1.0 / counts) if op.kind == "average" else ()
             tables = (put.indices(window.planes.origins()), put.indices(target.origins()))
             arguments = ["arena", *tables, target.channels, put.constants(shares)]
             put.call(kernels.pool, *geometry, arguments=arguments)
 
-        self._step(emit, window.planes, target)
+        self.step(emit, window.planes, target)
         return target
 
     def _elementwise(self, number: int, op: ops.Elementwise, *sources: Any) -> Planes | Vector:
@@ -408,7 +272,7 @@ class _Lowering:
         shift = np.zeros(shape[-1], np.float32) if op.shift is None else op.shift
         if len(shape) == 1:
             return self._elementwise_vector(sources, scale, shift, options)
-        target = self._new_planes(shape)
+        target = self.new_planes(number)
         layout = target.layout
 
         def emit() -> None:
@@ -418,13 +282,13 @@ class _Lowering:
             arguments = ["arena", *tables, shape[2], put.constants(np.stack([scale, shift], axis=1))]
             put.call(kernels.elementwise, layout.grid, layout.stride, len(sources), arguments=arguments, **options)
 
-        self._step(emit, *sources, target)
+        self.step(emit, *sources, target)
         return target
 
     def _elementwise_vector(
         self, sources: Sequence[Vector], scale: np.ndarray, shift: np.ndarray, options: dict[str, Any]
     ) -> Vector:
-        target = self._new_vector(scale.size)
+        target = self.new_vector(scale.size)
         size = target.buffer.size
         factors = np.stack([np.pad(values, (0, size - scale.size)) for values in (scale, shift)])
 
@@ -434,99 +298,100 @@ class _Lowering:
             arguments = ["arena", starts, target.buffer.start, size, put.constants(factors)]
             put.call(kernels.elementwise_vector, len(sources), arguments=arguments, **options)
 
-        self._step(emit, *sources, target)
+        self.step(emit, *sources, target)
         return target
 
     def _concatenate(self, number: int, op: ops.Concatenate, *sources: Any) -> Planes | Vector:
         """Of maps: nothing to do, they are read through tables. Vectors are copied."""
         if isinstance(sources[0], Planes):
-            return Planes(sources[0].layout, tuple(span for source in sources for span in source.spans))
-        target = self._new_vector(self.program.shapes[number][0])
+            spans = tuple(span for source in sources for span in source.spans)
+            if len(spans) > MAX_SPANS:
+                raise CapacityError(f"a map is joined of more than {MAX_SPANS} others.")
+            return Planes(sources[0].layout, spans)
+        target = self.new_vector(self.program.shapes[number][0])
         first = 0
         for source in sources:
-            self._copy(
+            self.copy(
                 [(first, 0, source.size)], (1, 1),
-                _vector_in_arena(source), _vector_in_arena(target), source, target,
+                vector_in_arena(source), vector_in_arena(target), source, target,
             )  # fmt: skip
             first += source.size
         return target
 
     def _globalpool(self, number: int, op: ops.GlobalPool, source: Planes) -> Vector:
-        target = self._new_vector(source.channels)
+        target = self.new_vector(source.channels)
         grid = source.layout.grid
-        maps = np.full((1, grid.height, grid.width), 1.0 / (grid.height * grid.width))
-        if op.weights is not None:
-            maps = op.weights.transpose(2, 0, 1)
-        weights = np.stack([in_vectors(grid, self.lanes, values) for values in maps])
-        counted = in_vectors(grid, self.lanes, np.ones((grid.height, grid.width)), once=True)
         kind = "max" if op.kind == "max" else "sum"
         geometry = (kind, grid, source.layout.stride)
 
         def emit() -> None:
             put = self.tables
-            tables = (put.constants(weights), put.constants(counted))
+            maps = np.full((grid.height, grid.width), 1.0 / (grid.height * grid.width))
+            if op.weights is not None:
+                maps = op.weights.transpose(2, 0, 1)
+            counted = in_vectors(grid, self.lanes, np.ones((grid.height, grid.width)), once=True)
+            tables = (put.constants(in_vectors(grid, self.lanes, maps)), put.constants(counted))
             arguments = ["arena", put.indices(source.origins()), target.buffer.start, target.size, *tables]
             put.call(kernels.global_pool, *geometry, per_channel=op.weights is not None, arguments=arguments)
 
-        self._step(emit, source, target)
+        self.step(emit, source, target)
         return target
 
     def _dense(self, number: int, op: ops.Dense, source: Vector) -> Vector:
         inputs, filters = op.kernel.shape
-        target = self._new_vector(filters)
+        target = self.new_vector(filters)
         vectors = min(target.buffer.units, 4)
         width = vectors * self.lanes
         count = -(-filters // width)
         # The last block writes whole registers behind the vector's end.
         target = Vector(Buffer(target.buffer.kind, count * vectors), filters)
         more = count * width - filters
-        kernel = np.pad(op.kernel, ((0, 0), (0, more))).reshape(inputs, count, width).transpose(1, 0, 2)
-        bias = np.pad(op.bias, (0, more))
 
         def emit() -> None:
             put = self.tables
-            ends = (source.buffer.start, target.buffer.start)
-            arguments = ["arena", *ends, inputs, count, put.constants(kernel), put.constants(bias)]
+            kernel = np.pad(op.kernel, ((0, 0), (0, more))).reshape(inputs, count, width).transpose(1, 0, 2)
+            weights = (put.constants(kernel), put.constants(np.pad(op.bias, (0, more))))
+            arguments = ["arena", source.buffer.start, target.buffer.start, inputs, count, *weights]
             put.call(kernels.dense, Activation(op.activation, op.slope), vectors, arguments=arguments)
 
-        self._step(emit, source, target)
+        self.step(emit, source, target)
         return target
 
     def _softmax(self, number: int, op: ops.Softmax, source: Vector) -> Vector:
-        target = self._new_vector(source.size)
+        target = self.new_vector(source.size)
         size = target.buffer.size
-        outside = np.where(np.arange(size) < source.size, 0.0, -np.inf)
 
         def emit() -> None:
-            ends = (source.buffer.start, target.buffer.start)
-            self.tables.call(kernels.softmax, arguments=["arena", *ends, size, self.tables.constants(outside)])
+            outside = self.tables.constants(np.where(np.arange(size) < source.size, 0.0, -np.inf))
+            arguments = ["arena", source.buffer.start, target.buffer.start, size, outside]
+            self.tables.call(kernels.softmax, arguments=arguments)
 
-        self._step(emit, source, target)
+        self.step(emit, source, target)
         return target
 
     def _reshape(self, number: int, op: ops.Reshape, source: Any) -> Planes | Vector:
         if isinstance(source, Vector):
-            planes = self._new_planes(self.program.shapes[number])
+            planes = self.new_planes(number)
 
             def values() -> tuple[Any, Any]:
                 return "arena", source.buffer.start + np.arange(source.size)
 
-            self._copy([(0, 0, 1)], (1, 1), values, _in_arena(planes), source, planes)
+            self.copy([(0, 0, 1)], (1, 1), values, in_arena(planes), source, planes)
             return planes
         height, width, channels = self.program.shapes[op.inputs[0]]
-        vector = self._new_vector(height * width * channels)
+        vector = self.new_vector(height * width * channels)
         rows = [(y * width * channels, source.layout.row(y), width) for y in range(height)]
 
         def places() -> tuple[Any, Any]:
             return "arena", vector.buffer.start + np.arange(channels)
 
         steps = (source.layout.grid.parts, channels)
-        self._copy(rows, steps, _in_arena(source), places, source, vector)
+        self.copy(rows, steps, in_arena(source), places, source, vector)
         return vector
 
     def _pad(self, number: int, op: ops.Pad, source: Planes) -> Planes:
         height, width, channels = self.program.shapes[op.inputs[0]]
-        layout = self.layouts[op.size]
+        layout = self.layout_of(number)
         parts = layout.grid.parts
         (top, left), (rows_out, columns_out) = op.pads, op.size
         start, stop = max(0, -left), min(width, columns_out - left)
@@ -539,14 +404,14 @@ class _Lowering:
             for y in range(rows_out)
             if 0 <= y - top < height and start < stop
         ]
-        buffer = self._new_filled(layout, channels, 1, 0.0, tuple((to, count) for to, _, count in rows))
+        buffer = self.new_filled(layout, channels, 1, 0.0, tuple((to, count) for to, _, count in rows))
         target = Planes(layout, ((buffer, 0, channels),))
-        self._copy(rows, (source.layout.grid.parts, parts), _in_arena(source), _in_arena(target), source, target)
+        self.copy(rows, (source.layout.grid.parts, parts), in_arena(source), in_arena(target), source, target)
         return target
 
     def _repeat(self, number: int, op: ops.Repeat, source: Planes) -> Planes:
         height, width, _ = self.program.shapes[op.inputs[0]]
-        target = self._new_planes(self.program.shapes[number])
+        target = self.new_planes(number)
         (down, right), parts = op.factors, target.layout.grid.parts
         rows = [
             (target.layout.row(y * down + dy) + dx * parts, source.layout.row(y), width)
@@ -555,14 +420,5 @@ class _Lowering:
             for dx in range(right)
         ]
         steps = (source.layout.grid.parts, right * parts)
-        self._copy(rows, steps, _in_arena(source), _in_arena(target), source, target)
+        self.copy(rows, steps, in_arena(source), in_arena(target), source, target)
         return target
-
-
-def _in_arena(planes: Planes, offset: int = 0) -> Callable[[], tuple[Any, Any]]:
-    """The end of a copy that is a map in the arena."""
-    return lambda: ("arena", planes.origins() + np.int32(offset))
-
-
-def _vector_in_arena(vector: Vector) -> Callable[[], tuple[Any, Any]]:
-    return lambda: ("arena", [vector.buffer.start])

@@ -21,9 +21,15 @@ MAX_SIDE: Final = 1024
 MAX_CHANNELS: Final = 1 << 16
 MAX_KERNEL: Final = 15
 MAX_STRIDE: Final = 8
-MAX_OPS: Final = 1 << 14
 MAX_VALUE: Final = 1 << 27
-"""Numbers of one value; with MAX_OPS it bounds what a hostile file can ask for."""
+"""Numbers of one map, and of all outputs of an image."""
+MAX_VECTOR: Final = 1 << 24
+MAX_OPS: Final = 1 << 12
+MAX_READS: Final = 1 << 16
+"""Inputs of all operations together."""
+MAX_SUMMED: Final = 64
+"""Inputs of one sum."""
+MAX_OUTPUTS: Final = 256
 
 FUSED_ACTIVATIONS: Final = ("linear", "relu", "relu6", "leaky_relu")
 """What a convolution or a dense layer can do to a result before it stores it."""
@@ -41,6 +47,10 @@ class ProgramError(ValueError):
 def _require(condition: bool, rule: str, received: object) -> None:
     if not condition:
         raise ProgramError(f"{rule}. Received: {received}.")
+
+
+def _count(shape: Shape) -> int:
+    return int(np.prod(shape, dtype=np.int64))
 
 
 def _map(shape: Shape) -> Shape:
@@ -114,7 +124,8 @@ class Windowed(Op):
     pads: tuple[int, int]
     size: tuple[int, int]
 
-    def check_window(self) -> None:
+    def check_window(self, shape: Shape) -> None:
+        """Refuses what is out of range, and windows beyond a map of this shape, except for one row behind it."""
         for name, pair, low, high in (
             ("window", self.window, 1, MAX_KERNEL),
             ("strides", self.strides, 1, MAX_STRIDE),
@@ -126,6 +137,11 @@ class Windowed(Op):
                 f"`{name}` must be two numbers in {low}..{high}",
                 pair,
             )
+        for side, size, window, stride, pad in zip(
+            shape, self.size, self.window, self.strides, self.pads, strict=False
+        ):
+            last = (size - 1) * stride - pad
+            _require(pad < window and last < side + stride, "windows must meet the map", (self.size, self.pads))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,8 +165,8 @@ class Conv(Windowed):
     slope: float = LEAKY_SLOPE
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.check_window()
-        channels = _map(inputs[0])[2]
+        self.check_window(_map(inputs[0]))
+        channels = inputs[0][2]
         _require(self.mask.ndim == 2, "`mask` must be [Cin, Cout]", self.mask.shape)
         filters = self.mask.shape[1]
         _array("mask", self.mask, (channels, filters), np.bool_)
@@ -177,9 +193,9 @@ class Depthwise(Windowed):
     slope: float = LEAKY_SLOPE
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.check_window()
+        self.check_window(_map(inputs[0]))
         _require(1 <= self.multiplier <= MAX_CHANNELS, "`multiplier` must be positive", self.multiplier)
-        filters = _map(inputs[0])[2] * self.multiplier
+        filters = inputs[0][2] * self.multiplier
         _array("kernels", self.kernels, (filters, *self.window))
         _array("bias", self.bias, (filters,))
         _activation(self.activation, self.slope, FUSED_ACTIVATIONS)
@@ -193,15 +209,11 @@ class Pool(Windowed):
     kind: str
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.check_window()
+        self.check_window(_map(inputs[0]))
         _require(self.kind in ("max", "average"), "`kind` must be max or average", repr(self.kind))
-        height, width, channels = _map(inputs[0])
-        for side, size, window, stride, pad in zip(
-            (height, width), self.size, self.window, self.strides, self.pads, strict=True
-        ):
-            first, last = -pad, (size - 1) * stride - pad
-            _require(first + window > 0 and last < side and pad >= 0, "every window must meet the map", self.pads)
-        return (*self.size, channels)
+        for side, size, stride, pad in zip(inputs[0], self.size, self.strides, self.pads, strict=False):
+            _require(pad >= 0 and (size - 1) * stride - pad < side, "every window must meet the map", self.pads)
+        return (*self.size, inputs[0][2])
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -219,6 +231,7 @@ class Elementwise(Op):
     arity: ClassVar[int | None] = None
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
+        _require(len(inputs) <= MAX_SUMMED, f"a sum has up to {MAX_SUMMED} inputs", len(inputs))
         _require(len(set(inputs)) == 1, "the inputs must have one shape", list(inputs))
         _require((self.scale is None) == (self.shift is None), "`scale` needs `shift`", "one of them")
         if self.scale is not None and self.shift is not None:
@@ -297,7 +310,7 @@ class Reshape(Op):
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         if len(inputs[0]) == 1:
             return (1, 1, *inputs[0])
-        return (int(np.prod(_map(inputs[0]), dtype=np.int64)),)
+        return (_count(_map(inputs[0])),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -360,14 +373,20 @@ class Program:
 
     def __post_init__(self) -> None:
         _require(1 <= len(self.ops) <= MAX_OPS, f"a program has 1..{MAX_OPS} operations", len(self.ops))
+        reads = sum(len(op.inputs) for op in self.ops)
+        _require(reads <= MAX_READS, f"a program's operations have up to {MAX_READS} inputs", reads)
         shapes: list[Shape] = []
         for number, op in enumerate(self.ops):
             try:
                 shapes.append(self._shape(number, op, shapes))
             except ProgramError as error:
                 raise ProgramError(f"operation {number} ({type(op).__name__}): {error}") from None
-        inside = self.outputs and all(0 <= value < len(self.ops) for value in self.outputs)
-        _require(bool(inside), "`outputs` must name operations", self.outputs)
+        few = 1 <= len(self.outputs) <= MAX_OUTPUTS
+        _require(few, f"a program has 1..{MAX_OUTPUTS} outputs", len(self.outputs))
+        inside = all(0 <= value < len(self.ops) for value in self.outputs)
+        _require(inside, "`outputs` must name operations", self.outputs)
+        numbers = sum(_count(shapes[value]) for value in self.outputs)
+        _require(numbers <= MAX_VALUE, f"the outputs have up to {MAX_VALUE} numbers", numbers)
         object.__setattr__(self, "shapes", tuple(shapes))
 
     @staticmethod
@@ -377,10 +396,10 @@ class Program:
         fits = len(op.inputs) == op.arity if op.arity is not None else len(op.inputs) >= 1
         _require(fits, f"the number of `inputs` must be {op.arity or '1 or more'}", len(op.inputs))
         shape = op.shape([shapes[value] for value in op.inputs])
-        limits = (MAX_SIDE, MAX_SIDE, MAX_CHANNELS) if len(shape) == 3 else (MAX_VALUE,)
+        limits = (MAX_SIDE, MAX_SIDE, MAX_CHANNELS) if len(shape) == 3 else (MAX_VECTOR,)
         inside = all(1 <= size <= limit for size, limit in zip(shape, limits, strict=True))
         _require(inside, f"a value's shape must be within {limits}", shape)
-        _require(int(np.prod(shape, dtype=np.int64)) <= MAX_VALUE, f"a value has up to {MAX_VALUE} numbers", shape)
+        _require(_count(shape) <= MAX_VALUE, f"a value has up to {MAX_VALUE} numbers", shape)
         return shape
 
     @property

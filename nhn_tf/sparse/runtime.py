@@ -28,20 +28,24 @@ class _Native:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        pointers, counts = [ctypes.c_void_p] * 5, [ctypes.c_int64] * 2
-        self.code = machine.NativeCode(plan.ir, ENTRY, [*pointers, *counts])
+        self.code = machine.NativeCode(plan.ir, ENTRY, [ctypes.c_void_p] * 6 + [ctypes.c_int64])
         self.constants = _aligned(plan.constants.size)
         self.constants[:] = plan.constants
         self.indices = plan.indices
         self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
-    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], first: int, end: int) -> None:
-        """Images `first` to `end` of the inputs. Other threads may run others at the same time."""
+    def run(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], counter: ctypes.c_int64, end: int
+    ) -> None:
+        """Computes images from `counter` on, counting it up, until it is at `end`. Threads that share it share them."""
+        if counter.value >= end:
+            return
         arena = self._take()
         tables = [(ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)) for arrays in (inputs, outputs)]
+        constants, indices = self.constants.ctypes.data, self.indices.ctypes.data
         try:
-            self.code.call(arena.ctypes.data, self.constants.ctypes.data, self.indices.ctypes.data, *tables, first, end)
+            self.code.call(arena.ctypes.data, constants, indices, *tables, ctypes.addressof(counter), end)
         finally:
             with self._lock:
                 self._free.append(arena)
@@ -104,7 +108,7 @@ class SparseRuntime:
 
     Args:
       program: what to compute.
-      threads: over which a batch is split; by default one for each core that this process may use.
+      threads: that share a batch; by default one for each core that this process may use.
       lanes: vector width in float32 values; by default the machine's.
     """
 
@@ -144,7 +148,7 @@ class SparseRuntime:
         inputs = self._check(images)
         count = len(inputs[0])
         outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
-        self._split(inputs, outputs, count, min(threads or self.threads, count))
+        self._share(inputs, outputs, count, min(threads or self.threads, count))
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _check(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -157,16 +161,15 @@ class SparseRuntime:
             raise ValueError(f"the images must have the shape {expected}. Received: {received or 'none'}.")
         return inputs
 
-    def _split(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], count: int, threads: int) -> None:
-        if threads <= 1:
-            self._native.run(inputs, outputs, 0, count)
-            return
-        ends = [count * (number + 1) // threads for number in range(threads)]
-        chunks = list(zip([0, *ends], ends, strict=False))
-        others = [_pool(threads).submit(self._native.run, inputs, outputs, *chunk) for chunk in chunks[1:]]
-        self._native.run(inputs, outputs, *chunks[0])
+    def _share(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], count: int, threads: int) -> None:
+        """Has several threads, this one among them, take image after image."""
+        counter = ctypes.c_int64(0)
+        work = functools.partial(self._native.run, inputs, outputs, counter, count)
+        others = [_pool(threads).submit(work) for _ in range(threads - 1)]
+        work()
         for other in others:
-            other.result()
+            if not other.cancel():  # One that has not begun would find nothing left to do.
+                other.result()
 
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
         """Writes the network as one portable file for `nhn_tf.sparse.load`.
@@ -198,7 +201,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> SparseR
     Raises:
       FileNotFoundError: there is no such file.
       DamagedFileError: it is not such a file, or it was altered.
-      ArenaError: it asks for more memory than any network that it is made for.
+      CapacityError: it asks for more than any network that the runtime is made for.
       MissingLLVMError: llvmlite is not installed.
     """
     return SparseRuntime(file_format.load(path), threads=threads)

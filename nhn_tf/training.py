@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -159,6 +160,34 @@ def _finish_epoch(
     if before_averaging.state:
         restore(model, before_averaging.state)
     return history
+
+
+def train_briefly(model: keras.Model, batches: Sequence) -> dict[str, float]:
+    """Trains on some batches, each once and in their order; the next one is made while the model trains on one.
+
+    For a few steps at a time, thousands of times: every call of `fit` builds an input pipeline, which takes a tenth of a
+    second and, on TensorFlow, some memory that never comes back (`docs/experiments.md`).
+
+    Args:
+      model: compiled with an `nhn_tf.optimizers.Nesterov`.
+      batches: indexed (inputs, labels), at least one.
+
+    Returns:
+      The mean of each metric over the batches.
+
+    Raises:
+      DivergedError: the gradient is no longer finite.
+    """
+    logs = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(batches.__getitem__, 0)
+        for following in range(1, len(batches) + 1):
+            batch = coming.result()
+            if following < len(batches):
+                coming = pool.submit(batches.__getitem__, following)
+            logs.append(model.train_on_batch(*batch, return_dict=True))
+    check_finite(model)
+    return {name: float(np.mean([step[name] for step in logs])) for name in logs[0]}
 
 
 class _Rest(keras.utils.PyDataset):

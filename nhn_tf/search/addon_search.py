@@ -71,7 +71,6 @@ class AddonSearch(Searcher):
       num_classes: of the labels.
       form: keyword arguments of `network.build` that the network was built with: filters, width_growth, ....
       seed: of every random choice, at least 0.
-      steps_per_execution: training steps run in one call, see `keras.Model.compile`.
       directory: as for `Searcher`.
       project_name: as for `Searcher`.
 
@@ -92,7 +91,6 @@ class AddonSearch(Searcher):
         num_classes: int,
         form: Mapping[str, Any] | None = None,
         seed: int = 0,
-        steps_per_execution: int = 1,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
     ) -> None:
@@ -102,7 +100,6 @@ class AddonSearch(Searcher):
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.form = dict(form or {})
-        self.steps_per_execution = steps_per_execution
         self.base_accuracy: float | None = None
         keras.utils.set_random_seed(seed)
         self.supernet = self.build_supernet(input_shape=self.input_shape, num_classes=self.num_classes, **self.form)
@@ -167,7 +164,7 @@ class AddonSearch(Searcher):
             config.lr_max * self.rate_scale, config.lr_min * self.rate_scale, period_steps=total, total_steps=total
         )
         optimizer = optimizers.nesterov(config, schedule)
-        training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
+        training.compile_classifier(self.supernet, optimizer)
         optimizer.build(self.supernet.trainable_variables)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -201,7 +198,7 @@ class AddonSearch(Searcher):
         if not count:
             return 0.0, 0.0
         stretch = Stretch(self._train_batches, number * count, count)
-        logs = training.fit(self.supernet, GenedBatches(stretch, genes), epochs=1)
+        logs = training.train_briefly(self.supernet, GenedBatches(stretch, genes))
         return logs["loss"], logs["accuracy"]
 
     def _measure(self, genes: np.ndarray, number: int) -> float:

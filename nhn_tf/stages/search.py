@@ -69,7 +69,6 @@ def _grow(
         num_classes=feed.data.num_classes,
         form=form_of(directory),
         seed=settings.seed,
-        steps_per_execution=settings.compute.steps_per_execution,
     )
     searcher.search_space_summary()
     metrics = resuming.search(stage, searcher, feed, settings, _evaluation(feed, config))

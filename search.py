@@ -4,7 +4,7 @@
 
 Stages: `enas` finds operations and skips of every layer (paper, section 2.1). `lds_location` finds the layers that
 add-on neurons join, `lds_direction` what they connect (section 2.3), `lds` runs both in turn.
-Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command goes on at the last whole epoch or cycle.
+Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command goes on where it was saved.
 """
 
 from flags import entry

@@ -4,7 +4,7 @@
 
 Stages: `base` trains the network of `search.py --stage=enas` from scratch (paper, section 2.1); `pruned` trains on what
 `prune.py` left of it; `final` trains base and add-on neurons together (section 3).
-Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command goes on at the last whole epoch.
+Watch it with `tensorboard --logdir=runs/demo`. Interrupted, the same command goes on where it was saved.
 """
 
 from flags import entry

@@ -165,8 +165,8 @@ def _finish_epoch(
 def train_briefly(model: keras.Model, batches: Sequence) -> dict[str, float]:
     """Trains on some batches, each once and in their order; the next one is made while the model trains on one.
 
-    For a few steps at a time, thousands of times: every call of `fit` builds an input pipeline, which takes a tenth of a
-    second and, on TensorFlow, some memory that never comes back (`docs/experiments.md`).
+    For a few steps at a time, thousands of times: every call of `fit` builds an input pipeline, which takes a tenth of
+    a second and, on TensorFlow, some memory that never comes back (`docs/experiments.md`).
 
     Args:
       model: compiled with an `nhn_tf.optimizers.Nesterov`.

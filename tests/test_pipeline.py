@@ -101,7 +101,7 @@ def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
     ("content", "flag", "culprit"),
     [
         (None, "--debug=false", "does not exist"),
-        ("{}", "--debug=false", "run.json is"),
+        ('{"schema": 2}', "--debug=false", "run.json is damaged"),
         (None, "--seed=3", "Leave out --seed"),
         (None, "--base_epochs=3", "Leave out --base_epochs"),
     ],

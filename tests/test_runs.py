@@ -262,7 +262,7 @@ def test_a_damaged_record_is_named(run, name, content):
         run.stage("enas").begin(SETTINGS)
 
 
-@pytest.mark.parametrize("content", ["{}", "", "[1]"])
+@pytest.mark.parametrize("content", ['{"schema": 2, "calls": []}', "", "[1]"])
 def test_a_damaged_run_json_is_begun_again(tmp_path, content, capsys):
     with RunDirectory(tmp_path / "run").hold():
         pass

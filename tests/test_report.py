@@ -532,7 +532,7 @@ DAMAGE = {
     "a short line": ("2-base/metrics.csv", "epoch,loss\n1\n", "line 2: not as many cells"),
     "binary metrics.csv": ("2-base/metrics.csv", b"\xff\xfe\x00", "not a readable CSV"),
     "half a genotype": ("2-base/genotype.json", '{"schema": 1}', "genotype.json is damaged"),
-    "calls missing": ("run.json", "{}", "run's calls"),
+    "calls missing": ("run.json", "{}", "must hold calls"),
 }
 
 

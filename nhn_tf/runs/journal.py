@@ -98,7 +98,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
       FileNotFoundError: there is no such file.
       files.DamagedFileError: it is damaged, or something else.
     """
-    record = {"calls": [], "stages": {}, **files.read_sealed(path, since=SCHEMA)}
+    record = files.read_sealed(path, since=SCHEMA)
+    if "calls" not in record:
+        raise files.DamagedFileError(f"{path} is no run's journal: it must hold calls and stages.")
+    record = {"stages": {}, **record}  # there were none at first
     calls, noted = record.get("calls"), record.get("stages")
     if not isinstance(calls, list) or not isinstance(noted, dict):
         raise files.DamagedFileError(f"{path} is no run's journal: it must hold calls and stages.")

@@ -65,20 +65,20 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
     Raises:
       RunError: its process lives, as far as can be told from here.
     """
-    text = ""
+    content = b""
     try:
-        text = path.read_text()
-        holder = json.loads(text)
+        content = path.read_bytes()
+        holder = json.loads(content)
         host, pid, began = holder["host"], int(holder["pid"]), holder.get("began")
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         time.sleep(_PAUSE_SECONDS)
         if last:
-            _remove(path, text)
+            _remove(path, content)
         return
     if host == mine["host"] and not _lives(pid, began):
-        _remove(path, text)
+        _remove(path, content)
         return
     raise RunError(
         f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another --model_dir, "
@@ -86,12 +86,12 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
     )
 
 
-def _remove(path: Path, text: str) -> None:
+def _remove(path: Path, content: bytes) -> None:
     """Removes a stale lock of that content, unless another process was quicker and has made its own of it."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{files.TEMPORARY}")
     with contextlib.suppress(OSError):
         path.rename(aside)
-        if aside.read_bytes() != text.encode() and not path.exists():
+        if aside.read_bytes() != content and not path.exists():
             aside.rename(path)
         else:
             aside.unlink()

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
+from nhn_tf.layers import kernels  # noqa: E402
 from nhn_tf.models import MacroSupernet, tile_genes  # noqa: E402
 from nhn_tf.space import Space  # noqa: E402
 
@@ -46,8 +47,11 @@ def main() -> None:
     parser.add_argument("--skip_probability", type=float, default=0.4, help="of the sampled skips (ENAS's target)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu_time", action="store_true", help="count this process's CPU time, not the wall clock")
+    parser.add_argument("--deterministic", action="store_true", help="as the scripts' flag of that name")
     args = parser.parse_args()
 
+    if args.deterministic:
+        kernels.make_deterministic()
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     space = Space(num_layers=args.layers)

@@ -2,8 +2,8 @@
 
     taskset -c 0 python benchmarks/brief_training.py
 
-Trains a small network for two steps at a time, `--calls` times by either, in turns of 50. Prints the time and the growth
-of resident memory (Linux) of a call; the last line is JSON.
+Trains a small network for two steps at a time, `--calls` times by either, in turns of 50. Prints the time and the
+growth of resident memory (Linux) of a call; the last line is JSON.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class StageDirectory:
         self.path = run.path / STAGES[name][0]
         self._settings: Settings | None = None  # what `begin` was asked for
         self._record: dict[str, Any] | None = None  # the same with what it builds on, as config.json will have it
+        self._architecture: str | None = None  # in ENAS's text form, where the stage builds on no other's weights
         self._overwrite = False
         self._started = time.monotonic()
         self._seconds_before: float | None = None  # spent by processes that were interrupted

@@ -16,8 +16,8 @@ eight equal pruned convolutions, so that conversions of layout at both ends weig
 
 The last line is JSON: the speed-up over the fastest peer for each sparsity and batch (`paper_net`), the least over the
 layers (`layer_0.90`), two threads over one (`two_threads`, the least over batches >= 2), without pruning
-(`zero_sparsity`, the least over batches), the largest error of a logit against Keras (`max_abs_error`), and what ours and
-Keras's logits are off the same network's in float64 (`float64_error`), since the former holds Keras's error too.
+(`zero_sparsity`, the least over batches), the largest error of a logit against Keras (`max_abs_error`), and, since
+that holds Keras's error too, of ours and of Keras's against the same network in float64 (`float64_error`).
 """
 
 from __future__ import annotations
@@ -331,8 +331,8 @@ def engines(model: keras.Model, threads: int) -> Iterator[dict[str, Call]]:
 def compare(
     title: str, model: keras.Model, batches: tuple[int, ...], seconds: float, errors: list[tuple[float, float, float]]
 ) -> dict[str, float]:
-    """Speed-up over the fastest peer for each batch, on one thread. Appends to `errors` what ours is off Keras's logits,
-    ours off the exact ones, and Keras's off the exact ones.
+    """Speed-up over the fastest peer for each batch, on one thread. Appends to `errors` how far our logits are off
+    Keras's and the exact ones, and Keras's off the exact ones.
     """
     print(title)
     rng = np.random.default_rng(1)
@@ -346,7 +346,8 @@ def compare(
             logits = {name: call(images) for name, call in calls.items()}
             error = {name: _off(values, expected) for name, values in logits.items()}
             errors.append((error[OURS], _off(logits[OURS], exact), _off(expected, exact)))
-            print("  batch {:3d}  off Keras's {:.1e}; off float64, ours {:.1e}, Keras's {:.1e}".format(batch, *errors[-1]))
+            off = "off Keras's {:.1e}; off float64, ours {:.1e}, Keras's {:.1e}".format(*errors[-1])
+            print(f"  batch {batch:3d}  {off}")
             times = timed({name: _bound(call, images) for name, call in calls.items()}, seconds, cpu_time=True)
             ratios[str(batch)] = report(batch, times, error)
     return ratios

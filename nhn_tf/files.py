@@ -36,6 +36,8 @@ from nhn_tf.errors import UserError
 TEMPORARY = ".tmp"
 # The largest JSON file a run writes is a thousand times smaller.
 MAX_JSON_BYTES = 2**26
+# The member of a sealed npz that holds the JSON object.
+_SEALED = "values.json"
 
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -288,6 +290,31 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if len(found) != len(arrays):
         raise DamagedFileError(f"{path} is not a readable npz file (a name stands twice). Restore a copy.")
     return found
+
+
+def save_sealed_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], value: Mapping[str, Any]) -> None:
+    """Writes named arrays and a JSON object as one npz with a digest of both, atomically."""
+    sealed = seal({**value, "arrays_digest": digest_arrays(arrays)})
+    save_npz(path, {**arrays, _SEALED: np.frombuffer(json.dumps(sealed).encode(), np.uint8)})
+
+
+def load_sealed_npz(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what `save_sealed_npz` wrote: the arrays and the object.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: the file is no such npz, or altered.
+    """
+    arrays = load_npz(path)
+    try:
+        value = unseal(json.loads(arrays.pop(_SEALED).tobytes()))
+        if value.pop("arrays_digest") != digest_arrays(arrays):
+            raise ValueError("its digest does not match its arrays.")
+    except KeyError as error:
+        raise DamagedFileError(f"{path} is damaged: it has no entry {error}. Restore a copy.") from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error} Restore a copy.") from None
+    return arrays, value
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file_size: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from nhn_tf import files
-
-_VALUES = "values.json"  # the member of the npz that holds `Checkpoint.values`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +58,10 @@ class Checkpoints:
             "step": checkpoint.step,
             "seconds": seconds,
             "config_digest": config,
-            "arrays_digest": files.digest_arrays(checkpoint.arrays),
         }
-        text = np.frombuffer(json.dumps(files.seal(values)).encode(), np.uint8)
         others = self._paths()
         path = self.directory / f"{int(others[0].stem) + 1 if others else 1:06d}.npz"
-        files.save_npz(path, {**checkpoint.arrays, _VALUES: text})
+        files.save_sealed_npz(path, checkpoint.arrays, values)
         before = self._newest if self._newest in others else others[0] if others else None
         if checkpoint.step and self._last_whole in others:
             before = self._last_whole
@@ -122,11 +117,7 @@ def read_checkpoint(path: Path, config: str) -> Checkpoint:
     Raises:
       DamagedFileError: it is damaged, or of another configuration.
     """
-    arrays = files.load_npz(path)
-    try:
-        values = files.unseal(json.loads(arrays.pop(_VALUES).tobytes()))
-    except (KeyError, ValueError, RecursionError) as error:
-        raise files.DamagedFileError(f"{path} is no checkpoint ({error}).") from None
-    if (values.get("arrays_digest"), values.get("config_digest")) != (files.digest_arrays(arrays), config):
-        raise files.DamagedFileError(f"{path} does not match its digest.")
+    arrays, values = files.load_sealed_npz(path)
+    if values.get("config_digest") != config:
+        raise files.DamagedFileError(f"{path} is no checkpoint of this stage's configuration.")
     return Checkpoint(values["epoch"], arrays, values, values["step"])

@@ -14,7 +14,6 @@ import abc
 import copy
 import dataclasses
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -32,8 +31,6 @@ from nhn_tf.masks import Masks
 from nhn_tf.models import Superset
 from nhn_tf.randomness import Stream, generator
 from nhn_tf.space import Space
-
-logger = logging.getLogger(__name__)
 
 RANKED = "ranked"
 """The entry of `Searcher.underway` with what is known of the final candidates."""
@@ -307,19 +304,14 @@ class Searcher(abc.ABC):
 
     def save(self) -> None:
         """Writes the state into `project_dir` as one file, atomically."""
-        text = np.frombuffer(json.dumps(files.seal(self.state_values())).encode(), np.uint8)
-        files.save_npz(self._state_path(), {**self.state_arrays(), "values.json": text})
+        files.save_sealed_npz(self._state_path(), self.state_arrays(), self.state_values())
 
     def reload(self) -> bool:
         """Takes over the state in `project_dir`, if there is one; returns whether there was."""
         try:
-            arrays = files.load_npz(self._state_path())
+            arrays, values = files.load_sealed_npz(self._state_path())
         except FileNotFoundError:
             return False
-        try:
-            values = files.unseal(json.loads(arrays.pop("values.json").tobytes()))
-        except (KeyError, ValueError, RecursionError) as error:
-            raise files.DamagedFileError(f"{self._state_path()} is no search's state ({error}).") from None
         self.restore(arrays, values)
         return True
 

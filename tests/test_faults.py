@@ -22,8 +22,6 @@ from nhn_tf.masks import Masks
 from nhn_tf.runs import Checkpoint, RunDirectory, Settings, journal
 from nhn_tf.space import Space
 
-pytestmark = pytest.mark.jax
-
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = PRESETS["smoke"]
 SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, preset="smoke")

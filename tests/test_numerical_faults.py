@@ -81,7 +81,7 @@ def before_base(smoke_run, path, **compute):
     return run, dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, **compute))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp_path, monkeypatch):
     run, settings = before_base(smoke_run, tmp_path / "run")
     with monkeypatch.context() as patch:

@@ -20,6 +20,7 @@ from tests.conftest import smoke_settings
 
 SLOW = pytest.mark.slow
 JAX = pytest.mark.jax
+JAX_SLOW = pytest.mark.jax_slow
 ROOT = Path(__file__).resolve().parent.parent
 # Of the run directory: what says when something happened, or how long it took.
 TIMES = {"wall_s", "seconds"}
@@ -106,13 +107,13 @@ WITHIN = {
     "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
     "final": {14: "epoch 1 of 2 and 4 steps"},
 }  # fmt: skip
-FAST = {("enas", 19), ("base", 10), ("lds_location", 6)}
+FAST = {("enas", 19): JAX_SLOW, ("base", 10): JAX, ("lds_location", 6): JAX_SLOW}
 
 
 @pytest.mark.parametrize(
     ("stage", "at"),
     [
-        pytest.param(stage, at, marks=[JAX] if (stage, at) in FAST else [SLOW, JAX])
+        pytest.param(stage, at, marks=FAST.get((stage, at), [SLOW, JAX]))
         for stage, places in WITHIN.items()
         for at in places
     ],
@@ -200,7 +201,7 @@ class Killed:
     ("first", "kills"),
     [
         ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}),
-        pytest.param("enas", dict.fromkeys(STAGES, 3), marks=[SLOW, pytest.mark.jax_slow], id="all"),
+        pytest.param("enas", dict.fromkeys(STAGES, 3), marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path, first, kills):

@@ -5,12 +5,13 @@
 
 Started again with the same command it goes on where it stopped. A stage's setting carries its name: --base_epochs=40.
 Watch it with `tensorboard --logdir=runs/demo`. With --repeat, a run's stages run once more with the settings that its
-run.json notes, and each is compared with what it left the first time.
+run.json notes, and each is compared with what it left the first time; other bits end in exit code 1.
 """
 
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ def main() -> None:
         prefixed=True,
         texts={"repeat": "the run.json of a run whose stages shall run once more with the settings that it notes"},
     )
-    entry.guarded(
+    result = entry.guarded(
         lambda: stage_flags.help_text(__doc__ or ""),
         lambda: repeat(stage_flags) if FLAGS.repeat else run(stage_flags),
     )
+    if False in result.get("same", {}).values():
+        sys.exit(1)
 
 
 def run(stage_flags: StageFlags) -> dict[str, Any]:
@@ -58,7 +61,8 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     directory = entry.run_directory()
     stages.check(settings)
     if FLAGS.overwrite:  # at once, so that an interrupted call goes on without the flag
-        directory.discard(STAGES)
+        stages.set_up(next(iter(settings.values())))
+        directory.discard(STAGES, preset=FLAGS.preset, seed=FLAGS.seed)
         settings = {stage: dataclasses.replace(asked, overwrite=False) for stage, asked in settings.items()}
     return run_stages(directory, settings, lambda stage, done: "")
 
@@ -72,8 +76,8 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
     if foreign := [name for name in FLAGS if FLAGS[name].present and name not in WITH_REPEAT]:
         raise UserError(f"--repeat takes its settings from the run's journal. Leave out --{foreign[0]}.")
     path = Path(FLAGS.repeat)
-    with contextlib.suppress(OSError, LookupError, TypeError, UserError):  # what is wrong with it is told below
-        entry_of_stage = next(iter(files.read_sealed(path, since=2)["stages"].values()))
+    with contextlib.suppress(Exception):  # what is wrong with it is told below
+        entry_of_stage = next(iter(files.read_sealed(path)["stages"].values()))
         os.environ.setdefault("KERAS_BACKEND", entry_of_stage["computed_with"]["backend"])
     entry.check_backend()
     from nhn_tf import stages

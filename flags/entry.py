@@ -62,14 +62,14 @@ def check_backend() -> None:
         raise UserError(f"the Keras backend {backend} is not installed. Run: pip install '.[{backend}]'")
 
 
-def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> None:
-    """Parses the flags, calls `action` and prints its result.
+def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Parses the flags, calls `action`, prints its result and returns it; {} if only help was wanted.
 
     Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.stopping`).
     """
     if HELP & set(sys.argv[1:]):
         print(help_text())
-        return
+        return {}
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stopping.listen()
     try:
@@ -84,12 +84,13 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
         sys.exit(2)
     except stopping.Stopped as stopped:
         where = stopped.saved or "what was finished or saved before stays"
-        # What has been saved is not to be discarded by the very command that goes on with it.
-        words = [word for word in sys.argv if not (stopped.saved and word.lstrip("-").split("=")[0] == "overwrite")]
+        # What there is by now is not to be discarded by the very command that goes on with it.
+        words = [word for word in sys.argv if word.lstrip("-").split("=")[0] != "overwrite"]
         again = shlex.join(["python", *words])
         print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     print(json.dumps(result, sort_keys=True))
+    return result
 
 
 def run_directory() -> RunDirectory:

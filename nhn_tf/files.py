@@ -211,13 +211,8 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**value, "digest": digest_json(value)}
 
 
-def unseal(value: Any, *, since: int = 0) -> dict[str, Any]:
+def unseal(value: Any) -> dict[str, Any]:
     """What was given to `seal`.
-
-    Args:
-      value: what `seal` returned, if all is well.
-      since: the first value of its entry "schema" (1 where there is none) with which such values have been sealed;
-        those from before are taken as they are.
 
     Raises:
       ValueError: the digest is another's, or missing.
@@ -225,8 +220,6 @@ def unseal(value: Any, *, since: int = 0) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object.")
     rest = {name: item for name, item in value.items() if name != "digest"}
-    if "digest" not in value and value.get("schema", 1) in range(since):
-        return rest
     if value.get("digest") != digest_json(rest):
         raise ValueError("its digest does not match its content.")
     return rest
@@ -237,8 +230,8 @@ def write_sealed(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None
     write_json(path, seal(value))
 
 
-def read_sealed(path: str | os.PathLike[str], *, since: int = 0) -> dict[str, Any]:
-    """Reads what `write_sealed` wrote, without the digest; `since` as for `unseal`.
+def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote, without the digest.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -246,7 +239,7 @@ def read_sealed(path: str | os.PathLike[str], *, since: int = 0) -> dict[str, An
     """
     value = read_json(path)
     try:
-        return unseal(value, since=since)
+        return unseal(value)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged: {error} Restore a copy.") from None
 
@@ -281,7 +274,7 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with _open(path) as file, zipfile.ZipFile(file) as archive:
             size = os.fstat(file.fileno()).st_size
             arrays = [(member.filename, _read_array(archive, member, size)) for member in archive.infolist()]
-    except (FileNotFoundError, DamagedFileError):
+    except (FileNotFoundError, DamagedFileError, MemoryError):
         raise
     except Exception as error:  # zipfile and NumPy raise a dozen types on damaged files
         reason = (str(error) or type(error).__name__)[:200]

@@ -12,6 +12,9 @@ from nhn_tf.monitor import Monitor
 from nhn_tf.runs import Checkpoint, StageDirectory
 from nhn_tf.search.searcher import Searcher
 
+METRIC = "metric:"
+"""How the names of an epoch's running means begin among a checkpoint's arrays."""
+
 
 class Saver:
     """Saves a stage's checkpoints; after one, the process ends if a signal has asked for it.
@@ -89,10 +92,6 @@ class FitRecorder(keras.callbacks.Callback):
             arrays |= {f"{METRIC}{number}": array for number, array in enumerate(training.metric_state(self.model))}
         values = {"history": self._monitor.history, "rate_scale": self._rate_scale}
         self._saver.save(Checkpoint(epoch, arrays, values, step))
-
-
-METRIC = "metric:"
-"""How the names of an epoch's running means begin among a checkpoint's arrays."""
 
 
 def position(checkpoint: Checkpoint | None) -> tuple[training.Position, dict]:

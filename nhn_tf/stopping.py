@@ -69,13 +69,17 @@ def requested() -> int | None:
 
 def request(signum: int | None) -> None:
     """Asks the process to end as a signal would, or, with None, takes that back."""
-    global _requested
+    global _requested, _raised
     _requested = signum
+    if signum is None:
+        _raised = False
 
 
 def check(saved: str = "") -> None:
     """Raises `Stopped` if the process was asked to end; `saved` says where things stand."""
+    global _raised
     if _requested is not None:
+        _raised = True
         raise Stopped(_requested, saved)
 
 
@@ -98,11 +102,10 @@ def name_of(signum: int) -> str:
 
 
 def _raise_unless_deferred(signum: int, frame: FrameType | None) -> None:
-    global _raised
-    if not _deferrals and not _raised:
-        _raised = True  # a signal right behind must not disturb those who tidy up
+    if _requested is None:
         request(signum)
-        raise Stopped(signum)
+    if not _deferrals and not _raised:  # a signal right behind must not disturb those who tidy up
+        check()
 
 
 def _watch(reader: int) -> None:

@@ -356,20 +356,6 @@ def test_a_stage_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(run
         path.write_bytes(content)
 
 
-def test_records_from_before_they_had_digests_are_read(run):
-    """As they were written then; but a later one must not pass for one when its digest is gone."""
-    for name in ("config.json", "done.json"):
-        path = FILES[name][0](run)
-        whole, value = path.read_bytes(), files.read_sealed(path)
-        old = {key: item for key, item in value.items() if key != "schema"}
-        path.write_text(json.dumps(old))
-        assert value_of(run, name) == old
-        path.write_text(json.dumps(value))
-        with pytest.raises(files.DamagedFileError, match=name):
-            value_of(run, name)
-        path.write_bytes(whole)
-
-
 def test_a_damaged_lock_stops_nobody_for_ever(tmp_path, monkeypatch):
     """It is taken over, or the message says what to delete."""
     monkeypatch.setattr(lock.time, "sleep", lambda _: None)  # for one that is just being written

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nhn_tf import files
 from tests.conftest import STAGES, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,12 +97,20 @@ def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
     assert again.done()["metrics"] == run.stage("base").done()["metrics"]
     assert again.record()["config"]["lr_max"] == 0.04
 
+    noted = files.read_sealed(run.path / "run.json")
+    noted["stages"]["base"]["weights"] = "0" * 16
+    files.write_sealed(run.path / "run.json", noted)
+    result = repeat(run.path / "run.json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout.strip().splitlines()[-1])["same"] == {"base": False}
+    assert "OTHER BITS" in result.stdout
+
 
 @pytest.mark.parametrize(
     ("content", "flag", "culprit"),
     [
         (None, "--debug=false", "does not exist"),
-        ('{"schema": 2}', "--debug=false", "run.json is damaged"),
+        ('{"schema": 1}', "--debug=false", "run.json is damaged"),
         (None, "--seed=3", "Leave out --seed"),
         (None, "--base_epochs=3", "Leave out --base_epochs"),
     ],

@@ -502,6 +502,10 @@ def test_what_is_no_run_is_refused(tmp_path):
         write_report(tmp_path / "begun")
 
 
+def sealed(value):
+    return json.dumps(files.seal(value))
+
+
 def done_json(**changes):
     done = {
         "stage": "base",
@@ -512,27 +516,27 @@ def done_json(**changes):
         "config_digest": "",
         "device": "",
     }
-    return json.dumps(done | changes)
+    return sealed(done | changes)
 
 
 DAMAGE = {
     "half a done.json": ("2-base/done.json", '{"metrics": {', "done.json is not valid JSON"),
     "a list as done.json": ("2-base/done.json", "[]", "no JSON object"),
-    "no metrics": ("2-base/done.json", '{"stage": "base", "wall_s": 1, "device": "cpu"}', "must hold stage, metrics"),
+    "no metrics": ("2-base/done.json", sealed({"stage": "base", "wall_s": 1}), "must hold stage, metrics"),
     "metrics as text": ("2-base/done.json", done_json(metrics="0.9"), "no usable entry 'metrics'"),
     "wall time as text": ("2-base/done.json", done_json(wall_s="1"), "no usable entry 'wall_s'"),
     "another stage's": ("2-base/done.json", done_json(stage="enas"), "is that of stage 'enas'"),
-    "no settings": ("2-base/config.json", "{}", "must hold stage, seed, data, compute, config"),
+    "no settings": ("2-base/config.json", sealed({}), "must hold stage, seed, data, compute, config"),
     "settings as text": (
         "2-base/config.json",
-        '{"stage": "base", "seed": 0, "data": "digits", "compute": {}, "config": {}}',
+        sealed({"stage": "base", "seed": 0, "data": "digits", "compute": {}, "config": {}}),
         "sections config, data, compute",
     ),
     "a word in metrics.csv": ("2-base/metrics.csv", "epoch,loss\n1,good\n", "line 2: not a number"),
     "a short line": ("2-base/metrics.csv", "epoch,loss\n1\n", "line 2: not as many cells"),
     "binary metrics.csv": ("2-base/metrics.csv", b"\xff\xfe\x00", "not a readable CSV"),
     "half a genotype": ("2-base/genotype.json", '{"schema": 1}', "genotype.json is damaged"),
-    "calls missing": ("run.json", "{}", "must hold calls"),
+    "calls missing": ("run.json", sealed({}), "must hold calls"),
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -111,6 +112,15 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(RunError, match="is a file"):
         RunDirectory(tmp_path / "thesis.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_process_killed_as_it_took_hold_leaves_nothing_in_the_way(tmp_path):
+    left = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": "before"}
+    (tmp_path / "lock").write_text(json.dumps(left))
+    (tmp_path / ".run.json.abc.tmp").write_text("{")
+    with RunDirectory(tmp_path).hold(preset="smoke"):
+        begun(RunDirectory(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-enas", "run.json"]
 
 
 def test_run_json_notes_each_call(tmp_path):
@@ -262,7 +272,7 @@ def test_a_damaged_record_is_named(run, name, content):
         run.stage("enas").begin(SETTINGS)
 
 
-@pytest.mark.parametrize("content", ['{"schema": 2, "calls": []}', "", "[1]"])
+@pytest.mark.parametrize("content", ['{"schema": 1, "calls": []}', "", "[1]"])
 def test_a_damaged_run_json_is_begun_again(tmp_path, content, capsys):
     with RunDirectory(tmp_path / "run").hold():
         pass
@@ -285,3 +295,73 @@ def test_a_missing_artifact_is_named(run, name):
 def test_a_home_directory_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert RunDirectory("~/run").path == tmp_path / "run"
+
+
+def test_a_result_without_its_settings_is_not_taken_for_one_of_others(run):
+    stage = begun(run)
+    stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
+    record = (stage / "config.json").read_bytes()
+    (stage / "config.json").unlink()
+    with pytest.raises(files.DamagedFileError, match=r"config\.json is missing"):
+        run.stage("enas").begin(changed(epochs=5))
+    (stage / "config.json").write_bytes(record)
+    other = RunDirectory(run.path / "other")
+    with other.hold():
+        begun(other, changed(epochs=5))
+    shutil.copy(other.stage("enas") / "config.json", stage / "config.json")
+    with pytest.raises(files.DamagedFileError, match=r"config\.json is not what stage 'enas' finished with"):
+        run.stage("enas").begin(changed(epochs=5))
+
+
+def test_a_file_with_another_architecture_is_named(run):
+    base = dataclasses.replace(SETTINGS, config=dataclasses.replace(SMOKE.base, genotype="arc.txt"))
+    stage = run.stage("base")
+    stage.begin(base, input_genotype=GENOTYPE)
+    stage.start("images")
+    other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
+    with pytest.raises(RunError, match="another architecture than --genotype=arc.txt holds now"):
+        run.stage("base").begin(base, input_genotype=other)
+
+
+def test_what_is_discarded_is_no_longer_in_the_journal(run):
+    stage = begun(run)
+    stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
+    stage = run.stage("base")
+    stage.begin(dataclasses.replace(SETTINGS, config=SMOKE.base), input_genotype=GENOTYPE)
+    stage.start("images")
+    run.journal.forget(["enas"])
+    assert list(run.journal.read()["stages"]) == ["base"]
+
+
+def test_a_stage_that_is_gone_on_with_elsewhere_says_so(run, monkeypatch, capsys):
+    first = journal.computed_with()
+    stage = begun(run)
+    monkeypatch.setattr(journal, "device", lambda: "gpu:0")
+    for _ in range(2):
+        stage = run.stage("enas")
+        stage.begin(SETTINGS)
+        stage.start("images")
+    assert f"device {first['device']} -> gpu:0" in capsys.readouterr().err
+    noted = run.journal.read()["stages"]["enas"]
+    assert noted["computed_with"] == first
+    assert noted["also_computed_with"] == [{**first, "device": "gpu:0"}]
+    again = run.stage("enas")
+    again.begin(dataclasses.replace(SETTINGS, overwrite=True))
+    again.start("images")
+    assert run.journal.read()["stages"]["enas"]["computed_with"] == {**first, "device": "gpu:0"}
+
+
+def test_the_last_checkpoint_of_whole_epochs_outlives_an_interruption(run):
+    stage = begun(run)
+    arrays = {"a": np.ones(2)}
+    for epoch, step in ((1, 0), (2, 0), (2, 5)):
+        stage.save_checkpoint(Checkpoint(epoch, arrays, {}, step))
+    for step in (6, 7):
+        stage = run.stage("enas")
+        stage.begin(SETTINGS)
+        assert stage.load_checkpoint().step == step - 1
+        stage.save_checkpoint(Checkpoint(2, arrays, {}, step))
+        back = run.stage("enas")
+        back.begin(SETTINGS)
+        found = back.load_checkpoint(whole_epochs=True)
+        assert (found.epoch, found.step) == (2, 0)

@@ -140,10 +140,12 @@ def test_where_nothing_is_to_be_saved_the_first_signal_stops():
     assert "stopped by SIGINT" in err
 
 
-def test_the_command_to_go_on_with_does_not_begin_again():
-    process = Process(LOOP.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite=true'];\n"
-                                   "from absl import flags; flags.DEFINE_boolean('overwrite', False, '')\n"
-                                   "entry.guarded("))  # fmt: skip
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_command_to_go_on_with_does_not_begin_again(saved):
+    program = LOOP if saved else LOOP.replace("stopping.check(", "str(")
+    process = Process(program.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite=true'];\n"
+                                      "from absl import flags; flags.DEFINE_boolean('overwrite', False, '')\n"
+                                      "entry.guarded("))  # fmt: skip
     process.send(signal.SIGTERM)
     _, _, err = process.ended()
     assert err.strip().endswith("python train.py")
@@ -157,3 +159,39 @@ def test_work_is_not_begun_after_a_signal_that_came_between():
         assert stopped.value.signal == signal.SIGTERM
     finally:
         stopping.request(None)
+
+
+def test_a_signal_at_the_very_end_of_what_is_deferred_counts():
+    process = Process("""
+        import os, signal
+        def action():
+            print("ready", flush=True)
+            with stopping.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"swallowed": True}
+        entry.guarded(lambda: "", action)
+    """)
+    assert process.ended()[:2] == (128 + signal.SIGTERM, "")
+
+
+def test_a_signal_right_behind_does_not_disturb_the_end_of_a_deferred_stop():
+    process = Process("""
+        def action():
+            try:
+                with stopping.deferred():
+                    print("ready", flush=True)
+                    while not stopping.requested():
+                        time.sleep(0.05)
+                    stopping.check("all is saved")
+            finally:
+                print("tidying", flush=True)
+                time.sleep(0.6)
+                print("tidied", flush=True)
+        entry.guarded(lambda: "", action)
+    """)
+    process.send(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send(signal.SIGTERM)
+    code, out, err = process.ended()
+    assert (code, out) == (128 + signal.SIGTERM, "tidying\ntidied\n")
+    assert "all is saved. Go on with:" in err

@@ -83,27 +83,30 @@ class Checkpoints:
           DamagedFileError: there are checkpoints, but none can be read. Beginning again would replace them, so that
             is left to the user.
         """
-        faults, within = [], None
+        faults = []
+        newest: tuple[Path, Checkpoint] | None = None
+        whole: tuple[Path, Checkpoint] | None = None
         for path in self._paths():
             try:
-                checkpoint = read_checkpoint(path, config)
+                found = path, read_checkpoint(path, config)
             except files.DamagedFileError as error:
                 print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
                 faults.append(path)
                 continue
-            if not (whole_epochs and checkpoint.step):
-                self._newest = path
-                self._last_whole = self._last_whole if checkpoint.step else path
-                return checkpoint
-            within = within or checkpoint
-        if within:
-            return within
-        if faults:
-            raise files.DamagedFileError(
-                f"no checkpoint of this stage can be read: {', '.join(map(str, faults))}.\n"
-                f"Restore one of them, or give --overwrite to begin the stage again."
-            )
-        return None
+            newest = newest or found
+            if not found[1].step:
+                whole = found
+                break
+        if newest is None:
+            if faults:
+                raise files.DamagedFileError(
+                    f"no checkpoint of this stage can be read: {', '.join(map(str, faults))}.\n"
+                    f"Restore one of them, or give --overwrite to begin the stage again."
+                )
+            return None
+        self._last_whole = whole[0] if whole else None
+        self._newest, checkpoint = whole if whole_epochs and whole else newest
+        return checkpoint
 
     def _paths(self) -> list[Path]:
         """From the newest to the oldest."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from nhn_tf import files
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.runs import lock
-from nhn_tf.runs.journal import Journal
+from nhn_tf.runs.journal import NAME, Journal
 from nhn_tf.runs.settings import STAGES, Settings
 from nhn_tf.runs.stage import StageDirectory
 
@@ -30,7 +30,7 @@ class RunDirectory:
         self.path = Path(os.path.expanduser(path))
         try:
             is_file = self.path.exists() and not self.path.is_dir()
-            is_other = self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.json").exists()
+            is_other = self.path.is_dir() and not (self.path / NAME).exists() and any(map(_is_foreign, self.path.iterdir()))
         except OSError as error:
             raise RunError(f"the run directory {self.path} cannot be read: {error.strerror}.") from None
         if is_file:
@@ -73,12 +73,13 @@ class RunDirectory:
         finally:
             lock.release(held)
 
-    def discard(self, names: Sequence[str]) -> None:
-        """Removes what stages have left."""
-        with self.hold():
+    def discard(self, names: Sequence[str], *, preset: str = "", seed: int = 0) -> None:
+        """Removes what stages have left, and what the journal notes of them; `preset` and `seed` as for `hold`."""
+        with self.hold(preset=preset, seed=seed):
             for name in names:
                 if self.stage(name).path.exists():
                     files.remove_tree(self.stage(name).path)
+            self.journal.forget(names)
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""
@@ -109,6 +110,11 @@ class RunDirectory:
                 run = f"It has begun but not ended: give its command again, {self.path / 'run.json'} lists it."
             raise RunError(f"this needs the finished stage '{name}' in {self.path}.\n{run}")
         return stage
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a process that was killed as it took hold of a run cannot have left this behind."""
+    return path.name != "lock" and not (path.name.startswith(".") and path.name.endswith(files.TEMPORARY))
 
 
 def _remove_empty(directories: Sequence[Path]) -> None:

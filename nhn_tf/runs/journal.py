@@ -1,10 +1,10 @@
 """`run.json`: who called a run and where, and all that is needed to repeat it.
 
-    {"schema": 2,
+    {"schema": 1,
      "calls": [{"argv", "time", "preset", "seed", "git_commit", "versions", "backend", "device", "host", "pid",
                 "cpus", "environment"}],
      "stages": {"base": {"preset", "seed", "data", "compute", "config", "data_digest", "architecture",
-                         "computed_with", "genotype", "weights"}}}
+                         "computed_with", "also_computed_with", "genotype", "weights"}}}
 
 A stage's entry has the settings that it was begun with, the digest of the images and, where one was given in a file,
 the architecture; once it has finished, the digests of what it left.
@@ -20,7 +20,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from nhn_tf import files
 NAME: Final = "run.json"
 RESULTS: Final = ("genotype", "weights")
 """Of a stage's entry, the digests of what it left."""
-SCHEMA: Final = 2  # from here on with a digest
+SCHEMA: Final = 1
 _ENVIRONMENT: Final = (
     "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS",
 )  # fmt: skip
@@ -64,12 +64,29 @@ class Journal:
         if record["calls"] and _same_process(record["calls"][-1], call):
             return
         record["calls"].append(call)
-        files.write_sealed(self.path, {**record, "schema": SCHEMA})
+        files.write_sealed(self.path, record)
 
-    def note_stage(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Notes what a stage is begun with, in place of what it was before."""
+    def note_stage(self, name: str, entry: Mapping[str, Any], *, resumed: bool) -> None:
+        """Notes what a stage is begun or, `resumed`, gone on with, in place of what it was before.
+
+        What it is first computed with stays; whatever else it is gone on with is warned of and noted beside that.
+        """
+        record, now = self._record(), computed_with()
+        before = record["stages"].get(name) if resumed else None
+        first = before["computed_with"] if before else now
+        later = before.get("also_computed_with", []) if before else []
+        if other := differences(first, now):
+            print(f"warning: stage '{name}' was begun with something else: {'; '.join(other)}. Its bits will not be "
+                  "those of a run with either.", file=sys.stderr)  # fmt: skip
+            later = [*later, *([] if now in later else [now])]
+        also = {"also_computed_with": later} if later else {}
+        record["stages"][name] = {**entry, "computed_with": first, **also}
+        files.write_sealed(self.path, record)
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Removes what is noted of stages."""
         record = self._record()
-        record["stages"][name] = {**entry, "computed_with": computed_with()}
+        record["stages"] = {name: entry for name, entry in record["stages"].items() if name not in names}
         files.write_sealed(self.path, record)
 
     def note_results(self, name: str, results: Mapping[str, Any]) -> None:
@@ -98,12 +115,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
       FileNotFoundError: there is no such file.
       files.DamagedFileError: it is damaged, or something else.
     """
-    record = files.read_sealed(path, since=SCHEMA)
-    if "calls" not in record:
-        raise files.DamagedFileError(f"{path} is no run's journal: it must hold calls and stages.")
-    record = {"stages": {}, **record}  # there were none at first
+    record = files.read_sealed(path)
     calls, noted = record.get("calls"), record.get("stages")
-    if not isinstance(calls, list) or not isinstance(noted, dict):
+    if not (isinstance(calls, list) and isinstance(noted, dict)) or not all(
+        isinstance(entry, dict) for entry in (*calls, *noted.values())
+    ):
         raise files.DamagedFileError(f"{path} is no run's journal: it must hold calls and stages.")
     return record
 

@@ -23,8 +23,8 @@ from nhn_tf.runs.settings import STAGES, Settings, changes, config_digest, ident
 if TYPE_CHECKING:
     from nhn_tf.runs.directory import RunDirectory
 
-# Of config.json and done.json; from 2 on they carry a digest of themselves.
-SCHEMA = 2
+# Of config.json and done.json.
+SCHEMA = 1
 
 
 class StageDirectory:
@@ -62,7 +62,7 @@ class StageDirectory:
           DamagedFileError: it is missing, altered, or lacks one.
         """
         with self._reading(name):
-            value = files.read_sealed(self.path / name, since=SCHEMA)
+            value = files.read_sealed(self.path / name)
             if not set(keys) <= set(value):
                 raise files.DamagedFileError(f"{self.path / name} is damaged: it must hold {', '.join(keys)}.")
         return value
@@ -148,8 +148,14 @@ class StageDirectory:
         self._record = json.loads(json.dumps(record))
         self._architecture = input_genotype.to_enas_text() if input_genotype and source is None else None
         self._overwrite = settings.overwrite
-        if (self.path / "config.json").exists() and not settings.overwrite:
+        if (self.is_done or (self.path / "config.json").exists()) and not settings.overwrite:
             changed = changes(identity(self.record()), identity(self._record))
+            own = getattr(settings.config, "genotype", "")
+            if own and any(name == "input_genotype" for name, _ in changed):
+                raise RunError(
+                    f"stage '{self.name}' in {self.run.path} was begun on another architecture than --genotype={own} "
+                    f"holds now.\nGive that one, another --model_dir, or --overwrite to begin the stage again."
+                )
             if any(name.startswith("input_") for name, _ in changed):
                 raise RunError(
                     f"stage '{self.name}' in {self.run.path} was begun on another result of stage "
@@ -163,7 +169,9 @@ class StageDirectory:
                     f"Give the same settings, another --model_dir, or --overwrite to begin the stage again."
                 )
             if self.is_done:
-                return self.done()
+                done = self.done()
+                self._check_own("config.json", config_digest(self.record()), done["config_digest"])
+                return done
         return None
 
     def check_data(self, digest: str) -> None:
@@ -197,11 +205,13 @@ class StageDirectory:
             files.remove_tree(self.path)
             self._overwrite = False  # what begins now is not discarded
         self._started = time.monotonic()
+        resumed = (self.path / "config.json").exists()
         seen = {"data_digest": data_digest, "images": dict(images or {})}
         files.write_sealed(self.path / "config.json", {**self._record, **seen})
         own = getattr(self._settings.config, "genotype", "")
         architecture = {"architecture": self._architecture} if own else {}
-        self.run.journal.note_stage(self.name, {**self._settings.to_json(), "data_digest": data_digest, **architecture})
+        noted = {**self._settings.to_json(), "data_digest": data_digest, **architecture}
+        self.run.journal.note_stage(self.name, noted, resumed=resumed)
 
     def finish(
         self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]

@@ -73,8 +73,10 @@ def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> N
         seed=entry["seed"],
         preset=entry["preset"],
     )
+    with_what = {key: entry["computed_with"][key] for key in ("backend", "device", "cpus")}
+    with_what |= {key: dict(entry["computed_with"][key]) for key in ("versions", "environment")}
     results = {result: entry[result] for result in journal.RESULTS if result in entry}
-    return Noted(settings, entry["data_digest"], entry["computed_with"], results)
+    return Noted(settings, entry["data_digest"], with_what, results)
 
 
 def check(path: str | os.PathLike[str], noted: Mapping[str, Noted]) -> None:

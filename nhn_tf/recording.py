@@ -43,11 +43,15 @@ class Saver:
         """
         self._stage.save_checkpoint(checkpoint)
         self._saved = time.monotonic()
-        within = f" and {checkpoint.step} steps" if checkpoint.step else ""
-        if checkpoint.step and checkpoint.epoch == self._monitor.total:
-            within = f" and {checkpoint.step} candidates"
-        where = f"{self._monitor.unit} {checkpoint.epoch} of {self._monitor.total}{within}"
+        where = place(checkpoint, self._monitor.total, self._monitor.unit)
         stopping.check(f"stage '{self._stage.name}' is saved after {where}")
+
+
+def place(checkpoint: Checkpoint, total: int, unit: str) -> str:
+    """Where a checkpoint stands among `total` epochs, such as "cycle 3 of 3 and 2 candidates"."""
+    steps = "candidates" if checkpoint.epoch == total else "steps"
+    within = f" and {checkpoint.step} {steps}" if checkpoint.step else ""
+    return f"{unit} {checkpoint.epoch} of {total}{within}"
 
 
 class FitRecorder(keras.callbacks.Callback):

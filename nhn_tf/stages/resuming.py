@@ -13,7 +13,7 @@ from nhn_tf.configs import SgdConfig
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.errors import UserError
 from nhn_tf.monitor import Monitor
-from nhn_tf.recording import FitRecorder, Saver, SearchRecorder, position
+from nhn_tf.recording import FitRecorder, Saver, SearchRecorder, place, position
 from nhn_tf.runs import Checkpoint, Settings, StageDirectory
 from nhn_tf.search import Searcher
 from nhn_tf.stages.common import Feed, start, uses_validation
@@ -114,7 +114,7 @@ def search(
         return metrics
 
     start(stage, feed)
-    return _resumed(stage, settings, beginning, train)
+    return _resumed(stage, settings, beginning, train, unit=searcher.unit)
 
 
 def _resumed(
@@ -122,6 +122,8 @@ def _resumed(
     settings: Settings,
     beginning: Callable[[], Checkpoint],
     train: Callable[[Checkpoint | None], Result],
+    *,
+    unit: str = "epoch",
 ) -> Result:
     """What `train` returns for the newest checkpoint; after a divergence, on request, at half the learning rate."""
     checkpoint = stage.load_checkpoint()
@@ -138,7 +140,7 @@ def _resumed(
                 # to, and so what comes out, must not depend on that.
                 checkpoint = stage.load_checkpoint(whole_epochs=rollback)
                 if not rollback or checkpoint is None:
-                    raise _failure(stage, error, checkpoint) from None
+                    raise _failure(stage, error, _where(checkpoint, unit) if checkpoint else None) from None
                 if stage.rate_scale <= 0.5**MOST_ROLLBACKS:
                     raise TrainingFailedError(
                         f"stage '{stage.name}' has diverged {MOST_ROLLBACKS + 1} times, each time at half the learning "
@@ -147,7 +149,7 @@ def _resumed(
                 checkpoint = _slower(checkpoint)
                 print(
                     f"warning: stage '{stage.name}': {error}.\n"
-                    f"Going back to {_where(checkpoint)}, at half the learning rate.",
+                    f"Going back to {_where(checkpoint, unit)}, at half the learning rate.",
                     flush=True,
                 )
                 stage.save_checkpoint(checkpoint)
@@ -163,8 +165,8 @@ def _slower(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, values=values)
 
 
-def _failure(stage: StageDirectory, error: Exception, checkpoint: Checkpoint | None) -> TrainingFailedError:
-    last = f"The last good checkpoint, {_where(checkpoint)}, stays.\n" if checkpoint else ""
+def _failure(stage: StageDirectory, error: Exception, where: str | None) -> TrainingFailedError:
+    last = f"The last good checkpoint, {where}, stays.\n" if where else ""
     return TrainingFailedError(
         f"stage '{stage.name}': {error}.\n{last}"
         "Give the same command with --on_nan=rollback to go on at half the learning rate, or begin again with "
@@ -172,16 +174,15 @@ def _failure(stage: StageDirectory, error: Exception, checkpoint: Checkpoint | N
     )
 
 
-def _where(checkpoint: Checkpoint) -> str:
+def _where(checkpoint: Checkpoint, unit: str) -> str:
     if not checkpoint.epoch and not checkpoint.step:
         return "the beginning"
-    return f"epoch {checkpoint.epoch}" + (f", step {checkpoint.step}" if checkpoint.step else "")
+    return f"{unit} {checkpoint.epoch}" + (f", step {checkpoint.step}" if checkpoint.step else "")
 
 
 def _monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
     """The stage's monitor; it takes up the history of an interrupted process."""
     history = checkpoint.values["history"] if checkpoint else []
     if checkpoint and (checkpoint.epoch or checkpoint.step):
-        within = f" and {checkpoint.step} steps" if checkpoint.step else ""
-        print(f"{stage.name}: going on after {unit} {checkpoint.epoch} of {total}{within}")
+        print(f"{stage.name}: going on after {place(checkpoint, total, unit)}")
     return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)

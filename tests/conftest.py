@@ -13,13 +13,25 @@ from nhn_tf.configs import PRESETS
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
 
-def smoke_settings(stage, **changes):
-    """The smoke preset's settings of a stage, with some fields of its configuration changed."""
+def smoke_settings(stage, *, compute=None, **changes):
+    """The smoke preset's settings of a stage, with some fields of its configuration, and of `compute`, changed."""
     from nhn_tf.runs import Settings
 
     preset = PRESETS["smoke"]
     config = dataclasses.replace(preset.stage(stage), **changes)
-    return Settings(config=config, data=preset.data, compute=preset.compute, preset="smoke")
+    compute = dataclasses.replace(preset.compute, **(compute or {}))
+    return Settings(config=config, data=preset.data, compute=compute, preset="smoke")
+
+
+def before(run, stage, path):
+    """A copy of a finished run as it was before `stage` began."""
+    from nhn_tf.runs import RunDirectory
+
+    copy = RunDirectory(path)
+    shutil.copytree(run.path, copy.path)
+    for name in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(copy.stage(name).path)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -16,18 +16,17 @@ import numpy as np
 import pytest
 
 from nhn_tf import files
-from nhn_tf.configs import PRESETS
 from nhn_tf.data import DataError, cifar_archives
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.masks import Masks
-from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, checkpoints, journal, lock
+from nhn_tf.runs import Checkpoint, RunDirectory, RunError, checkpoints, journal, lock
 from nhn_tf.runs.settings import config_digest
 from nhn_tf.space import Space
+from tests.conftest import smoke_settings
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 
-SMOKE = PRESETS["smoke"]
-SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, preset="smoke")
+SETTINGS = smoke_settings("enas")
 GENOTYPE = Genotype(
     Space(3, 3),
     ("conv3x3", "conv5x5", "conv3x3"),

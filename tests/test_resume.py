@@ -1,10 +1,8 @@
 """An interrupted run ends with the same bits: stopped by a signal within an epoch, or killed at any moment."""
 
 import csv
-import dataclasses
 import itertools
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +13,7 @@ import pytest
 
 from nhn_tf import files, stages, stopping
 from nhn_tf.monitor import Monitor
-from nhn_tf.runs import STAGES, RunDirectory
-from tests.conftest import smoke_settings
+from tests.conftest import STAGES, before, smoke_settings
 
 SLOW = pytest.mark.slow
 JAX = pytest.mark.jax
@@ -49,16 +46,6 @@ def outcome(run, stage):
 def read_csv(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
-
-
-def before(run, stage, path):
-    """A copy of a finished run as it was before `stage` began."""
-    copy = RunDirectory(path)
-    shutil.copytree(run.path, copy.path)
-    names = list(STAGES)
-    for name in names[names.index(stage) :]:
-        shutil.rmtree(copy.stage(name).path)
-    return copy
 
 
 # Stops within an epoch.
@@ -129,9 +116,7 @@ def test_a_stage_stopped_within_an_epoch_goes_on_to_the_same_bits(smoke_run, tmp
 @JAX
 def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within_an_epoch(smoke_run, tmp_path, stop):
     def runs(stage, *, steps_per_execution=1, **changes):
-        settings = smoke_settings(stage, **changes)
-        compute = dataclasses.replace(settings.compute, steps_per_execution=steps_per_execution)
-        settings = dataclasses.replace(settings, compute=compute)
+        settings = smoke_settings(stage, compute={"steps_per_execution": steps_per_execution}, **changes)
         whole = before(smoke_run, stage, tmp_path / f"{stage}-whole-{len(list(tmp_path.iterdir()))}")
         stages.run(stage, whole, settings)
         for at in (2, 6):
@@ -147,8 +132,7 @@ def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within
 
 def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(smoke_run, tmp_path, monkeypatch):
     run = before(smoke_run, "base", tmp_path / "run")
-    settings = smoke_settings("base", epochs=1)
-    settings = dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, checkpoint_minutes=0.0))
+    settings = smoke_settings("base", epochs=1, compute={"checkpoint_minutes": 0.0})
     seen = []
     report = Monitor.step
 

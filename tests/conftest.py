@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import itertools
 import shutil
+import signal
 
 import pytest
 
@@ -57,3 +59,25 @@ def run_copy(smoke_run, tmp_path):
 
     shutil.copytree(smoke_run.path, tmp_path / "copy")
     return RunDirectory(tmp_path / "copy")
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Makes a signal 'arrive' at the n-th step that is reported from now on."""
+    from nhn_tf import stopping
+    from nhn_tf.monitor import Monitor
+
+    report = Monitor.step
+
+    def at(count):
+        steps = itertools.count(1)
+
+        def step(self, *args, **kwargs):
+            report(self, *args, **kwargs)
+            if next(steps) == count:
+                stopping.request(signal.SIGTERM)
+
+        monkeypatch.setattr(Monitor, "step", step)
+
+    yield at
+    stopping.request(None)

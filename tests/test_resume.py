@@ -1,7 +1,7 @@
 """An interrupted run ends with the same bits: stopped by a signal within an epoch, or killed at any moment."""
 
+import contextlib
 import csv
-import itertools
 import random
 import signal
 import subprocess
@@ -21,6 +21,8 @@ JAX_SLOW = pytest.mark.jax_slow
 ROOT = Path(__file__).resolve().parent.parent
 # Of the run directory: what says when something happened, or how long it took.
 TIMES = {"wall_s", "seconds"}
+# A process that is to be killed has begun its stage by then, or the test fails.
+BEGUN_SECONDS = 300
 
 
 # What two runs that did the same must have in common.
@@ -51,25 +53,6 @@ def read_csv(path):
 # Stops within an epoch.
 
 
-@pytest.fixture
-def stop(monkeypatch):
-    """Makes a signal 'arrive' at the n-th step that is reported from now on; returns a context for it."""
-    report = Monitor.step
-
-    def at(count):
-        steps = itertools.count(1)
-
-        def step(self, *args, **kwargs):
-            report(self, *args, **kwargs)
-            if next(steps) == count:
-                stopping.request(signal.SIGTERM)
-
-        monkeypatch.setattr(Monitor, "step", step)
-
-    yield at
-    stopping.request(None)
-
-
 def stop_and_go_on(run, stage, settings, stop, at):
     """Runs a stage, stopped at its `at`-th step, then to its end; returns where it had been saved."""
     stop(at)
@@ -82,15 +65,15 @@ def stop_and_go_on(run, stage, settings, stop, at):
     return stopped.value.saved
 
 
-# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search
-# epoch 8 of the supernet and 2 of the
-# controller, then the ranking; in a cycle 4 individuals, then the comparison.
+# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search epoch 8 of
+# the supernet and 2 of the controller, then the ranking; in a cycle 4 individuals, then the comparison.
 WITHIN = {
     "enas": {3: "epoch 0 of 2 and 3 steps", 8: "epoch 0 of 2 and 8 steps", 19: "epoch 1 of 2 and 9 steps",
              20: "epoch 1 of 2 and 10 steps", 21: "epoch 2 of 2 and "},
     "base": {10: "epoch 1 of 3 and 3 steps"},
     "pruned": {1: "epoch 0 of 2 and 1 steps"},
-    "lds_location": {6: "cycle 1 of 3 and 2 steps", 8: "cycle 1 of 3 and 4 steps", 14: "cycle 3 of 3 and 2 steps"},
+    "lds_location": {6: "cycle 1 of 3 and 2 steps", 8: "cycle 1 of 3 and 4 steps",
+                     14: "cycle 3 of 3 and 2 candidates"},
     "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
     "final": {14: "epoch 1 of 2 and 4 steps"},
 }  # fmt: skip
@@ -152,43 +135,55 @@ class Killed:
     """A pipeline that is started again and again, and killed each time but the last.
 
     Attributes:
-      stages: those that were under way at the kills.
+      stages: those that were under way when a process was killed.
     """
 
     def __init__(self, run):
         self.run = run
         self.stages = []
+        self._complaints = run.path.with_name("stderr.txt")
         self._command = [
             sys.executable, "pipeline.py", "--preset=smoke", f"--model_dir={run.path}", "--checkpoint_minutes=0",
         ]  # fmt: skip
 
     def kill_in(self, stage, delay):
-        """Kills a process `delay` seconds after it has begun a stage, or gone on with it."""
+        """Kills a process `delay` seconds after it has begun a stage, or gone on with it; it may have ended by then."""
         started = time.time()
-        process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         config = self.run.stage(stage) / "config.json"
-        while not (config.exists() and config.stat().st_mtime > started):
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.02)
-        time.sleep(delay)
+        with self._process() as process:
+            while not (config.exists() and config.stat().st_mtime > started):
+                assert process.poll() is None, self._complaints.read_text()
+                assert time.time() < started + BEGUN_SECONDS, f"{stage} has not begun: {self._complaints.read_text()}"
+                time.sleep(0.02)
+            time.sleep(delay)
+        assert process.returncode in (0, -signal.SIGKILL), self._complaints.read_text()
         under_way = [name for name in STAGES if not self.run.stage(name).is_done]
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        self.stages.append(under_way[0])
+        self.stages += under_way[:1]
+
+    @contextlib.contextmanager
+    def _process(self):
+        """A process, killed at the end of the context."""
+        with (
+            open(self._complaints, "w") as stderr,
+            subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def finish(self):
         subprocess.run(self._command, cwd=ROOT, check=True, capture_output=True, timeout=900)
 
 
 @pytest.mark.parametrize(
-    ("first", "kills"),
+    ("first", "kills", "least"),
     [
-        ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}),
-        pytest.param("enas", dict.fromkeys(STAGES, 3), marks=[SLOW, JAX_SLOW], id="all"),
+        ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}, 3),
+        pytest.param("enas", dict.fromkeys(STAGES, 3), 20, marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )
-def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path, first, kills):
+def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path, first, kills, least):
     rng = random.Random(11)
     run = before(smoke_run, first, tmp_path / "run")
     killed = Killed(run)
@@ -196,10 +191,10 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path
         seconds = smoke_run.stage(stage).done()["wall_s"]
         for _ in range(count):
             if not run.stage(stage).is_done:
-                killed.kill_in(stage, rng.uniform(0, seconds / count))
+                killed.kill_in(stage, rng.uniform(0, 0.6 * seconds / count))  # this process may be the faster one
     killed.finish()
     print(f"{len(killed.stages)} kills in {', '.join(killed.stages)}")
-    assert len(killed.stages) >= sum(kills.values()) - 1
+    assert len(killed.stages) >= least
     assert set(killed.stages) == set(kills)
     for stage in STAGES:
         assert outcome(run, stage) == outcome(smoke_run, stage), stage

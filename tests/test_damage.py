@@ -456,6 +456,57 @@ def test_a_batch_with_flipped_bits_is_read_or_named(tmp_path):
     assert refused > 50
 
 
+def numbered(put, index):
+    """A good batch whose dictionary has a place in the memo."""
+    return python2_pickle(GOOD).replace(b"}", b"}" + put + index, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        numbered(b"q", b"\x02"),
+        numbered(b"q", b"\xff"),
+        numbered(b"r", struct.pack("<I", 2)),
+        numbered(b"r", struct.pack("<I", 60_000)),  # less than the file has bytes
+        numbered(b"q", b"\x01q\x03"),
+    ],
+)
+def test_places_in_the_memo_that_are_left_out_are_refused_before_they_take_memory(tmp_path, monkeypatch, content):
+    """The unpickler takes 16 bytes for each place up to the largest."""
+    assert len(content) > 60_000
+    monkeypatch.delattr(cifar_archives, "_ArrayUnpickler")
+    write_archive(tmp_path, PYTHON)
+    (tmp_path / "data_batch_1").write_bytes(content)
+    with pytest.raises(DataError, match="it numbers more objects than it holds"):
+        cifar_archives.read(PYTHON, tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 1])  # Python's pickle begins with 0, C's of Python 2 with 1
+def test_places_in_the_memo_one_after_the_other_are_read(tmp_path, first):
+    write_archive(tmp_path, PYTHON)
+    puts = b"".join(b"r" + struct.pack("<I", first + number) for number in range(300))
+    (tmp_path / "data_batch_1").write_bytes(python2_pickle(GOOD).replace(b"}", b"}" + puts, 1))
+    assert len(cifar_archives.read(PYTHON, tmp_path).train) == 100
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("large", "is larger than"), ("pipe", "is no regular file")])
+def test_a_batch_that_cannot_be_read_is_named_once(tmp_path, kind, reason):
+    write_archive(tmp_path, PYTHON)
+    path = tmp_path / "data_batch_1"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+    with pytest.raises(DataError) as error:
+        cifar_archives.read(PYTHON, tmp_path)
+    fault, advice = str(error.value).rsplit("\n", 1)
+    assert fault.startswith(f"{path} {reason}")
+    assert fault.count(str(path)) == 1 and fault.endswith(".") and not fault.endswith("..")
+    assert advice == "Unpack the archive again, or download it anew."
+
+
 def test_nothing_but_these_files_unpickles_or_opens_archives():
     """And nothing unpacks one, so that no member can escape its directory."""
     root = Path(files.__file__).parent

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import itertools
 import shutil
+import signal
 
 import pytest
 
@@ -13,13 +15,25 @@ from nhn_tf.configs import PRESETS
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
 
-def smoke_settings(stage, **changes):
-    """The smoke preset's settings of a stage, with some fields of its configuration changed."""
+def smoke_settings(stage, *, compute=None, **changes):
+    """The smoke preset's settings of a stage, with some fields of its configuration, and of `compute`, changed."""
     from nhn_tf.runs import Settings
 
     preset = PRESETS["smoke"]
     config = dataclasses.replace(preset.stage(stage), **changes)
-    return Settings(config=config, data=preset.data, compute=preset.compute, preset="smoke")
+    compute = dataclasses.replace(preset.compute, **(compute or {}))
+    return Settings(config=config, data=preset.data, compute=compute, preset="smoke")
+
+
+def before(run, stage, path):
+    """A copy of a finished run as it was before `stage` began."""
+    from nhn_tf.runs import RunDirectory
+
+    copy = RunDirectory(path)
+    shutil.copytree(run.path, copy.path)
+    for name in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(copy.stage(name).path)
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +59,25 @@ def run_copy(smoke_run, tmp_path):
 
     shutil.copytree(smoke_run.path, tmp_path / "copy")
     return RunDirectory(tmp_path / "copy")
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Makes a signal 'arrive' at the n-th step that is reported from now on."""
+    from nhn_tf import stopping
+    from nhn_tf.monitor import Monitor
+
+    report = Monitor.step
+
+    def at(count):
+        steps = itertools.count(1)
+
+        def step(self, *args, **kwargs):
+            report(self, *args, **kwargs)
+            if next(steps) == count:
+                stopping.request(signal.SIGTERM)
+
+        monkeypatch.setattr(Monitor, "step", step)
+
+    yield at
+    stopping.request(None)

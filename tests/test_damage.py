@@ -16,18 +16,17 @@ import numpy as np
 import pytest
 
 from nhn_tf import files
-from nhn_tf.configs import PRESETS
 from nhn_tf.data import DataError, cifar_archives
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.masks import Masks
-from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, checkpoints, journal, lock
+from nhn_tf.runs import Checkpoint, RunDirectory, RunError, checkpoints, journal, lock
 from nhn_tf.runs.settings import config_digest
 from nhn_tf.space import Space
+from tests.conftest import smoke_settings
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 
-SMOKE = PRESETS["smoke"]
-SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, preset="smoke")
+SETTINGS = smoke_settings("enas")
 GENOTYPE = Genotype(
     Space(3, 3),
     ("conv3x3", "conv5x5", "conv3x3"),
@@ -258,9 +257,7 @@ def test_a_directory_of_members_that_lies_is_refused(tmp_path, offset, value):
     files.save_npz(path, {"a": np.arange(10)})
     content = bytearray(path.read_bytes())
     entry = content.rindex(b"PK\x01\x02")
-    size = 2 if offset < 16 else 4
-    content[entry + offset + (2 if offset < 16 else 0) :][:size]
-    struct.pack_into("<H" if size == 2 else "<I", content, entry + offset + (2 if offset < 16 else 0), value)
+    struct.pack_into("<H" if offset < 16 else "<I", content, entry + offset + (2 if offset < 16 else 0), value)
     path.write_bytes(content)
     with pytest.raises(files.DamagedFileError, match=r"w\.npz"):
         files.load_npz(path)
@@ -443,6 +440,57 @@ def test_a_batch_with_flipped_bits_is_read_or_named(tmp_path):
         else:
             assert source.train.labels.max() < 10
     assert refused > 50
+
+
+def numbered(put, index):
+    """A good batch whose dictionary has a place in the memo."""
+    return python2_pickle(GOOD).replace(b"}", b"}" + put + index, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        numbered(b"q", b"\x02"),
+        numbered(b"q", b"\xff"),
+        numbered(b"r", struct.pack("<I", 2)),
+        numbered(b"r", struct.pack("<I", 60_000)),  # less than the file has bytes
+        numbered(b"q", b"\x01q\x03"),
+    ],
+)
+def test_places_in_the_memo_that_are_left_out_are_refused_before_they_take_memory(tmp_path, monkeypatch, content):
+    """The unpickler takes 16 bytes for each place up to the largest."""
+    assert len(content) > 60_000
+    monkeypatch.delattr(cifar_archives, "_ArrayUnpickler")
+    write_archive(tmp_path, PYTHON)
+    (tmp_path / "data_batch_1").write_bytes(content)
+    with pytest.raises(DataError, match="it numbers more objects than it holds"):
+        cifar_archives.read(PYTHON, tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 1])  # Python's pickle begins with 0, C's of Python 2 with 1
+def test_places_in_the_memo_one_after_the_other_are_read(tmp_path, first):
+    write_archive(tmp_path, PYTHON)
+    puts = b"".join(b"r" + struct.pack("<I", first + number) for number in range(300))
+    (tmp_path / "data_batch_1").write_bytes(python2_pickle(GOOD).replace(b"}", b"}" + puts, 1))
+    assert len(cifar_archives.read(PYTHON, tmp_path).train) == 100
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("large", "is larger than"), ("pipe", "is no regular file")])
+def test_a_batch_that_cannot_be_read_is_named_once(tmp_path, kind, reason):
+    write_archive(tmp_path, PYTHON)
+    path = tmp_path / "data_batch_1"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+    with pytest.raises(DataError) as error:
+        cifar_archives.read(PYTHON, tmp_path)
+    fault, advice = str(error.value).rsplit("\n", 1)
+    assert fault.startswith(f"{path} {reason}")
+    assert fault.count(str(path)) == 1 and fault.endswith(".") and not fault.endswith("..")
+    assert advice == "Unpack the archive again, or download it anew."
 
 
 def test_nothing_but_these_files_unpickles_or_opens_archives():

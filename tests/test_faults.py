@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 
 from nhn_tf import files
-from nhn_tf.configs import PRESETS
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.masks import Masks
-from nhn_tf.runs import Checkpoint, RunDirectory, Settings, journal
+from nhn_tf.runs import Checkpoint, RunDirectory, journal
 from nhn_tf.space import Space
+from tests.conftest import before, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SMOKE = PRESETS["smoke"]
-SETTINGS = Settings(config=SMOKE.enas, data=SMOKE.data, compute=SMOKE.compute, preset="smoke")
+SETTINGS = smoke_settings("enas")
 GENOTYPE = Genotype(
     Space(3, 3),
     ("conv3x3",) * 3,
@@ -271,7 +270,7 @@ def test_a_stages_end_cut_off_anywhere_is_unfinished_or_finished(begun, finished
 @each_manner
 def test_a_stage_begun_again_is_the_old_result_or_the_new_beginning(finished, manner):
     """--overwrite discards a finished stage: half of it must never look like a result."""
-    again = dataclasses.replace(SETTINGS, config=dataclasses.replace(SMOKE.enas, epochs=5), overwrite=True)
+    again = dataclasses.replace(SETTINGS, config=dataclasses.replace(SETTINGS.config, epochs=5), overwrite=True)
     states = set()
 
     def start(run):
@@ -348,12 +347,9 @@ def test_leftovers_that_may_be_another_process_are_spared(tmp_path):
 def test_every_file_of_a_run_is_written_atomically(smoke_run, tmp_path, monkeypatch):
     """A stage is run once more, and each file it leaves must have come by rename. TensorBoard's event files append."""
     from nhn_tf import stages
-    from tests.conftest import smoke_settings
 
-    shutil.copytree(smoke_run.path, tmp_path / "run")
-    run = RunDirectory(tmp_path / "run")
-    shutil.rmtree(run.stage("prune").path)
-    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    run = before(smoke_run, "prune", tmp_path / "run")
+    old = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     renamed = set()
     replace = os.replace
 
@@ -365,7 +361,7 @@ def test_every_file_of_a_run_is_written_atomically(smoke_run, tmp_path, monkeypa
     monkeypatch.setattr(os, "replace", noted)
     stages.run("prune", run, smoke_settings("prune"))
     files_now = {path for path in run.path.rglob("*") if path.is_file()}
-    written = {path for path in files_now if before.get(path) != path.stat().st_mtime_ns}
+    written = {path for path in files_now if old.get(path) != path.stat().st_mtime_ns}
     assert len(written) >= 7
     assert {path for path in written - renamed if path.parent.name != "tensorboard"} == set()
 
@@ -515,9 +511,9 @@ def test_a_process_that_really_dies_leaves_the_old_file_or_the_new_one(tmp_path)
     calls = int(save(0, 1).stdout.split()[-1])
     assert calls >= 25
     for cut in range(1, calls + 1):
-        before = files.load_npz(path)["a0"][0]
+        old = files.load_npz(path)["a0"][0]
         assert save(cut, cut + 1).returncode == 9
         arrays = files.load_npz(path)
         assert len(arrays) == 20
         assert len({array[0] for array in arrays.values()}) == 1
-        assert arrays["a0"][0] in (before, cut + 1)
+        assert arrays["a0"][0] in (old, cut + 1)

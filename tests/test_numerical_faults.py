@@ -1,21 +1,21 @@
 """Loss and gradients that are no longer finite: told with step, rate and norm, and gone back from on request."""
 
 import dataclasses
-import shutil
 
 import keras
 import numpy as np
 import pytest
 
-from nhn_tf import stages, training
+from nhn_tf import stages, stopping, training
 from nhn_tf.configs import SgdConfig
 from nhn_tf.data.batches import Batches
 from nhn_tf.layers import kernels
 from nhn_tf.optimizers import Nesterov, make_schedule
-from nhn_tf.runs import RunDirectory
 from nhn_tf.stages.resuming import MOST_ROLLBACKS, TrainingFailedError
-from tests.conftest import smoke_settings
-from tests.test_resume import read_csv
+from tests.conftest import before, smoke_settings
+from tests.test_resume import outcome, read_csv
+
+ROLLBACK = {"on_nan": "rollback"}
 
 
 def optimizer_on(weight, gradients, **options):
@@ -73,21 +73,13 @@ def poison(monkeypatch, *, epochs, times=1):
     monkeypatch.setattr(Batches, "batch", poisoned)
 
 
-def before_base(smoke_run, path, **compute):
-    run = RunDirectory(path)
-    shutil.copytree(smoke_run.path, run.path)
-    shutil.rmtree(run.stage("base").path)
-    settings = smoke_settings("base")
-    return run, dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, **compute))
-
-
 @pytest.mark.jax_slow
 def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp_path, monkeypatch):
-    run, settings = before_base(smoke_run, tmp_path / "run")
+    run = before(smoke_run, "base", tmp_path / "run")
     with monkeypatch.context() as patch:
         poison(patch, epochs=[1])
         with pytest.raises(TrainingFailedError) as error:
-            stages.run("base", run, settings)
+            stages.run("base", run, smoke_settings("base"))
     message = str(error.value)
     # 8 steps an epoch; the 4th of the second epoch is the 12th.
     assert "stage 'base': the gradient is no longer finite at step 12 " in message
@@ -98,7 +90,7 @@ def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp
 
     with monkeypatch.context() as patch:
         poison(patch, epochs=[1])
-        stages.run("base", run, dataclasses.replace(settings, compute=compute_with_rollback(settings)))
+        stages.run("base", run, smoke_settings("base", compute=ROLLBACK))
     done = run.stage("base").done()
     assert done["rate_scale"] == 0.5
     rates = [float(row["lr"]) for row in read_csv(run.stage("base") / "metrics.csv")]
@@ -107,39 +99,55 @@ def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp
     assert all(np.isfinite(array).all() for array in run.stage("base").weights().values())
 
 
-def compute_with_rollback(settings):
-    return dataclasses.replace(settings.compute, on_nan="rollback")
-
-
 def test_a_first_epoch_that_diverges_is_begun_again_from_the_very_weights(smoke_run, tmp_path, monkeypatch, capsys):
-    run, settings = before_base(smoke_run, tmp_path / "run", on_nan="rollback")
+    run = before(smoke_run, "base", tmp_path / "run")
     with monkeypatch.context() as patch:
         poison(patch, epochs=[0], times=2)
-        stages.run("base", run, settings)
+        stages.run("base", run, smoke_settings("base", compute=ROLLBACK))
     assert run.stage("base").done()["rate_scale"] == 0.25
     assert capsys.readouterr().out.count("Going back to the beginning, at half the learning rate.") == 2
+    quarter, whole = before(smoke_run, "base", tmp_path / "quarter"), smoke_settings("base").config
+    stages.run("base", quarter, smoke_settings("base", lr_max=whole.lr_max / 4, lr_min=whole.lr_min / 4))
+    assert outcome(run, "base") == outcome(quarter, "base")
 
 
 @pytest.mark.slow
 def test_what_always_diverges_is_given_up(smoke_run, tmp_path, monkeypatch):
-    run, settings = before_base(smoke_run, tmp_path / "run", on_nan="rollback")
+    run = before(smoke_run, "base", tmp_path / "run")
     poison(monkeypatch, epochs=[0], times=10**6)
     with pytest.raises(TrainingFailedError, match=f"diverged {MOST_ROLLBACKS + 1} times"):
-        stages.run("base", run, settings)
+        stages.run("base", run, smoke_settings("base", compute=ROLLBACK))
+
+
+def slow_down(run, stage, settings, stop, *, at):
+    """Runs a search, stopped at certain steps of its epochs; goes on from before each of these at half the rate."""
+    for epoch, step in enumerate(at):
+        stop(step)
+        with pytest.raises(stopping.Stopped):
+            stages.run(stage, run, settings)
+        stopping.request(None)
+        checkpoint = run.stage(stage).load_checkpoint(whole_epochs=True)
+        assert (checkpoint.epoch, checkpoint.step) == (epoch, 0)
+        search = checkpoint.values["search"]
+        values = {**checkpoint.values, "search": {**search, "rate_scale": search["rate_scale"] / 2}}
+        run.stage(stage).save_checkpoint(dataclasses.replace(checkpoint, values=values))
+    stages.run(stage, run, settings)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["enas", "lds_location", "lds_direction"])
-def test_a_search_goes_back_too(smoke_run, tmp_path, monkeypatch, stage):
-    run = RunDirectory(tmp_path / "run")
-    shutil.copytree(smoke_run.path, run.path)
-    shutil.rmtree(run.stage(stage).path)
-    settings = smoke_settings(stage)
-    settings = dataclasses.replace(settings, compute=compute_with_rollback(settings))
-    poison(monkeypatch, epochs=[0, 1])
-    stages.run(stage, run, settings)
-    done = run.stage(stage).done()
-    assert done["rate_scale"] in (0.5, 0.25)
+@pytest.mark.parametrize(
+    ("stage", "epochs", "steps"), [("enas", 2, 10), ("lds_location", 3, 4), ("lds_direction", 2, 4)]
+)
+def test_a_search_goes_back_to_its_last_whole_epoch(smoke_run, tmp_path, monkeypatch, stop, stage, epochs, steps):
+    """Not to the steps behind it, which are saved as well, and with nothing left of those that diverged."""
+    run, other = (before(smoke_run, stage, tmp_path / name) for name in ("run", "other"))
+    with monkeypatch.context() as patch:
+        poison(patch, epochs=[0, 1])
+        stages.run(stage, run, smoke_settings(stage, compute={**ROLLBACK, "checkpoint_minutes": 0.0}))
+    assert run.stage(stage).done()["rate_scale"] == 0.25
+    slow_down(other, stage, smoke_settings(stage, compute=ROLLBACK), stop, at=(1, steps + 1))
+    assert outcome(run, stage) == outcome(other, stage)
+    assert len(outcome(run, stage)["tables"]["metrics.csv"]) == epochs
     assert all(np.isfinite(array).all() for array in run.stage(stage).weights().values())
 
 

@@ -1,10 +1,8 @@
 """An interrupted run ends with the same bits: stopped by a signal within an epoch, or killed at any moment."""
 
+import contextlib
 import csv
-import dataclasses
-import itertools
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +13,7 @@ import pytest
 
 from nhn_tf import files, stages, stopping
 from nhn_tf.monitor import Monitor
-from nhn_tf.runs import STAGES, RunDirectory
-from tests.conftest import smoke_settings
+from tests.conftest import STAGES, before, smoke_settings
 
 SLOW = pytest.mark.slow
 JAX = pytest.mark.jax
@@ -24,6 +21,8 @@ JAX_SLOW = pytest.mark.jax_slow
 ROOT = Path(__file__).resolve().parent.parent
 # Of the run directory: what says when something happened, or how long it took.
 TIMES = {"wall_s", "seconds"}
+# A process that is to be killed has begun its stage by then, or the test fails.
+BEGUN_SECONDS = 300
 
 
 # What two runs that did the same must have in common.
@@ -51,36 +50,7 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def before(run, stage, path):
-    """A copy of a finished run as it was before `stage` began."""
-    copy = RunDirectory(path)
-    shutil.copytree(run.path, copy.path)
-    names = list(STAGES)
-    for name in names[names.index(stage) :]:
-        shutil.rmtree(copy.stage(name).path)
-    return copy
-
-
 # Stops within an epoch.
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Makes a signal 'arrive' at the n-th step that is reported from now on; returns a context for it."""
-    report = Monitor.step
-
-    def at(count):
-        steps = itertools.count(1)
-
-        def step(self, *args, **kwargs):
-            report(self, *args, **kwargs)
-            if next(steps) == count:
-                stopping.request(signal.SIGTERM)
-
-        monkeypatch.setattr(Monitor, "step", step)
-
-    yield at
-    stopping.request(None)
 
 
 def stop_and_go_on(run, stage, settings, stop, at):
@@ -95,15 +65,15 @@ def stop_and_go_on(run, stage, settings, stop, at):
     return stopped.value.saved
 
 
-# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search
-# epoch 8 of the supernet and 2 of the
-# controller, then the ranking; in a cycle 4 individuals, then the comparison.
+# Steps that the smoke preset reports: 7 of 8 in an epoch of training, 10 of 11 in the final one; in a search epoch 8 of
+# the supernet and 2 of the controller, then the ranking; in a cycle 4 individuals, then the comparison.
 WITHIN = {
     "enas": {3: "epoch 0 of 2 and 3 steps", 8: "epoch 0 of 2 and 8 steps", 19: "epoch 1 of 2 and 9 steps",
              20: "epoch 1 of 2 and 10 steps", 21: "epoch 2 of 2 and "},
     "base": {10: "epoch 1 of 3 and 3 steps"},
     "pruned": {1: "epoch 0 of 2 and 1 steps"},
-    "lds_location": {6: "cycle 1 of 3 and 2 steps", 8: "cycle 1 of 3 and 4 steps", 14: "cycle 3 of 3 and 2 steps"},
+    "lds_location": {6: "cycle 1 of 3 and 2 steps", 8: "cycle 1 of 3 and 4 steps",
+                     14: "cycle 3 of 3 and 2 candidates"},
     "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
     "final": {14: "epoch 1 of 2 and 4 steps"},
 }  # fmt: skip
@@ -129,9 +99,7 @@ def test_a_stage_stopped_within_an_epoch_goes_on_to_the_same_bits(smoke_run, tmp
 @JAX
 def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within_an_epoch(smoke_run, tmp_path, stop):
     def runs(stage, *, steps_per_execution=1, **changes):
-        settings = smoke_settings(stage, **changes)
-        compute = dataclasses.replace(settings.compute, steps_per_execution=steps_per_execution)
-        settings = dataclasses.replace(settings, compute=compute)
+        settings = smoke_settings(stage, compute={"steps_per_execution": steps_per_execution}, **changes)
         whole = before(smoke_run, stage, tmp_path / f"{stage}-whole-{len(list(tmp_path.iterdir()))}")
         stages.run(stage, whole, settings)
         for at in (2, 6):
@@ -147,8 +115,7 @@ def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within
 
 def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(smoke_run, tmp_path, monkeypatch):
     run = before(smoke_run, "base", tmp_path / "run")
-    settings = smoke_settings("base", epochs=1)
-    settings = dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, checkpoint_minutes=0.0))
+    settings = smoke_settings("base", epochs=1, compute={"checkpoint_minutes": 0.0})
     seen = []
     report = Monitor.step
 
@@ -168,43 +135,55 @@ class Killed:
     """A pipeline that is started again and again, and killed each time but the last.
 
     Attributes:
-      stages: those that were under way at the kills.
+      stages: those that were under way when a process was killed.
     """
 
     def __init__(self, run):
         self.run = run
         self.stages = []
+        self._complaints = run.path.with_name("stderr.txt")
         self._command = [
             sys.executable, "pipeline.py", "--preset=smoke", f"--model_dir={run.path}", "--checkpoint_minutes=0",
         ]  # fmt: skip
 
     def kill_in(self, stage, delay):
-        """Kills a process `delay` seconds after it has begun a stage, or gone on with it."""
+        """Kills a process `delay` seconds after it has begun a stage, or gone on with it; it may have ended by then."""
         started = time.time()
-        process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         config = self.run.stage(stage) / "config.json"
-        while not (config.exists() and config.stat().st_mtime > started):
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.02)
-        time.sleep(delay)
+        with self._process() as process:
+            while not (config.exists() and config.stat().st_mtime > started):
+                assert process.poll() is None, self._complaints.read_text()
+                assert time.time() < started + BEGUN_SECONDS, f"{stage} has not begun: {self._complaints.read_text()}"
+                time.sleep(0.02)
+            time.sleep(delay)
+        assert process.returncode in (0, -signal.SIGKILL), self._complaints.read_text()
         under_way = [name for name in STAGES if not self.run.stage(name).is_done]
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        self.stages.append(under_way[0])
+        self.stages += under_way[:1]
+
+    @contextlib.contextmanager
+    def _process(self):
+        """A process, killed at the end of the context."""
+        with (
+            open(self._complaints, "w") as stderr,
+            subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def finish(self):
         subprocess.run(self._command, cwd=ROOT, check=True, capture_output=True, timeout=900)
 
 
 @pytest.mark.parametrize(
-    ("first", "kills"),
+    ("first", "kills", "least"),
     [
-        ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}),
-        pytest.param("enas", dict.fromkeys(STAGES, 3), marks=[SLOW, JAX_SLOW], id="all"),
+        ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}, 3),
+        pytest.param("enas", dict.fromkeys(STAGES, 3), 20, marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )
-def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path, first, kills):
+def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path, first, kills, least):
     rng = random.Random(11)
     run = before(smoke_run, first, tmp_path / "run")
     killed = Killed(run)
@@ -212,10 +191,10 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path
         seconds = smoke_run.stage(stage).done()["wall_s"]
         for _ in range(count):
             if not run.stage(stage).is_done:
-                killed.kill_in(stage, rng.uniform(0, seconds / count))
+                killed.kill_in(stage, rng.uniform(0, 0.6 * seconds / count))  # this process may be the faster one
     killed.finish()
     print(f"{len(killed.stages)} kills in {', '.join(killed.stages)}")
-    assert len(killed.stages) >= sum(kills.values()) - 1
+    assert len(killed.stages) >= least
     assert set(killed.stages) == set(kills)
     for stage in STAGES:
         assert outcome(run, stage) == outcome(smoke_run, stage), stage

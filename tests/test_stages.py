@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from nhn_tf import stages
 from nhn_tf.errors import UserError
 from nhn_tf.monitor import Monitor
 from nhn_tf.runs import RunDirectory, RunError
-from tests.conftest import smoke_settings
+from tests.conftest import before, smoke_settings
 
 SLOW = pytest.mark.slow
 
@@ -55,11 +54,11 @@ def test_base_trains_the_genotype_that_enas_found(smoke_run):
 
 
 def test_a_finished_stage_returns_at_once_and_says_so(run_copy, capsys):
-    before = (run_copy.stage("base") / "done.json").stat().st_mtime_ns
+    written = (run_copy.stage("base") / "done.json").stat().st_mtime_ns
     done = stages.run("base", run_copy, smoke_settings("base"))
     assert "already finished" in capsys.readouterr().out
     assert done == run_copy.stage("base").done()
-    assert (run_copy.stage("base") / "done.json").stat().st_mtime_ns == before
+    assert (run_copy.stage("base") / "done.json").stat().st_mtime_ns == written
 
 
 def test_a_changed_setting_is_refused_by_name_and_nothing_is_lost(run_copy):
@@ -144,10 +143,7 @@ def interrupt_after(monkeypatch, epochs):
     ],
 )
 def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_run, tmp_path, monkeypatch, stage):
-    run = RunDirectory(tmp_path / "run")
-    if stage != "enas":
-        shutil.copytree(smoke_run.path, run.path)
-        shutil.rmtree(run.stage(stage).path)
+    run = before(smoke_run, stage, tmp_path / "run")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         with pytest.raises(InterruptedError_):
@@ -161,8 +157,8 @@ def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_r
     assert set(weights) == set(resumed)
     for name, array in weights.items():
         np.testing.assert_array_equal(resumed[name], array, err_msg=name)
-    for before, after in zip(rows(expected / "metrics.csv"), rows(found / "metrics.csv"), strict=True):
-        assert {**before, "seconds": ""} == {**after, "seconds": ""}
+    for whole, broken in zip(rows(expected / "metrics.csv"), rows(found / "metrics.csv"), strict=True):
+        assert {**whole, "seconds": ""} == {**broken, "seconds": ""}
 
 
 @SLOW

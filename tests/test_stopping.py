@@ -1,5 +1,6 @@
 """Signals: a step is finished first, the second one ends the process at once, and the exit code tells which it was."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -17,24 +18,52 @@ ROOT = Path(__file__).resolve().parent.parent
 each_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
-class Process:
-    """A program that says "ready" and is then sent signals."""
+HEAD = """
+import hashlib, sys, time
+from flags import entry
+from nhn_tf import stopping
+"""
 
-    def __init__(self, program):
-        head = "import hashlib, sys, time\nfrom flags import entry\nfrom nhn_tf import stopping\n"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", head + textwrap.dedent(program)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._process.stdout.readline() == "ready\n"
+
+class Process:
+    """A program that is sent signals; `stderr` is the path of the file that it complains into."""
+
+    def __init__(self, process, stderr):
+        self._process = process
+        self._stderr = stderr
 
     def send(self, number):
         self._process.send_signal(number)
 
+    def wait_for(self, words, seconds=20):
+        """Waits until it complains of something."""
+        deadline = time.monotonic() + seconds
+        while words not in self._stderr.read_text():
+            assert time.monotonic() < deadline, f"{words!r} is not said: {self._stderr.read_text()}"
+            time.sleep(0.02)
+
     def ended(self, seconds=20):
         """(exit code, what it printed since, what it complained of)."""
-        out, err = self._process.communicate(timeout=seconds)
-        return self._process.returncode, out, err
+        out, _ = self._process.communicate(timeout=seconds)
+        return self._process.returncode, out, self._stderr.read_text()
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Begins a program, and returns once it has said "ready"; what runs at the end of the test is killed."""
+    with contextlib.ExitStack() as owned:
+
+        def begin(program):
+            command = [sys.executable, "-c", HEAD + textwrap.dedent(program)]
+            path = tmp_path / "stderr.txt"
+            stderr = owned.enter_context(open(path, "w"))
+            pipes = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True}
+            process = owned.enter_context(subprocess.Popen(command, cwd=ROOT, **pipes))
+            owned.callback(process.kill)
+            assert process.stdout.readline() == "ready\n", path.read_text()
+            return Process(process, path)
+
+        yield begin
 
 
 LOOP = """
@@ -50,8 +79,8 @@ entry.guarded(lambda: "", action)
 
 
 @each_signal
-def test_a_step_is_finished_and_saved_and_the_exit_code_is_the_signals(number):
-    process = Process(LOOP)
+def test_a_step_is_finished_and_saved_and_the_exit_code_is_the_signals(begin, number):
+    process = begin(LOOP)
     process.send(number)
     code, out, err = process.ended()
     assert code == 128 + number
@@ -60,8 +89,8 @@ def test_a_step_is_finished_and_saved_and_the_exit_code_is_the_signals(number):
 
 
 @each_signal
-def test_a_second_signal_ends_even_what_never_comes_back_from_native_code(number):
-    process = Process("""
+def test_a_second_signal_ends_even_what_never_comes_back_from_native_code(begin, number):
+    process = begin("""
         def action():
             with stopping.deferred():
                 print("ready", flush=True)
@@ -69,16 +98,16 @@ def test_a_second_signal_ends_even_what_never_comes_back_from_native_code(number
         entry.guarded(lambda: "", action)
     """)
     process.send(number)
-    time.sleep(stopping.ONE_WISH_SECONDS + 0.3)
+    process.wait_for("finishing this step")
+    time.sleep(stopping.ONE_WISH_SECONDS)
     process.send(number)
-    code, _, err = process.ended(5)
+    code, _, err = process.ended()
     assert code == 128 + number
-    assert "finishing this step" in err
     assert "stopped at once" in err
 
 
-def test_a_signal_right_behind_the_first_is_the_same_wish():
-    process = Process(LOOP.replace('print("saving", flush=True)', 'time.sleep(0.5); print("saving", flush=True)'))
+def test_a_signal_right_behind_the_first_is_the_same_wish(begin):
+    process = begin(LOOP.replace('print("saving", flush=True)', 'time.sleep(0.5); print("saving", flush=True)'))
     process.send(signal.SIGTERM)
     time.sleep(0.2)
     process.send(signal.SIGTERM)
@@ -86,8 +115,8 @@ def test_a_signal_right_behind_the_first_is_the_same_wish():
     assert (code, out) == (128 + signal.SIGTERM, "saving\n")
 
 
-def test_a_signal_right_behind_does_not_disturb_those_who_tidy_up():
-    process = Process("""
+def test_a_signal_right_behind_does_not_disturb_those_who_tidy_up(begin):
+    process = begin("""
         def action():
             try:
                 print("ready", flush=True)
@@ -105,13 +134,13 @@ def test_a_signal_right_behind_does_not_disturb_those_who_tidy_up():
     assert "Traceback" not in err
 
 
-def test_a_signal_after_the_last_save_ends_the_process_before_it_begins_anything_else():
-    process = Process(LOOP.replace("stopping.check(\"stage 'base' is saved after epoch 3 of 5\")", "pass"))
+def test_a_signal_after_the_last_save_ends_the_process_before_it_begins_anything_else(begin):
+    process = begin(LOOP.replace("stopping.check(\"stage 'base' is saved after epoch 3 of 5\")", "pass"))
     process.send(signal.SIGINT)
     assert process.ended()[:2] == (128 + signal.SIGINT, "saving\n")
 
 
-def test_a_signal_that_the_parent_ignores_stays_ignored():
+def test_a_signal_that_the_parent_ignores_stays_ignored(begin):
     program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + textwrap.dedent("""
         def action():
             print("ready", flush=True)
@@ -119,13 +148,13 @@ def test_a_signal_that_the_parent_ignores_stays_ignored():
             return {}
         entry.guarded(lambda: "", action)
     """)
-    process = Process(program)
+    process = begin(program)
     process.send(signal.SIGINT)
     assert process.ended()[:2] == (0, "{}\n")
 
 
-def test_where_nothing_is_to_be_saved_the_first_signal_stops():
-    process = Process("""
+def test_where_nothing_is_to_be_saved_the_first_signal_stops(begin):
+    process = begin("""
         def action():
             try:
                 print("ready", flush=True)
@@ -141,9 +170,9 @@ def test_where_nothing_is_to_be_saved_the_first_signal_stops():
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_the_command_to_go_on_with_does_not_begin_again(saved):
+def test_the_command_to_go_on_with_does_not_begin_again(begin, saved):
     program = LOOP if saved else LOOP.replace("stopping.check(", "str(")
-    process = Process(program.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite=true'];\n"
+    process = begin(program.replace("entry.guarded(", "sys.argv = ['train.py', '--overwrite=true'];\n"
                                       "from absl import flags; flags.DEFINE_boolean('overwrite', False, '')\n"
                                       "entry.guarded("))  # fmt: skip
     process.send(signal.SIGTERM)
@@ -161,8 +190,8 @@ def test_work_is_not_begun_after_a_signal_that_came_between():
         stopping.request(None)
 
 
-def test_a_signal_at_the_very_end_of_what_is_deferred_counts():
-    process = Process("""
+def test_a_signal_at_the_very_end_of_what_is_deferred_counts(begin):
+    process = begin("""
         import os, signal
         def action():
             print("ready", flush=True)
@@ -174,8 +203,8 @@ def test_a_signal_at_the_very_end_of_what_is_deferred_counts():
     assert process.ended()[:2] == (128 + signal.SIGTERM, "")
 
 
-def test_a_signal_right_behind_does_not_disturb_the_end_of_a_deferred_stop():
-    process = Process("""
+def test_a_signal_right_behind_does_not_disturb_the_end_of_a_deferred_stop(begin):
+    process = begin("""
         def action():
             try:
                 with stopping.deferred():

@@ -123,8 +123,11 @@ def read(layout: Layout, folder: Path) -> Source:
     return Source(train, test, _read_class_names(layout, folder / layout.names), flip=True)
 
 
+_ANEW = "Unpack the archive again, or download it anew."
+
+
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} is damaged: {reason}.\nUnpack the archive again, or download it anew.")
+    return DataError(f"{path} is damaged: {reason}.\n{_ANEW}")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -133,7 +136,7 @@ def _read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise _damaged(path, "there is no such file") from None
     except files.DamagedFileError as error:
-        raise _damaged(path, str(error)) from None
+        raise DataError(f"{error}\n{_ANEW}") from None
 
 
 def _read_class_names(layout: Layout, path: Path) -> tuple[str, ...]:
@@ -185,13 +188,14 @@ def _split(layout: Layout, path: Path, rows: np.ndarray, labels: Any) -> Split:
 
 
 # What Python 2 wrote a dictionary of numbers, byte strings and one array with. None of it takes memory without as many
-# bytes in the file, but for memo indices, which are looked at. Tuples of tuples that stand in several places would take
-# for ever to hash: so there are no more of these opcodes than one array needs, about 13.
+# bytes in the file, but for memo indices: the unpickler's table is twice as long as the largest. Python numbers them in
+# turn, from 0 or 1. Tuples of tuples that stand in several places would take for ever to hash: so there are no more of
+# these opcodes than one array needs, about 13.
 _OPCODES = {
     "PROTO", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
     "BININT", "BININT1", "BININT2", "BINSTRING", "SHORT_BINSTRING", "NONE", "NEWTRUE", "NEWFALSE",
-    "BINPUT", "LONG_BINPUT",
 }  # fmt: skip
+_PUTS = {"BINPUT", "LONG_BINPUT"}
 _FEW = {
     "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "REDUCE", "BUILD", "BINGET", "LONG_BINGET",
 }  # fmt: skip
@@ -204,16 +208,18 @@ def _check_opcodes(content: bytes) -> None:
     Raises:
       pickle.UnpicklingError: it holds what the archives do not.
     """
-    few = 0
+    few = puts = 0
     argument: Any
     for opcode, argument, _ in pickletools.genops(content):
         few += opcode.name in _FEW
         if opcode.name == "GLOBAL" and tuple(argument.split(" ")) not in _ADMITTED:
             raise pickle.UnpicklingError(f"it asks for {argument.replace(' ', '.')}")
-        if opcode.name not in _OPCODES | _FEW or few > _MOST:
+        if opcode.name not in _OPCODES | _PUTS | _FEW or few > _MOST:
             raise pickle.UnpicklingError(f"it holds the opcode {opcode.name}")
-        if opcode.name == "LONG_BINPUT" and argument > len(content):
-            raise pickle.UnpicklingError("it numbers more objects than it holds")
+        if opcode.name in _PUTS:
+            if argument > puts + 1:
+                raise pickle.UnpicklingError("it numbers more objects than it holds")
+            puts += 1
 
 
 class _Matrix:

@@ -168,6 +168,7 @@ def _set(*path_and_value):
         _set("operations", 1, "settings", "pads", [1, 0]),  # The first window lies outside.
         _set("outputs", 257 * [4]),
         _set("operations", 0, "settings", "size", [1 << 25]),
+        _set("operations", 1, "arrays", "kernels", [0, 1 << 27, 1 << 27, 1 << 27]),
     ],
 )
 def test_a_lying_file_with_a_right_checksum_is_refused(saved, change):
@@ -247,7 +248,7 @@ def test_a_depthwise_convolution_of_many_channels_takes_no_quadratic_memory():
     plan = make_plan(ops.Program((ops.Input(inputs=(), size=(1, 1, channels)), conv), (1,)), HOSTS[4])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1000 * channels < channels**2
+    assert peak < 1000 * channels
     assert plan.arena < 100 * channels
 
 

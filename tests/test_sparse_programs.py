@@ -117,6 +117,35 @@ def test_a_nan_in_an_image_reaches_the_result():
     assert np.isnan(SparseRuntime(program, threads=1)(images)[0, 3:6, 3:6]).all()
 
 
+@pytest.mark.parametrize("lanes", LANES)
+def test_a_nan_goes_through_maxima_and_activations(lanes):
+    images = ops.Input(inputs=(), size=(5, 7, 2))
+    window = {"window": (2, 2), "strides": (1, 1), "pads": (0, 0), "size": (4, 6)}
+    pool = ops.Pool(inputs=(0,), kind="max", **window)
+    whole = ops.GlobalPool(inputs=(0,), kind="max")
+    curves = [ops.Elementwise(inputs=(0,), activation=name) for name in ops.ACTIVATIONS]
+    program = ops.Program((images, pool, whole, *curves, ops.Softmax(inputs=(2,))), tuple(range(1, 4 + len(curves))))
+    runtime = SparseRuntime(program, threads=1, lanes=lanes)
+    for y, x in ((0, 0), (2, 3), (4, 6)):
+        values = np.zeros((1, 5, 7, 2), np.float32)
+        values[0, y, x, 0] = np.nan
+        pooled, largest, *curved, soft = runtime(values)
+        assert np.isnan(pooled[0, max(y - 1, 0) : y + 1, max(x - 1, 0) : x + 1, 0]).all()
+        assert np.isnan(pooled).sum() == (min(y, 3) - max(y - 1, 0) + 1) * (min(x, 5) - max(x - 1, 0) + 1)
+        assert np.isnan(largest[0]).tolist() == [True, False]
+        assert all(np.isnan(curve[0, y, x, 0]) and np.isnan(curve).sum() == 1 for curve in curved)
+        assert np.isnan(soft).all()
+
+
+def test_the_exponential_is_zero_and_infinite_where_float32_is():
+    values = np.float32([-np.inf, -200, -87.5, -85, 88, 88.5, 88.72, 88.73, 200, np.inf])
+    op = ops.Elementwise(inputs=(0,), activation="exponential")
+    program = ops.Program((ops.Input(inputs=(), size=(len(values),)), op), (1,))
+    with np.errstate(over="ignore"):
+        expected = np.exp(values)
+    np.testing.assert_allclose(SparseRuntime(program, threads=1)(values[None])[0], expected, rtol=3e-6, atol=1e-37)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("poison", [np.nan, 3e38])
 def test_nothing_is_read_that_was_not_written(seed, poison):
@@ -188,7 +217,7 @@ def test_narrow_maps_are_cut_into_parts_that_fill_a_vector():
         ({"mask": np.ones((3, 3), bool)}, "`mask` must be bool"),
         ({"kernels": np.zeros((1, 3, 3), np.float32)}, "`kernels` must be float32"),
         ({"activation": "tanh"}, "`activation` must be one of"),
-        ({"slope": float("nan")}, "`slope` must be finite"),
+        ({"slope": float("nan")}, "`slope` must be a number below 1e30"),
     ],
 )
 def test_a_program_refuses_what_does_not_fit(change, message):

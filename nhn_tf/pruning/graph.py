@@ -25,6 +25,7 @@ class Node:
       is_list: whether it was called on a list of tensors rather than on one.
       is_plain: whether those tensors, as the first argument, are all that it reads.
       args: further positional arguments of the call.
+      call_args: all of them, the first one too, with the symbolic tensors of the call.
       kwargs: keyword arguments of the call.
       shape: of its output, batch axis first, None where unknown.
     """
@@ -36,6 +37,7 @@ class Node:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     shape: tuple[int | None, ...]
+    call_args: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
@@ -168,4 +170,5 @@ def _node(layer: Any, call: Any) -> Node:
         args=tuple(rest),
         kwargs=dict(call.arguments.kwargs),
         shape=tuple(call.outputs[0].shape),
+        call_args=tuple(call.arguments.args),
     )

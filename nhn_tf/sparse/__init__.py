@@ -6,26 +6,39 @@
     runtime = nhn_tf.sparse.load("network.nhn")  # without Keras
 
 Pruned k x k kernels cost nothing: convolutions run over lists of the live ones, in native code made by llvmlite for
-this machine's vectors when the network is compiled. Needs `pip install "nhn-tf[sparse]"`; importing this package does
-not.
+this machine's vectors when the network is compiled. Needs `pip install ".[sparse]"`; importing this package does not.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nhn_tf.files import DamagedFileError
 from nhn_tf.sparse import machine
 from nhn_tf.sparse.machine import MissingLLVMError
+from nhn_tf.sparse.memory import CapacityError
+from nhn_tf.sparse.program import UnsupportedLayerError
 from nhn_tf.sparse.runtime import SparseRuntime, load
 
-__all__ = ["MissingLLVMError", "SparseRuntime", "compile", "load"]
+if TYPE_CHECKING:
+    from nhn_tf.sparse.mixed import MixedRuntime
+
+__all__ = [
+    "CapacityError",
+    "DamagedFileError",
+    "MissingLLVMError",
+    "SparseRuntime",
+    "UnsupportedLayerError",
+    "compile",
+    "load",
+]
 
 
-def compile(model: Any, *, threads: int | None = None, fallback: str | None = None) -> Any:
+def compile(model: Any, *, threads: int | None = None, fallback: str | None = None) -> SparseRuntime | MixedRuntime:
     """Makes native code of a functional Keras model.
 
     Args:
-      model: functional or Sequential, masked or compacted, of the layers that `nhn_tf.pruning.compact` knows.
+      model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.graph.READERS`.
       threads: that share a batch; by default one for each core that this process may use.
       fallback: "keras" lets Keras compute layers that the runtime does not know.
 
@@ -36,6 +49,9 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
     Raises:
       MissingLLVMError: llvmlite is not installed; the message says how to install it.
       UnsupportedLayerError: a layer is not known; the message names it.
+      CapacityError: the network is far larger than those that the runtime is made for.
+      ValueError: `threads` or `fallback` is none; or the model is subclassed, has a model within it, or calls a layer
+        twice.
     """
     if fallback not in (None, "keras"):
         raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')

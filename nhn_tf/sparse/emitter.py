@@ -190,6 +190,10 @@ class Function:
         less = self.new(f"fcmp olt {self.vector} {a}, {b}")
         return self.select(less, b, a)
 
+    def largest(self, a: Value, b: Value) -> Value:
+        """The larger of two vectors; a NaN in either stays."""
+        return self.call("maximum", a, b)
+
     def smaller(self, a: Value, b: Value) -> Value:
         """The smaller of two vectors; a NaN in `a` stays."""
         more = self.new(f"fcmp ogt {self.vector} {a}, {b}")
@@ -200,7 +204,7 @@ class Function:
         return self.new(f"select {kind} {condition}, {self.vector} {a}, {self.vector} {b}")
 
     def reduce(self, operation: str, value: Value) -> Value:
-        """All lanes as one number: "fadd" or "fmax"."""
+        """All lanes as one number: "fadd", or "fmaximum", in which a NaN stays."""
         start = f"float {float_literal(-0.0)}, " if operation == "fadd" else ""
         flags = "reassoc " if operation == "fadd" else ""
         return self.new(
@@ -217,7 +221,8 @@ def declarations(lanes: int) -> str:
             f"declare {v} @llvm.fmuladd.v{lanes}f32({v}, {v}, {v})",
             f"declare {v} @llvm.rint.v{lanes}f32({v})",
             f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {v})",
-            f"declare float @llvm.vector.reduce.fmax.v{lanes}f32({v})",
+            f"declare {v} @llvm.maximum.v{lanes}f32({v}, {v})",
+            f"declare float @llvm.vector.reduce.fmaximum.v{lanes}f32({v})",
             f"declare void @llvm.masked.store.v{lanes}f32.p0({v}, ptr, i32, <{lanes} x i1>)",
             "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
         )

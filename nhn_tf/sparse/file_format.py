@@ -1,6 +1,6 @@
 """The .nhn file: a program, portable and checked.
 
-    bytes 0..8     b"NHNTF\\r\\n\\x1a", which text-mode copies and truncations at once break
+    bytes 0..8     b"NHNTF\\r\\n\\x1a", which copying as text changes at once
     bytes 8..12    version, uint32
     bytes 12..16   length of the header, uint32
     bytes 16..48   SHA-256 of everything behind
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import struct
 import types
@@ -24,10 +25,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.files import DamagedFileError, atomic_write
+from nhn_tf.files import DamagedFileError, atomic_write, read_bytes
 from nhn_tf.sparse.program import MAX_OPS, MAX_VALUE, OPS, Op, Program, ProgramError
 
 MAGIC: Final = b"NHNTF\r\n\x1a"
+MAX_FILE: Final = 1 << 32
+"""Bytes."""
 VERSION: Final = 1
 PREFIX: Final = struct.Struct("<8sII32s")
 MAX_HEADER: Final = 1 << 24
@@ -88,8 +91,7 @@ def load(path: str | os.PathLike[str]) -> Program:
       FileNotFoundError: there is no such file.
       DamagedFileError: it is not a whole, unaltered .nhn file of this version.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_bytes(path, limit=MAX_FILE)
     try:
         return _parse(data)
     except (ProgramError, _Refused) as error:
@@ -195,11 +197,12 @@ class _Arrays:
         """An array of this shape, float32 or bool."""
         if not isinstance(shape, list) or not 1 <= len(shape) <= 4 or not all(type(n) is int for n in shape):
             raise _Refused("an array's shape must be a list of 1 to 4 numbers.")
-        count = 1
+        extent = 1
         for side in shape:
-            count *= side
-            if not 0 <= side <= MAX_VALUE or count > 8 * len(self.data):
+            extent *= max(side, 1)  # NumPy refuses large sides beside a side of 0, too
+            if not 0 <= side <= MAX_VALUE or extent > 8 * len(self.data):
                 raise _Refused("an array is larger than the file.")
+        count = math.prod(shape)
         size = -(-count // 8) if bits else count * self.dtype.itemsize
         end = self.start + size
         if end > len(self.data):

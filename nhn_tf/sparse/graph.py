@@ -19,16 +19,12 @@ from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.pruning.graph import Graph, Node, trace, weights_of
 from nhn_tf.sparse import program as ops
 from nhn_tf.sparse.optimize import optimize
-from nhn_tf.sparse.program import Op, Program, ProgramError, Shape
+from nhn_tf.sparse.program import Op, Program, ProgramError, Shape, UnsupportedLayerError
 
 ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
     getattr(activations, name): name
     for name in ("linear", "relu", "relu6", "leaky_relu", "exponential", "sigmoid", "tanh", "silu", "elu")
 }
-
-
-class UnsupportedLayerError(ValueError):
-    """A layer that the runtime cannot compute; the message names it."""
 
 
 def read(model: keras.Model, simplify: Callable[..., Program] = optimize) -> Program:
@@ -109,9 +105,9 @@ class Draft:
                 raise _Refusal(f"it makes {_shape(node)}, not {self.shapes[value]}")
         except (_Refusal, ProgramError) as refusal:
             self._forget(before)
-            kind = type(node.layer).__name__
+            kind, reason = type(node.layer).__name__, str(refusal).rstrip(".")
             raise UnsupportedLayerError(
-                f"layer {name!r} ({kind}) is not supported by the sparse runtime: {refusal}. Replace it, or pass "
+                f"layer {name!r} ({kind}) is not supported by the sparse runtime: {reason}. Replace it, or pass "
                 'fallback="keras" to let Keras compute it.'
             ) from None
         self.values[name] = value
@@ -122,6 +118,8 @@ class Draft:
 
     @staticmethod
     def _reader(node: Node) -> Callable[[Draft, Node, list[int]], int]:
+        if not isinstance(node.layer, keras.Layer):
+            raise _Refusal("it is a bare operation (as of `x + y` or keras.ops), not a layer such as keras.layers.Add")
         if type(node.layer) not in READERS:
             known = ", ".join(sorted(kind.__name__ for kind in READERS))
             raise _Refusal(f"its type is unknown. Known types: {known}")
@@ -133,7 +131,7 @@ class Draft:
 
     def add(self, op: Op) -> int:
         """Appends an operation and returns its value."""
-        self.shapes.append(op.shape([self.shapes[value] for value in op.inputs]))
+        self.shapes.append(ops.value_shape(op, [self.shapes[value] for value in op.inputs]))
         self.ops.append(op)
         return len(self.ops) - 1
 

@@ -60,7 +60,7 @@ def pool(
             values = [f.load(f.at(place, tap.row * source_stride + tap.column)) for tap in taps]
             result = values[0]
             for value in values[1:]:
-                result = f.larger(result, value) if kind == "max" else f.math("fadd", result, value)
+                result = f.largest(result, value) if kind == "max" else f.math("fadd", result, value)
             if kind == "average":
                 share = f.mul(f.add(f.mul(y, grid.vectors(lanes)), number), lanes)
                 result = f.math("fmul", result, f.load(f.at("%shares", share)))
@@ -155,10 +155,10 @@ def global_pool(name: str, kind: str, grid: Grid, stride: int, *, per_channel: b
             pixels = f.load(f.at(source, f.add(f.mul(y, stride), start)))
             value, so_far = f.select(counts, pixels, neutral), f.read(result)
             if kind == "max":
-                f.write(result, f.larger(so_far, value))
+                f.write(result, f.largest(so_far, value))
             else:
                 f.write(result, f.multiply_add(value, f.load(f.at(weights, place)), so_far))
-        total = f.reduce("fmax" if kind == "max" else "fadd", f.read(result))
+        total = f.reduce("fmaximum" if kind == "max" else "fadd", f.read(result))
         f.do(f"store float {total}, ptr {f.at('%arena', f.add('%target', channel))}, align 4")
     return str(f)
 
@@ -202,8 +202,8 @@ def softmax(name: str, lanes: int) -> str:
 
     f.write(largest, f.constant(float("-inf")))
     with f.loop(0, "%size", lanes) as i:
-        f.write(largest, f.larger(f.read(largest), logits(i)))
-    top = f.splat(f.reduce("fmax", f.read(largest)))
+        f.write(largest, f.largest(f.read(largest), logits(i)))
+    top = f.splat(f.reduce("fmaximum", f.read(largest)))
     f.write(total, f.constant(0))
     with f.loop(0, "%size", lanes) as i:
         value = logits(i)

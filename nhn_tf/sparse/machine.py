@@ -34,8 +34,7 @@ def _binding() -> Any:
         import llvmlite.binding as llvm
     except ImportError:
         raise MissingLLVMError(
-            "the sparse runtime makes its kernels with llvmlite, which is not installed. "
-            'Run: pip install "nhn-tf[sparse]"'
+            'the sparse runtime makes its kernels with llvmlite, which is not installed. Run: pip install ".[sparse]"'
         ) from None
     return llvm
 
@@ -87,7 +86,3 @@ class NativeCode:
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
         self.call = ctypes.CFUNCTYPE(None, *arguments)(self._engine.get_function_address(entry))
-
-    def assembly(self) -> str:
-        """The machine code as text, for those who tune kernels."""
-        return _target_machine().emit_assembly(self._module)

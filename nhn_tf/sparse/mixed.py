@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf.pruning.graph import Graph, Node, trace
+from nhn_tf.pruning.graph import Graph, Node, layer_of, trace
 from nhn_tf.sparse.graph import Draft, UnsupportedLayerError, input_names, read_part
 from nhn_tf.sparse.runtime import SparseRuntime
 
@@ -32,7 +32,7 @@ class _Part:
 
 
 class MixedRuntime:
-    """What `SparseRuntime` is, for a model of which Keras computes some layers. It cannot be saved.
+    """Called as `SparseRuntime` is, for a model of which Keras computes some layers. It cannot be saved.
 
     Args:
       model: functional.
@@ -60,18 +60,27 @@ class MixedRuntime:
         nodes = () if native else tuple(graph.nodes[name] for name in names)
         return _Part(input_names(graph, names), outputs, runtime, nodes)
 
-    def __call__(self, *images: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Computes a batch; see `SparseRuntime`."""
+    @property
+    def input_shapes(self) -> tuple[tuple[int | None, ...], ...]:
+        """Of one image for each input."""
+        return tuple(self._graph.nodes[name].shape[1:] for name in self._graph.inputs)
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int | None, ...], ...]:
+        return tuple(self._graph.nodes[name].shape[1:] for name in self._graph.outputs)
+
+    def __call__(self, *images: np.ndarray, threads: int | None = None) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Computes a batch; see `SparseRuntime`. `threads` is for the native parts."""
         if len(images) != len(self._graph.inputs):
             raise ValueError(f"the network has {len(self._graph.inputs)} inputs. Received: {len(images)} arrays.")
         values: dict[str, np.ndarray] = dict(zip(self._graph.inputs, map(np.asarray, images), strict=True))
         for part in self._parts:
             if part.runtime is not None:
-                made = part.runtime(*(values[name] for name in part.inputs))
+                made = part.runtime(*(values[name] for name in part.inputs), threads=threads)
                 values |= zip(part.outputs, made if isinstance(made, tuple) else (made,), strict=True)
             for node in part.nodes:
                 values[node.name] = _call(node, values)
-        outputs = tuple(values[name] for name in self._graph.outputs)
+        outputs = tuple(np.asarray(values[name], np.float32) for name in self._graph.outputs)
         return outputs if len(outputs) > 1 else outputs[0]
 
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
@@ -87,11 +96,16 @@ class MixedRuntime:
 
 def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
     """A layer's value, by Keras."""
-    inputs = [keras.ops.convert_to_tensor(values[parent]) for parent in node.parents]
     if not node.parents:
         return values[node.name]
-    made: Any = node.layer(inputs if node.is_list else inputs[0], *node.args, **node.kwargs)
-    return keras.ops.convert_to_numpy(made)
+
+    def computed(argument: Any) -> Any:
+        if isinstance(argument, keras.KerasTensor):
+            return keras.ops.convert_to_tensor(values[layer_of(argument)])
+        return argument
+
+    arguments, keywords = keras.tree.map_structure(computed, (node.call_args, dict(node.kwargs)))
+    return keras.ops.convert_to_numpy(node.layer(*arguments, **keywords))
 
 
 def _unsupported(graph: Graph) -> tuple[str, ...]:

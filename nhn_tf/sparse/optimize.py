@@ -49,7 +49,7 @@ def fold(operations: Sequence[Op], outputs: Sequence[int]) -> Program:
 
 
 class _Draft:
-    """Operations that change. `alias` says which value stands for a removed one."""
+    """Operations that change."""
 
     def __init__(self, operations: Sequence[Op], outputs: Sequence[int]):
         self.ops = list(operations)

@@ -44,6 +44,10 @@ class ProgramError(ValueError):
     """Operations that do not fit together."""
 
 
+class UnsupportedLayerError(ValueError):
+    """A layer that the runtime cannot compute; the message names it."""
+
+
 def _require(condition: bool, rule: str, received: object) -> None:
     if not condition:
         raise ProgramError(f"{rule}. Received: {received}.")
@@ -73,7 +77,7 @@ def _array(name: str, array: np.ndarray, shape: Shape, dtype: type = np.float32)
 
 def _activation(name: str, slope: float, allowed: Sequence[str]) -> None:
     _require(name in allowed, f"`activation` must be one of {', '.join(allowed)}", repr(name))
-    _require(np.isfinite(slope), "`slope` must be finite", slope)
+    _require(abs(slope) < 1e30, "`slope` must be a number below 1e30", slope)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -349,6 +353,20 @@ class Repeat(Op):
         return (height * self.factors[0], width * self.factors[1], channels)
 
 
+def value_shape(op: Op, inputs: Sequence[Shape]) -> Shape:
+    """Shape of what an operation makes of values of these shapes.
+
+    Raises:
+      ProgramError: they do not fit, or it is beyond the limits.
+    """
+    shape = op.shape(inputs)
+    limits = (MAX_SIDE, MAX_SIDE, MAX_CHANNELS) if len(shape) == 3 else (MAX_VECTOR,)
+    inside = all(1 <= size <= limit for size, limit in zip(shape, limits, strict=True))
+    _require(inside, f"a value's shape must be within {limits}", shape)
+    _require(_count(shape) <= MAX_VALUE, f"a value has up to {MAX_VALUE} numbers", shape)
+    return shape
+
+
 OPS: Final[dict[str, type[Op]]] = {
     kind.__name__: kind
     for kind in (
@@ -395,12 +413,7 @@ class Program:
         _require(inside, f"`inputs` must name operations before {number}", op.inputs)
         fits = len(op.inputs) == op.arity if op.arity is not None else len(op.inputs) >= 1
         _require(fits, f"the number of `inputs` must be {op.arity or '1 or more'}", len(op.inputs))
-        shape = op.shape([shapes[value] for value in op.inputs])
-        limits = (MAX_SIDE, MAX_SIDE, MAX_CHANNELS) if len(shape) == 3 else (MAX_VECTOR,)
-        inside = all(1 <= size <= limit for size, limit in zip(shape, limits, strict=True))
-        _require(inside, f"a value's shape must be within {limits}", shape)
-        _require(_count(shape) <= MAX_VALUE, f"a value has up to {MAX_VALUE} numbers", shape)
-        return shape
+        return value_shape(op, [shapes[value] for value in op.inputs])
 
     @property
     def inputs(self) -> tuple[int, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import ctypes
 import functools
 import mmap
 import os
-import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +33,7 @@ class _Native:
         self.constants = _aligned(plan.constants.size)
         self.constants[:] = plan.constants
         self.indices = plan.indices
-        self._free: list[np.ndarray] = []
-        self._lock = threading.Lock()
+        self._free: collections.deque[np.ndarray] = collections.deque()  # its methods are atomic
 
     def run(
         self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], counter: ctypes.c_int64, end: int
@@ -47,14 +47,13 @@ class _Native:
         try:
             self.code.call(arena.ctypes.data, constants, indices, *tables, ctypes.addressof(counter), end)
         finally:
-            with self._lock:
-                self._free.append(arena)
+            self._free.append(arena)
 
     def _take(self) -> np.ndarray:
-        with self._lock:
-            if self._free:
-                return self._free.pop()
-        return new_arena(self.plan)
+        try:
+            return self._free.pop()
+        except IndexError:
+            return new_arena(self.plan)
 
 
 def new_arena(plan: Plan) -> np.ndarray:
@@ -75,7 +74,9 @@ def _aligned(size: int) -> np.ndarray:
         raw = np.zeros(4 * size + CACHE_LINE, np.uint8)
         page = CACHE_LINE
     else:
-        memory = mmap.mmap(-1, -(-4 * size // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE)
+        # Private, or a forked process would write into this one's.
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        memory = mmap.mmap(-1, -(-4 * size // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE, **private)
         with contextlib.suppress(OSError, AttributeError):  # Systems without huge pages.
             memory.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(memory, np.uint8)
@@ -100,11 +101,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # A forked process has none of its parent's threads.
 
 
+def _checked_threads(threads: int | None) -> int | None:
+    if threads is not None and (not isinstance(threads, int | np.integer) or threads < 1):
+        raise ValueError(f"`threads` must be a positive whole number. Received: {threads!r}.")
+    return threads
+
+
 class SparseRuntime:
     """A network as native code.
 
     Made by `nhn_tf.sparse.compile` or `nhn_tf.sparse.load`. Objects may be called from several threads at once. The
-    result for an image depends neither on its batch nor on the number of threads, to the bit.
+    result for an image depends neither on its batch nor on the number of threads, to the bit. One image is computed by
+    one thread. Each thread that computes at the same time has an arena of its own (`summary` says how large), kept for
+    the next call. Pickled, the network is compiled again where it is loaded.
 
     Args:
       program: what to compute.
@@ -113,15 +122,17 @@ class SparseRuntime:
     """
 
     def __init__(self, program: Program, *, threads: int | None = None, lanes: int | None = None):
-        if threads is not None and threads < 1:
-            raise ValueError(f"`threads` must be positive. Received: {threads}.")
         if lanes is not None and lanes not in machine.HOSTS:
             raise ValueError(f"`lanes` must be one of {', '.join(map(str, machine.HOSTS))}. Received: {lanes}.")
         self.program = program
-        self.threads = threads or _cores()
+        self.threads = _checked_threads(threads) or _cores()
+        self._arguments = (program, threads, lanes)
         host = machine.host() if lanes is None else machine.HOSTS[lanes]
         self.plan = make_plan(program, host)
         self._native = _Native(self.plan)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _compiled, self._arguments
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -136,36 +147,42 @@ class SparseRuntime:
         """Computes a batch.
 
         Args:
-          *images: one array for each input, numbers [B, H, W, C], B being 0 or more.
+          *images: one array for each input, real numbers [B, H, W, C] or [B, C], B being the same for all, 0 or more.
+            float32 in C order is read in place, other types and orders are copied.
           threads: instead of the runtime's own.
 
         Returns:
-          float32 [B, classes], or a tuple if the network has several outputs.
+          float32 [B, classes] or [B, H, W, C], or a tuple if the network has several outputs.
 
         Raises:
-          ValueError: an array of another shape.
+          ValueError: an array of another shape or no numbers, or `threads` below 1.
         """
+        most = _checked_threads(threads) or self.threads
         inputs = self._check(images)
         count = len(inputs[0])
         outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
-        self._share(inputs, outputs, count, min(threads or self.threads, count))
+        self._share(inputs, outputs, count, most)
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _check(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        inputs = tuple(np.ascontiguousarray(image, np.float32) for image in images)
+        given = [np.asarray(image) for image in images]
+        if strange := [image.dtype for image in given if image.dtype.kind not in "biuf"]:
+            raise ValueError(f"the images must be real numbers. Received: {strange[0]}.")
+        inputs = tuple(np.require(image, np.float32, "C") for image in given)
         shapes = [image.shape[1:] for image in inputs]
-        counts = {image.shape[:1] for image in inputs}
-        if shapes != list(self.input_shapes) or len(counts) != 1:
-            expected = ", ".join(str(("B", *shape)) for shape in self.input_shapes)
-            received = ", ".join(str(image.shape) for image in inputs)
-            raise ValueError(f"the images must have the shape {expected}. Received: {received or 'none'}.")
+        expected = ", ".join(f"[B, {', '.join(map(str, shape))}]" for shape in self.input_shapes)
+        received = ", ".join(str(image.shape) for image in given) or "none"
+        if shapes != list(self.input_shapes) or any(not image.ndim for image in given):
+            raise ValueError(f"the images must have the shape {expected}. Received: {received}.")
+        if len({len(image) for image in inputs}) != 1:
+            raise ValueError(f"all inputs must have as many images. Received: {received}.")
         return inputs
 
-    def _share(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], count: int, threads: int) -> None:
-        """Has several threads, this one among them, take image after image."""
+    def _share(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], count: int, most: int) -> None:
+        """Has up to `most` threads, this one among them, take image after image."""
         counter = ctypes.c_int64(0)
         work = functools.partial(self._native.run, inputs, outputs, counter, count)
-        others = [_pool(threads).submit(work) for _ in range(threads - 1)]
+        others = [_pool(most).submit(work) for _ in range(min(most, count) - 1)]
         work()
         for other in others:
             if not other.cancel():  # One that has not begun would find nothing left to do.
@@ -177,6 +194,10 @@ class SparseRuntime:
         Args:
           path: by custom, ending in .nhn.
           dtype: of the stored weights, "float32" or "float16" (half the size, rounded).
+
+        Raises:
+          ValueError: another `dtype`.
+          nhn_tf.files.WriteError: the file cannot be written.
         """
         file_format.save(path, self.program, dtype=dtype)
 
@@ -193,6 +214,10 @@ class SparseRuntime:
                 f"{block.filters} filters x {block.rows} rows x {block.vectors} vectors"
             )
         return "\n".join(lines)
+
+
+def _compiled(program: Program, threads: int | None, lanes: int | None) -> SparseRuntime:
+    return SparseRuntime(program, threads=threads, lanes=lanes)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> SparseRuntime:

@@ -67,8 +67,8 @@ def new_arena(plan: Plan) -> np.ndarray:
 def _aligned(size: int) -> np.ndarray:
     """float32 zeros that start at a cache line, or, where it is worth it, at a huge page.
 
-    Neighbouring channels lie on different small pages, more than a core remembers the addresses of; with huge pages
-    the 1x1 convolutions of large maps take a fifth less time.
+    Neighbouring channels lie on different small pages, more than some cores remember the addresses of: what huge pages
+    save was a fifth of the 1x1 convolutions of large maps on one machine, nothing on another.
     """
     if 4 * size < HUGE_PAGE // 4:
         raw = np.zeros(4 * size + CACHE_LINE, np.uint8)

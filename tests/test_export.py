@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import pruning
+from nhn_tf import pruning, stopping
 from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain, write, write_exports
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
@@ -269,6 +269,54 @@ def test_an_export_that_answers_otherwise_never_takes_its_name(run_copy, monkeyp
     directory = run_copy.path / "export"
     assert (directory / "network.keras").read_bytes() == b"good"
     assert not list(directory.glob(".*"))
+
+
+class ConverterError(Exception):
+    """As converters raise: no ValueError, several lines."""
+
+
+def fails(monkeypatch, name, error):
+    """Has a format's writer raise."""
+
+    def save(network, path):
+        raise error
+
+    monkeypatch.setitem(FORMATS, name, dataclasses.replace(FORMATS[name], write=save, modules=(), tensorflow=False))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("the maps need 3 GiB."), "the onnx export cannot be written: the maps need 3 GiB."),
+        (ConverterError("no op 'X'\n  at y"), "the onnx export cannot be written: ConverterError: no op 'X'."),
+        (FileNotFoundError(2, "gone"), "the onnx export cannot be written: FileNotFoundError: [Errno 2] gone."),
+        (AssertionError(), "the onnx export cannot be written: AssertionError."),
+    ],
+)
+def test_what_a_writer_raises_is_told_in_one_line(tmp_path, monkeypatch, error, message):
+    fails(monkeypatch, "onnx", error)
+    with pytest.raises(ExportError) as caught:
+        write._export("onnx", None, tmp_path, None)
+    assert str(caught.value) == message
+    assert caught.value.__cause__ is error  # which --debug shows
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), stopping.Stopped(15)])
+def test_a_wish_to_stop_is_no_failure_of_a_writer(tmp_path, monkeypatch, error):
+    fails(monkeypatch, "onnx", error)
+    with pytest.raises(type(error)):
+        write._export("onnx", None, tmp_path, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_the_sparse_runtime_lacks_is_named_without_advice_for_programmers(tmp_path):
+    pytest.importorskip("llvmlite")
+    images = keras.Input((4, 4, 2))
+    model = keras.Model(images, keras.layers.LayerNormalization(name="odd")(images))
+    with pytest.raises(ExportError, match=r"cannot be written: layer 'odd' \(LayerNorm.*") as caught:
+        write._export("nhn", formats.Network(model), tmp_path, None)
+    assert "fallback" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("found", "message"), [([[np.nan, 0]], "by nan"), ([[0, 0, 0]], "outputs")])

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 import nhn_tf
+from nhn_tf import files
 from nhn_tf.export.formats import FORMATS, ExportError
 
 TOLERANCE = 1e-3
@@ -40,7 +41,8 @@ def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work
     Raises:
       ExportError: it cannot be loaded, or its answers are others.
     """
-    np.save(work / "images.npy", images)
+    with files.writing(work):
+        np.save(work / "images.npy", images)
     facts = _reload(name, path, work)
     found = np.load(work / "logits.npy")
     if found.shape != logits.shape:

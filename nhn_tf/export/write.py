@@ -20,7 +20,6 @@ from nhn_tf.data import datasets
 from nhn_tf.data.batches import Normalization
 from nhn_tf.export import check, markdown
 from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
-from nhn_tf.export.plain import plain
 from nhn_tf.runs import STAGES, RunDirectory, StageDirectory
 from nhn_tf.runs.journal import device
 from nhn_tf.stages import common
@@ -77,14 +76,14 @@ def write_exports(
     with _float32():
         reference = _reference(stage, data_dir)
         compacted = pruning.compact(reference.model)
-        network = Network(compacted, plain(compacted))
+        network = Network(compacted)
         directory = stage.run.path / "export"
         value = _facts(stage, reference, compacted)
+        files.remove_leftovers(directory, older_than_s=3600)
         with files.writing(directory):
-            files.remove_leftovers(directory, older_than_s=3600)
             before = _earlier(directory, value)
             files.write_json(directory / "preprocessing.json", _preprocessing(reference))
-            written = {name: _export(name, network, directory, reference) for name in names}
+        written = {name: _export(name, network, directory, reference) for name in names}
     rows = before | written
     value |= {"formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": skipped}
     files.write_json(directory / "export.json", value)
@@ -184,19 +183,34 @@ def _earlier(directory: Path, value: dict[str, Any]) -> dict[str, Any]:
 def _export(name: str, network: Network, directory: Path, reference: _Reference) -> dict[str, Any]:
     """Writes and checks one format under a temporary name, then gives it its own."""
     form = FORMATS[name]
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=directory))
+    target = directory / form.file
+    with files.writing(directory):
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=directory))
     try:
         path = work / form.file
-        form.write(network, path)
+        _write(name, network, path)
         row = check.check(name, path, reference.images, reference.logits, work=work)
-        target = directory / form.file
-        if target.is_dir():  # a directory cannot be replaced in one step
-            target.rename(work / "before")
-        os.replace(path, target)
+        with files.writing(target):
+            if target.is_dir():  # a directory cannot be replaced in one step
+                target.rename(work / "before")
+            os.replace(path, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{name}: {target}, {row['bytes']} bytes, largest error of a logit {row['max_abs_error']:.2g}")
     return {"file": form.file, **row}
+
+
+def _write(name: str, network: Network, path: Path) -> None:
+    """Writes one format; whatever its writer raises becomes an ExportError that names the format and the reason."""
+    try:
+        FORMATS[name].write(network, path)
+    except ExportError:
+        raise
+    except Exception as error:  # converters raise types of their own
+        lines = str(error).strip().splitlines()
+        parts = [] if lines and isinstance(error, ValueError) else [type(error).__name__]
+        reason = ": ".join([*parts, *lines[:1]]).rstrip(".")
+        raise ExportError(f"the {name} export cannot be written: {reason}.") from error
 
 
 def _remove(path: Path) -> None:

@@ -310,6 +310,29 @@ def test_a_wish_to_stop_is_no_failure_of_a_writer(tmp_path, monkeypatch, error):
     assert not list(tmp_path.iterdir())
 
 
+def test_of_all_formats_one_that_fails_is_skipped_with_its_reason(run_copy, unchecked, without, monkeypatch):
+    without("ai_edge_litert", "tf2onnx")
+    write_a_file(monkeypatch, "keras", b"1")
+    write_a_file(monkeypatch, "nhn", b"2")
+    fails(monkeypatch, "saved_model", ConverterError("no op 'X'\nat y"))
+    skipped = write_exports(run_copy.path, ["all"])["skipped"]
+    assert skipped["saved_model"] == "the saved_model export cannot be written: ConverterError: no op 'X'"
+    assert set(exported(run_copy)) == {"keras", "nhn"}
+    text = (run_copy.path / "export" / "export.md").read_text()
+    assert "- saved_model: the saved_model export cannot be written: ConverterError: no op 'X'.\n" in text
+
+    # By name it ends the call, but the table has what was written before.
+    (run_copy.path / "export" / "export.json").unlink()
+    with pytest.raises(ExportError, match="the saved_model export cannot be written"):
+        write_exports(run_copy.path, ["keras", "saved_model", "nhn"])
+    assert set(exported(run_copy)) == {"keras"}
+
+    for name in ("keras", "nhn"):
+        fails(monkeypatch, name, ConverterError("no"))
+    with pytest.raises(ExportError, match=r"^no format could be written\. The first, keras: .*: no\.$"):
+        write_exports(run_copy.path, ["all"])
+
+
 def test_a_layer_that_the_sparse_runtime_lacks_is_named_without_advice_for_programmers(tmp_path):
     pytest.importorskip("llvmlite")
     images = keras.Input((4, 4, 2))

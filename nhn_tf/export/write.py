@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from nhn_tf import complexity, files, pruning
 from nhn_tf.configs import DataConfig
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Normalization
+from nhn_tf.errors import UserError
 from nhn_tf.export import check, markdown
 from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
 from nhn_tf.runs import STAGES, RunDirectory, StageDirectory
@@ -55,8 +56,9 @@ def write_exports(
     """Exports the network of a run's last finished training stage, compacted.
 
     Every file is loaded again in a fresh process and compared with the run's own network on test images before it
-    takes its name. Exports of the same weights by an earlier call stay and keep their rows in the table; those of other
-    weights are removed. Stages of the run are only read.
+    takes its name. A format of "all" that fails is skipped; one that was asked for by name ends the call, and the table
+    has those before it. Exports of the same weights by an earlier call stay and keep their rows in the table; those of
+    other weights are removed. Stages of the run are only read.
 
     Args:
       model_dir: the run's directory.
@@ -69,7 +71,8 @@ def write_exports(
 
     Raises:
       UserError: no training stage has finished, a format is unknown or lacks a package, files of the run or the data
-        are damaged or others, or an export does not do what the network does.
+        are damaged or others, or a format asked for by name, or every one of "all", cannot be written or does not do
+        what the network does.
     """
     names, skipped = choose(asked)
     stage = _last_stage(model_dir)
@@ -83,12 +86,19 @@ def write_exports(
         with files.writing(directory):
             before = _earlier(directory, value)
             files.write_json(directory / "preprocessing.json", _preprocessing(reference))
-        written = {name: _export(name, network, directory, reference) for name in names}
-    rows = before | written
-    value |= {"formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": skipped}
-    files.write_json(directory / "export.json", value)
-    with files.atomic_write(directory / "export.md", "w") as file:
-        file.write(markdown.render(value))
+        written: dict[str, Any] = {}
+        for name in names:
+            try:
+                written[name] = _export(name, network, directory, reference)
+            except UserError as error:
+                if name in asked:
+                    raise
+                skipped[name] = " ".join(str(error).split()).rstrip(".")
+                print(f"{name}: not written: {skipped[name]}")
+            _tell(directory, value, before | written, skipped)
+    if not written:
+        name, reason = next((name, skipped[name]) for name in names)
+        raise ExportError(f"no format could be written. The first, {name}: {reason}.")
     return {
         "export": str(directory / "export.md"),
         "results": str(directory / "export.json"),
@@ -178,6 +188,14 @@ def _earlier(directory: Path, value: dict[str, Any]) -> dict[str, Any]:
     for name in ("export.md", "export.json", "preprocessing.json", *(form.file for form in FORMATS.values())):
         _remove(directory / name)
     return {}
+
+
+def _tell(directory: Path, value: Mapping[str, Any], rows: Mapping[str, Any], skipped: Mapping[str, str]) -> None:
+    """Writes the table and its figures; after every format, so that a later failure does not take them along."""
+    value = {**value, "formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": dict(skipped)}
+    files.write_json(directory / "export.json", value)
+    with files.atomic_write(directory / "export.md", "w") as file:
+        file.write(markdown.render(value))
 
 
 def _export(name: str, network: Network, directory: Path, reference: _Reference) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import pruning, stopping
+from nhn_tf import files, pruning, stopping
 from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain, write, write_exports
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
@@ -308,6 +308,30 @@ def test_a_wish_to_stop_is_no_failure_of_a_writer(tmp_path, monkeypatch, error):
     with pytest.raises(type(error)):
         write._export("onnx", None, tmp_path, None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), stopping.Stopped(15)])
+def test_a_directory_that_cannot_be_replaced_keeps_its_name(tmp_path, unchecked, monkeypatch, error):
+    def save(content):
+        def make(network, path):
+            path.mkdir()
+            (path / "weights").write_text(content)
+
+        form = dataclasses.replace(FORMATS["saved_model"], write=make)
+        monkeypatch.setitem(FORMATS, "saved_model", form)
+        nothing = write._Reference(None, None, None, np.zeros(0), np.zeros(0))
+        write._export("saved_model", None, tmp_path, nothing)
+
+    def refuse(*paths):
+        raise error
+
+    save("first")
+    save("second")  # a directory takes the place of another
+    with monkeypatch.context() as patch, pytest.raises((files.WriteError, stopping.Stopped)):
+        patch.setattr(write.os, "replace", refuse)
+        save("third")
+    assert (tmp_path / "saved_model" / "weights").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
 
 
 def test_of_all_formats_one_that_fails_is_skipped_with_its_reason(run_copy, unchecked, without, monkeypatch):

@@ -209,9 +209,7 @@ def _export(name: str, network: Network, directory: Path, reference: _Reference)
         _write(name, network, path)
         row = check.check(name, path, reference.images, reference.logits, work=work)
         with files.writing(target):
-            if target.is_dir():  # a directory cannot be replaced in one step
-                target.rename(work / "before")
-            os.replace(path, target)
+            _put(path, target, aside=work / "before")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{name}: {target}, {row['bytes']} bytes, largest error of a logit {row['max_abs_error']:.2g}")
@@ -229,6 +227,18 @@ def _write(name: str, network: Network, path: Path) -> None:
         parts = [] if lines and isinstance(error, ValueError) else [type(error).__name__]
         reason = ": ".join([*parts, *lines[:1]]).rstrip(".")
         raise ExportError(f"the {name} export cannot be written: {reason}.") from error
+
+
+def _put(path: Path, target: Path, *, aside: Path) -> None:
+    """Gives an export its name; what had the name before keeps it if that fails, or is interrupted."""
+    try:
+        if target.is_dir():  # a directory cannot be replaced in one step
+            target.rename(aside)
+        os.replace(path, target)
+    except BaseException:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        raise
 
 
 def _remove(path: Path) -> None:

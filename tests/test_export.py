@@ -135,6 +135,14 @@ def test_what_has_no_ordinary_layer_is_named():
         plain(keras.Model(images, Doubling(name="twice")(images)))
 
 
+@pytest.mark.parametrize("call", [lambda it, x, s: it(x, s), lambda it, x, s: it(x, initial_state=s)])
+def test_a_layer_that_reads_more_than_its_first_argument_is_named(call):
+    series, state = keras.Input((5, 3)), keras.Input((4,))
+    model = keras.Model([series, state], call(keras.layers.SimpleRNN(4, name="recurrent"), series, state))
+    with pytest.raises(ValueError, match=r"'recurrent' \(SimpleRNN\).*first argument"):
+        plain(model)
+
+
 # Which formats.
 
 

@@ -381,6 +381,20 @@ def test_neither_nan_nor_another_shape_passes(tmp_path, monkeypatch, found, mess
         check.check("keras", tmp_path, np.zeros((1, 8, 8, 1)), np.zeros((1, 2)), work=tmp_path)
 
 
+def test_a_network_that_answers_nan_itself_is_not_blamed_on_an_export():
+    check.check_reference("final", np.array([[0.0, -3.0]]))
+    with pytest.raises(ExportError, match="stage 'final' itself answers with NaN or infinity to 2 of 3 test images"):
+        check.check_reference("final", np.array([[0.0, np.nan], [0.0, 1.0], [-np.inf, np.nan]]))
+
+
+def test_an_export_whose_loader_prints_no_utf8_is_told_in_one_line(tmp_path, monkeypatch):
+    loader = tmp_path / "reload.py"
+    loader.write_text("import sys\nsys.stderr.buffer.write(b'caf\\xe9')\nsys.exit(1)\n")
+    monkeypatch.setattr(check, "_RELOAD", loader)
+    with pytest.raises(ExportError, match="cannot be loaded again as Keras: caf\ufffd"):
+        check.check("keras", tmp_path, np.zeros((1, 8, 8, 1)), np.zeros((1, 2)), work=tmp_path)
+
+
 def test_a_damaged_file_is_told_in_one_line(tmp_path):
     pytest.importorskip("llvmlite")
     path = tmp_path / "network.nhn"

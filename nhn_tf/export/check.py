@@ -25,6 +25,23 @@ _ONE_THREAD = dict.fromkeys(
 )
 
 
+def check_reference(stage: str, logits: np.ndarray) -> None:
+    """Refuses answers that no export could be compared with.
+
+    Args:
+      stage: whose network it is.
+      logits: float32 [N, classes], what the run's network makes of the images.
+
+    Raises:
+      ExportError: some are NaN or infinite.
+    """
+    if wrong := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise ExportError(
+            f"the network of stage {stage!r} itself answers with NaN or infinity to {wrong} of {len(logits)} test "
+            "images, so no export of it can be checked. Train that stage again."
+        )
+
+
 def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work: Path) -> dict[str, Any]:
     """Loads an export in a fresh process and compares its logits.
 
@@ -74,7 +91,9 @@ def _reload(name: str, path: Path, work: Path) -> dict[str, Any]:
     # -P: the modules beside the script must not hide those of the same name.
     command = [sys.executable, "-P", str(_RELOAD), name, *map(str, paths)]
     try:
-        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise ExportError(f"the {name} export was not loaded and run within {SECONDS} s; it was discarded.") from None
     if done.returncode:

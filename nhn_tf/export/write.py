@@ -144,8 +144,9 @@ def _reference(stage: StageDirectory, data_dir: str | None) -> _Reference:
     normalization = Normalization.of(data.train)
     images = normalization(data.test.images[:IMAGES])
     model.compile(jit_compile=keras.backend.backend() == "jax")
-    logits = model.predict(images, batch_size=100, verbose=0)
-    return _Reference(model, data, normalization, images, np.asarray(logits))
+    logits = np.asarray(model.predict(images, batch_size=100, verbose=0))
+    check.check_reference(stage.name, logits)
+    return _Reference(model, data, normalization, images, logits)
 
 
 def _facts(stage: StageDirectory, reference: _Reference, compacted: keras.Model) -> dict[str, Any]:

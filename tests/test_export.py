@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import pruning
+from nhn_tf import files, pruning, stopping
 from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain, write, write_exports
 from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
@@ -133,6 +133,14 @@ def test_what_has_no_ordinary_layer_is_named():
 
     with pytest.raises(ValueError, match=r"'twice' \(Doubling\).*elsewhere>Doubling"):
         plain(keras.Model(images, Doubling(name="twice")(images)))
+
+
+@pytest.mark.parametrize("call", [lambda it, x, s: it(x, s), lambda it, x, s: it(x, initial_state=s)])
+def test_a_layer_that_reads_more_than_its_first_argument_is_named(call):
+    series, state = keras.Input((5, 3)), keras.Input((4,))
+    model = keras.Model([series, state], call(keras.layers.SimpleRNN(4, name="recurrent"), series, state))
+    with pytest.raises(ValueError, match=r"'recurrent' \(SimpleRNN\).*first argument"):
+        plain(model)
 
 
 # Which formats.
@@ -271,10 +279,119 @@ def test_an_export_that_answers_otherwise_never_takes_its_name(run_copy, monkeyp
     assert not list(directory.glob(".*"))
 
 
+class ConverterError(Exception):
+    """As converters raise: no ValueError, several lines."""
+
+
+def fails(monkeypatch, name, error):
+    """Has a format's writer raise."""
+
+    def save(network, path):
+        raise error
+
+    monkeypatch.setitem(FORMATS, name, dataclasses.replace(FORMATS[name], write=save, modules=(), tensorflow=False))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("the maps need 3 GiB."), "the onnx export cannot be written: the maps need 3 GiB."),
+        (ConverterError("no op 'X'\n  at y"), "the onnx export cannot be written: ConverterError: no op 'X'."),
+        (FileNotFoundError(2, "gone"), "the onnx export cannot be written: FileNotFoundError: [Errno 2] gone."),
+        (AssertionError(), "the onnx export cannot be written: AssertionError."),
+    ],
+)
+def test_what_a_writer_raises_is_told_in_one_line(tmp_path, monkeypatch, error, message):
+    fails(monkeypatch, "onnx", error)
+    with pytest.raises(ExportError) as caught:
+        write._export("onnx", None, tmp_path, None)
+    assert str(caught.value) == message
+    assert caught.value.__cause__ is error  # which --debug shows
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), stopping.Stopped(15)])
+def test_a_wish_to_stop_is_no_failure_of_a_writer(tmp_path, monkeypatch, error):
+    fails(monkeypatch, "onnx", error)
+    with pytest.raises(type(error)):
+        write._export("onnx", None, tmp_path, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), stopping.Stopped(15)])
+def test_a_directory_that_cannot_be_replaced_keeps_its_name(tmp_path, unchecked, monkeypatch, error):
+    def save(content):
+        def make(network, path):
+            path.mkdir()
+            (path / "weights").write_text(content)
+
+        form = dataclasses.replace(FORMATS["saved_model"], write=make)
+        monkeypatch.setitem(FORMATS, "saved_model", form)
+        nothing = write._Reference(None, None, None, np.zeros(0), np.zeros(0))
+        write._export("saved_model", None, tmp_path, nothing)
+
+    def refuse(*paths):
+        raise error
+
+    save("first")
+    save("second")  # a directory takes the place of another
+    with monkeypatch.context() as patch, pytest.raises((files.WriteError, stopping.Stopped)):
+        patch.setattr(write.os, "replace", refuse)
+        save("third")
+    assert (tmp_path / "saved_model" / "weights").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
+
+
+def test_of_all_formats_one_that_fails_is_skipped_with_its_reason(run_copy, unchecked, without, monkeypatch):
+    without("ai_edge_litert", "tf2onnx")
+    write_a_file(monkeypatch, "keras", b"1")
+    write_a_file(monkeypatch, "nhn", b"2")
+    fails(monkeypatch, "saved_model", ConverterError("no op 'X'\nat y"))
+    skipped = write_exports(run_copy.path, ["all"])["skipped"]
+    assert skipped["saved_model"] == "the saved_model export cannot be written: ConverterError: no op 'X'"
+    assert set(exported(run_copy)) == {"keras", "nhn"}
+    text = (run_copy.path / "export" / "export.md").read_text()
+    assert "- saved_model: the saved_model export cannot be written: ConverterError: no op 'X'.\n" in text
+
+    # By name it ends the call, but the table has what was written before.
+    (run_copy.path / "export" / "export.json").unlink()
+    with pytest.raises(ExportError, match="the saved_model export cannot be written"):
+        write_exports(run_copy.path, ["keras", "saved_model", "nhn"])
+    assert set(exported(run_copy)) == {"keras"}
+
+    for name in ("keras", "nhn"):
+        fails(monkeypatch, name, ConverterError("no"))
+    with pytest.raises(ExportError, match=r"^no format could be written\. The first, keras: .*: no\.$"):
+        write_exports(run_copy.path, ["all"])
+
+
+def test_a_layer_that_the_sparse_runtime_lacks_is_named_without_advice_for_programmers(tmp_path):
+    pytest.importorskip("llvmlite")
+    images = keras.Input((4, 4, 2))
+    model = keras.Model(images, keras.layers.LayerNormalization(name="odd")(images))
+    with pytest.raises(ExportError, match=r"cannot be written: layer 'odd' \(LayerNorm.*") as caught:
+        write._export("nhn", formats.Network(model), tmp_path, None)
+    assert "fallback" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("found", "message"), [([[np.nan, 0]], "by nan"), ([[0, 0, 0]], "outputs")])
 def test_neither_nan_nor_another_shape_passes(tmp_path, monkeypatch, found, message):
     monkeypatch.setattr(check, "_reload", lambda name, path, work: np.save(work / "logits.npy", np.array(found)))
     with pytest.raises(ExportError, match=message):
+        check.check("keras", tmp_path, np.zeros((1, 8, 8, 1)), np.zeros((1, 2)), work=tmp_path)
+
+
+def test_a_network_that_answers_nan_itself_is_not_blamed_on_an_export():
+    check.check_reference("final", np.array([[0.0, -3.0]]))
+    with pytest.raises(ExportError, match="stage 'final' itself answers with NaN or infinity to 2 of 3 test images"):
+        check.check_reference("final", np.array([[0.0, np.nan], [0.0, 1.0], [-np.inf, np.nan]]))
+
+
+def test_an_export_whose_loader_prints_no_utf8_is_told_in_one_line(tmp_path, monkeypatch):
+    loader = tmp_path / "reload.py"
+    loader.write_text("import sys\nsys.stderr.buffer.write(b'caf\\xe9')\nsys.exit(1)\n")
+    monkeypatch.setattr(check, "_RELOAD", loader)
+    with pytest.raises(ExportError, match="cannot be loaded again as Keras: caf\ufffd"):
         check.check("keras", tmp_path, np.zeros((1, 8, 8, 1)), np.zeros((1, 2)), work=tmp_path)
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 import nhn_tf
+from nhn_tf import files
 from nhn_tf.export.formats import FORMATS, ExportError
 
 TOLERANCE = 1e-3
@@ -22,6 +23,23 @@ _RELOAD = Path(__file__).with_name("reload.py")
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"
 )
+
+
+def check_reference(stage: str, logits: np.ndarray) -> None:
+    """Refuses answers that no export could be compared with.
+
+    Args:
+      stage: whose network it is.
+      logits: float32 [N, classes], what the run's network makes of the images.
+
+    Raises:
+      ExportError: some are NaN or infinite.
+    """
+    if wrong := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise ExportError(
+            f"the network of stage {stage!r} itself answers with NaN or infinity to {wrong} of {len(logits)} test "
+            "images, so no export of it can be checked. Train that stage again."
+        )
 
 
 def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work: Path) -> dict[str, Any]:
@@ -40,7 +58,8 @@ def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work
     Raises:
       ExportError: it cannot be loaded, or its answers are others.
     """
-    np.save(work / "images.npy", images)
+    with files.writing(work):
+        np.save(work / "images.npy", images)
     facts = _reload(name, path, work)
     found = np.load(work / "logits.npy")
     if found.shape != logits.shape:
@@ -72,7 +91,9 @@ def _reload(name: str, path: Path, work: Path) -> dict[str, Any]:
     # -P: the modules beside the script must not hide those of the same name.
     command = [sys.executable, "-P", str(_RELOAD), name, *map(str, paths)]
     try:
-        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise ExportError(f"the {name} export was not loaded and run within {SECONDS} s; it was discarded.") from None
     if done.returncode:

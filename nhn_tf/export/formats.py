@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 
 from nhn_tf import sparse
 from nhn_tf.errors import UserError
+from nhn_tf.export.plain import plain
+from nhn_tf.sparse.graph import UnsupportedLayerError
 
 
 class ExportError(UserError):
@@ -25,11 +28,14 @@ class Network:
 
     Attributes:
       compacted: the network without its dead channels, with this package's layers.
-      plain: the same of ordinary Keras layers.
     """
 
     compacted: keras.Model
-    plain: keras.Model
+
+    @functools.cached_property
+    def plain(self) -> keras.Model:
+        """The same of ordinary Keras layers, made when a format first wants it."""
+        return plain(self.compacted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,12 @@ def _exporter(name: str) -> Callable[[Network, Path], None]:
 
 
 def _write_nhn(network: Network, path: Path) -> None:
-    sparse.compile(network.compacted).save(path)
+    try:
+        runtime = sparse.compile(network.compacted)
+    except UnsupportedLayerError as error:
+        why, _, _ = str(error).partition(". Replace it, or pass")  # `fallback` is no choice here: Keras is not saved
+        raise ExportError(f"the nhn export cannot be written: {why}.") from error
+    runtime.save(path)
 
 
 FORMATS: Final[dict[str, Format]] = {

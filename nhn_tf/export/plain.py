@@ -33,7 +33,8 @@ def plain(model: keras.Model) -> keras.Model:
       A new functional model, not compiled, whose outputs are the same up to rounding. Layers keep their names.
 
     Raises:
-      ValueError: a layer of this package, or of another, for which there is no ordinary one; the message names it.
+      ValueError: a layer of this package, or of another, for which there is no ordinary one, or one that reads tensors
+        beside its first argument; the message names it.
     """
     traced = graph.trace(model)
     tensors: dict[str, Any] = {}
@@ -60,6 +61,11 @@ def _replace(node: graph.Node, inputs: list[Any]) -> Any:
         raise ValueError(
             f"layer {node.name!r} ({type(node.layer).__name__}) has no ordinary Keras layer in its "
             f"place: it needs {own}."
+        )
+    if not node.is_plain:  # the tensors among its other arguments are the old model's
+        raise ValueError(
+            f"layer {node.name!r} ({type(node.layer).__name__}) reads tensors beside its first argument; a layer that "
+            "is exported may read one tensor, or one list of tensors, given first."
         )
     output = layer(inputs if node.is_list else inputs[0], *node.args, **node.kwargs)
     for variable in layer.variables:

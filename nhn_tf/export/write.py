@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from nhn_tf import complexity, files, pruning
 from nhn_tf.configs import DataConfig
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Normalization
+from nhn_tf.errors import UserError
 from nhn_tf.export import check, markdown
 from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
-from nhn_tf.export.plain import plain
 from nhn_tf.runs import STAGES, RunDirectory, StageDirectory
 from nhn_tf.runs.journal import device
 from nhn_tf.stages import common
@@ -56,8 +56,9 @@ def write_exports(
     """Exports the network of a run's last finished training stage, compacted.
 
     Every file is loaded again in a fresh process and compared with the run's own network on test images before it
-    takes its name. Exports of the same weights by an earlier call stay and keep their rows in the table; those of other
-    weights are removed. Stages of the run are only read.
+    takes its name. A format of "all" that fails is skipped; one that was asked for by name ends the call, and the table
+    has those before it. Exports of the same weights by an earlier call stay and keep their rows in the table; those of
+    other weights are removed. Stages of the run are only read.
 
     Args:
       model_dir: the run's directory.
@@ -70,26 +71,34 @@ def write_exports(
 
     Raises:
       UserError: no training stage has finished, a format is unknown or lacks a package, files of the run or the data
-        are damaged or others, or an export does not do what the network does.
+        are damaged or others, or a format asked for by name, or every one of "all", cannot be written or does not do
+        what the network does.
     """
     names, skipped = choose(asked)
     stage = _last_stage(model_dir)
     with _float32():
         reference = _reference(stage, data_dir)
         compacted = pruning.compact(reference.model)
-        network = Network(compacted, plain(compacted))
+        network = Network(compacted)
         directory = stage.run.path / "export"
         value = _facts(stage, reference, compacted)
+        files.remove_leftovers(directory, older_than_s=3600)
         with files.writing(directory):
-            files.remove_leftovers(directory, older_than_s=3600)
             before = _earlier(directory, value)
             files.write_json(directory / "preprocessing.json", _preprocessing(reference))
-            written = {name: _export(name, network, directory, reference) for name in names}
-    rows = before | written
-    value |= {"formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": skipped}
-    files.write_json(directory / "export.json", value)
-    with files.atomic_write(directory / "export.md", "w") as file:
-        file.write(markdown.render(value))
+        written: dict[str, Any] = {}
+        for name in names:
+            try:
+                written[name] = _export(name, network, directory, reference)
+            except UserError as error:
+                if name in asked:
+                    raise
+                skipped[name] = " ".join(str(error).split()).rstrip(".")
+                print(f"{name}: not written: {skipped[name]}")
+            _tell(directory, value, before | written, skipped)
+    if not written:
+        name, reason = next((name, skipped[name]) for name in names)
+        raise ExportError(f"no format could be written. The first, {name}: {reason}.")
     return {
         "export": str(directory / "export.md"),
         "results": str(directory / "export.json"),
@@ -135,8 +144,9 @@ def _reference(stage: StageDirectory, data_dir: str | None) -> _Reference:
     normalization = Normalization.of(data.train)
     images = normalization(data.test.images[:IMAGES])
     model.compile(jit_compile=keras.backend.backend() == "jax")
-    logits = model.predict(images, batch_size=100, verbose=0)
-    return _Reference(model, data, normalization, images, np.asarray(logits))
+    logits = np.asarray(model.predict(images, batch_size=100, verbose=0))
+    check.check_reference(stage.name, logits)
+    return _Reference(model, data, normalization, images, logits)
 
 
 def _facts(stage: StageDirectory, reference: _Reference, compacted: keras.Model) -> dict[str, Any]:
@@ -181,22 +191,55 @@ def _earlier(directory: Path, value: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _tell(directory: Path, value: Mapping[str, Any], rows: Mapping[str, Any], skipped: Mapping[str, str]) -> None:
+    """Writes the table and its figures; after every format, so that a later failure does not take them along."""
+    value = {**value, "formats": {name: rows[name] for name in FORMATS if name in rows}, "skipped": dict(skipped)}
+    files.write_json(directory / "export.json", value)
+    with files.atomic_write(directory / "export.md", "w") as file:
+        file.write(markdown.render(value))
+
+
 def _export(name: str, network: Network, directory: Path, reference: _Reference) -> dict[str, Any]:
     """Writes and checks one format under a temporary name, then gives it its own."""
     form = FORMATS[name]
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=directory))
+    target = directory / form.file
+    with files.writing(directory):
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=directory))
     try:
         path = work / form.file
-        form.write(network, path)
+        _write(name, network, path)
         row = check.check(name, path, reference.images, reference.logits, work=work)
-        target = directory / form.file
-        if target.is_dir():  # a directory cannot be replaced in one step
-            target.rename(work / "before")
-        os.replace(path, target)
+        with files.writing(target):
+            _put(path, target, aside=work / "before")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{name}: {target}, {row['bytes']} bytes, largest error of a logit {row['max_abs_error']:.2g}")
     return {"file": form.file, **row}
+
+
+def _write(name: str, network: Network, path: Path) -> None:
+    """Writes one format; whatever its writer raises becomes an ExportError that names the format and the reason."""
+    try:
+        FORMATS[name].write(network, path)
+    except ExportError:
+        raise
+    except Exception as error:  # converters raise types of their own
+        lines = str(error).strip().splitlines()
+        parts = [] if lines and isinstance(error, ValueError) else [type(error).__name__]
+        reason = ": ".join([*parts, *lines[:1]]).rstrip(".")
+        raise ExportError(f"the {name} export cannot be written: {reason}.") from error
+
+
+def _put(path: Path, target: Path, *, aside: Path) -> None:
+    """Gives an export its name; what had the name before keeps it if that fails, or is interrupted."""
+    try:
+        if target.is_dir():  # a directory cannot be replaced in one step
+            target.rename(aside)
+        os.replace(path, target)
+    except BaseException:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        raise
 
 
 def _remove(path: Path) -> None:

@@ -163,6 +163,18 @@ def test_a_network_without_full_convolutions_says_what_to_do(trained, tmp_path):
     assert not trained.stage("prune").path.exists()
 
 
+def test_what_builds_on_a_stage_that_has_been_run_again_is_refused(smoke_run, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(smoke_run.path, run.path)
+    base = run.stage("base")
+    arrays = {name: array + 1 for name, array in base.weights().items()}
+    files.save_npz(base / "weights.npz", arrays)
+    files.write_sealed(base / "done.json", {**base.done(), "weights": files.digest_arrays(arrays)})
+    for stage in ("pruned", "lds_location", "final"):
+        with pytest.raises(RunError, match="stage 'prune' .* that no stage holds any more"):
+            stages.run(stage, run, smoke_settings(stage))
+
+
 def test_retraining_before_pruning_names_the_command(trained):
     with pytest.raises(RunError, match=r"python prune\.py --model_dir=\S+ --preset=smoke"):
         stages.run("pruned", trained, smoke_settings("pruned"))

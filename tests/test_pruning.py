@@ -206,3 +206,18 @@ def test_models_with_nothing_to_prune_or_broken_weights_are_refused():
 
 def test_a_model_without_masked_layers_has_no_masks():
     assert pruning.masks_of(MODEL) == Masks({})
+
+
+def test_a_layer_of_which_hardly_anything_stays_is_warned_of():
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(20, 3, name="stem")(images)
+    x = keras.layers.Conv2D(20, 3, name="flat")(x)
+    model = keras.Model(images, keras.layers.Conv2D(40, 3, name="steep")(x))
+    kernel = model.get_layer("flat").kernel
+    scale = np.full(tuple(kernel.shape), 1e-3, np.float32)
+    scale[..., 0] = 10.0
+    kernel.assign(keras.ops.convert_to_numpy(kernel) * scale)
+    with pytest.warns(UserWarning, match=r"layer 'flat' keeps 20 of 400 kernels and 1 of 20 output channels.*scope"):
+        pruning.prune(model, sparsity=0.4)
+    pruning.prune(model, sparsity=0.4, scope="layer")

@@ -13,6 +13,9 @@ from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.pruning import criteria, graph
 from nhn_tf.pruning.masked import apply_masks, kernels_of
 
+FEW_CHANNELS: Final = 0.1
+"""A layer of which no more of its output channels stay alive is warned of."""
+
 PRUNED_SIZES: Final = (3, 5)
 """Sizes of the square kernels that are pruned unless layers are named (paper, section 3)."""
 
@@ -39,7 +42,8 @@ def prune(
       threshold: a kernel goes when its score is below it. Give this or `sparsity`.
       sparsity: share of the kernels to be gone, in [0, 1).
       criterion: `std` (the paper's), `l1`, `l2` or `random` (a control).
-      scope: whether `sparsity` holds over all layers together (`global`) or in each (`layer`).
+      scope: whether `sparsity` holds over all layers together (`global`, which may leave some layer hardly any: a
+        warning names it) or in each (`layer`).
       allow_disconnected: let a layer lose its last kernel; otherwise its strongest stays, with a warning.
       seed: of the `random` criterion.
       layers: names of the convolutions to prune. By default those with 3x3 or 5x5 kernels and `groups=1`, except
@@ -68,6 +72,15 @@ def prune(
             "layer lose all of them.",
             stacklevel=2,
         )
+    for name, mask in selection.masks.items():
+        alive = int(mask.any(axis=0).sum())
+        if name not in selection.rescued and 0 < alive <= FEW_CHANNELS * mask.shape[1]:
+            warnings.warn(
+                f"layer {name!r} keeps {int(mask.sum()):,} of {mask.size:,} kernels and {alive} of {mask.shape[1]} "
+                "output channels, which may cost more accuracy than training brings back. "
+                'scope="layer" prunes every layer alike.',
+                stacklevel=2,
+            )
     pruned = _masked_clone(model, frozenset(selection.masks))
     apply_masks(pruned, selection.masks)
     return pruned

@@ -14,7 +14,7 @@ from nhn_tf.data.batches import Batches, Normalization
 from nhn_tf.errors import UserError
 from nhn_tf.genotype import Genotype
 from nhn_tf.models import network, weights
-from nhn_tf.runs import NOT_IN_DIGEST, RunDirectory, RunError, Settings, StageDirectory
+from nhn_tf.runs import NOT_IN_DIGEST, STAGES, RunDirectory, RunError, Settings, StageDirectory
 
 
 class Feed:
@@ -112,7 +112,7 @@ def uses_validation(config: Config) -> bool:
 
 
 def source_stage(directory: RunDirectory, name: str, settings: Settings) -> StageDirectory:
-    """The finished stage that another builds on, checked to have been asked for the same data and seed."""
+    """The finished stage that another builds on, checked to be of the same data and seed and of the present base."""
     source = directory.require(name, settings)
     record, now = source.record(), settings.data.to_json()
     before = {**record["data"], "seed": record["seed"]}
@@ -123,7 +123,28 @@ def source_stage(directory: RunDirectory, name: str, settings: Settings) -> Stag
             f"stage '{source.name}' in {source.run.path} ran on other data: {told}.\n"
             f"Give the same data settings and seed, or another --model_dir."
         )
+    _check_lineage(directory, source)
     return source
+
+
+def _check_lineage(directory: RunDirectory, stage: StageDirectory) -> None:
+    """Refuses a stage that was begun on what a stage before it no longer holds.
+
+    Raises:
+      RunError: it names the first stage to run again.
+    """
+    holders: dict[str, StageDirectory] = {}
+    for name in STAGES:
+        if directory.stage(name).is_done:
+            holders.setdefault(directory.stage(name).done()["weights"], directory.stage(name))
+    while (origin := stage.record()["input_weights"]) is not None:
+        if origin not in holders:
+            raise RunError(
+                f"stage '{stage.name}' in {directory.path} was begun on weights that no stage holds any more: a stage "
+                f"before it has been run again since.\n"
+                f"Run '{stage.name}' and the stages behind it again with --overwrite."
+            )
+        stage = holders[origin]
 
 
 def form_of(directory: RunDirectory) -> dict[str, Any]:

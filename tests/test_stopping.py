@@ -19,6 +19,8 @@ each_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
 HEAD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests in the background has it ignored
 import hashlib, sys, time
 from flags import entry
 from nhn_tf import stopping

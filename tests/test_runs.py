@@ -90,13 +90,20 @@ def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(ru
     assert run.stage("enas").begin(elsewhere) is None
 
 
-def test_the_input_genotype_is_part_of_the_identity(run):
-    base = dataclasses.replace(SETTINGS, config=SMOKE.base)
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("", "begun on another result of stage 'enas'"),
+        ("arc.txt", "another architecture than --genotype=arc.txt holds now"),
+    ],
+)
+def test_the_input_genotype_is_part_of_the_identity(run, file, message):
+    base = dataclasses.replace(SETTINGS, config=dataclasses.replace(SMOKE.base, genotype=file))
     stage = run.stage("base")
     stage.begin(base, input_genotype=GENOTYPE)
     stage.start("images")
     other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
-    with pytest.raises(RunError, match="begun on another result of stage 'enas'"):
+    with pytest.raises(RunError, match=message):
         run.stage("base").begin(base, input_genotype=other)
 
 
@@ -311,16 +318,6 @@ def test_a_result_without_its_settings_is_not_taken_for_one_of_others(run):
     shutil.copy(other.stage("enas") / "config.json", stage / "config.json")
     with pytest.raises(files.DamagedFileError, match=r"config\.json is not what stage 'enas' finished with"):
         run.stage("enas").begin(changed(epochs=5))
-
-
-def test_a_file_with_another_architecture_is_named(run):
-    base = dataclasses.replace(SETTINGS, config=dataclasses.replace(SMOKE.base, genotype="arc.txt"))
-    stage = run.stage("base")
-    stage.begin(base, input_genotype=GENOTYPE)
-    stage.start("images")
-    other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
-    with pytest.raises(RunError, match="another architecture than --genotype=arc.txt holds now"):
-        run.stage("base").begin(base, input_genotype=other)
 
 
 def test_what_is_discarded_is_no_longer_in_the_journal(run):

@@ -37,6 +37,11 @@ class Process:
     def send(self, number):
         self._process.send_signal(number)
 
+    def send_twice(self, number, pause):
+        self.send(number)
+        time.sleep(pause)
+        self.send(number)
+
     def wait_for(self, words, seconds=20):
         """Waits until it complains of something."""
         deadline = time.monotonic() + seconds
@@ -110,9 +115,7 @@ def test_a_second_signal_ends_even_what_never_comes_back_from_native_code(begin,
 
 def test_a_signal_right_behind_the_first_is_the_same_wish(begin):
     process = begin(LOOP.replace('print("saving", flush=True)', 'time.sleep(0.5); print("saving", flush=True)'))
-    process.send(signal.SIGTERM)
-    time.sleep(0.2)
-    process.send(signal.SIGTERM)
+    process.send_twice(signal.SIGTERM, 0.2)
     code, out, _ = process.ended()
     assert (code, out) == (128 + signal.SIGTERM, "saving\n")
 
@@ -128,9 +131,7 @@ def test_a_signal_right_behind_does_not_disturb_those_who_tidy_up(begin):
                 print("tidied", flush=True)
         entry.guarded(lambda: "", action)
     """)
-    process.send(signal.SIGTERM)
-    time.sleep(0.2)
-    process.send(signal.SIGTERM)
+    process.send_twice(signal.SIGTERM, 0.2)
     code, out, err = process.ended()
     assert (code, out) == (128 + signal.SIGTERM, "tidied\n")
     assert "Traceback" not in err
@@ -220,9 +221,7 @@ def test_a_signal_right_behind_does_not_disturb_the_end_of_a_deferred_stop(begin
                 print("tidied", flush=True)
         entry.guarded(lambda: "", action)
     """)
-    process.send(signal.SIGTERM)
-    time.sleep(0.3)
-    process.send(signal.SIGTERM)
+    process.send_twice(signal.SIGTERM, 0.3)
     code, out, err = process.ended()
     assert (code, out) == (128 + signal.SIGTERM, "tidying\ntidied\n")
     assert "all is saved. Go on with:" in err

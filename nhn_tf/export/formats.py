@@ -86,8 +86,8 @@ def _write_nhn(network: Network, path: Path) -> None:
     try:
         runtime = sparse.compile(network.compacted)
     except UnsupportedLayerError as error:
-        why, _, _ = str(error).partition(". Replace it, or pass")  # `fallback` is no choice here: Keras is not saved
-        raise ExportError(f"the nhn export cannot be written: {why}.") from error
+        # `fallback` is no choice here: Keras's layers cannot be saved.
+        raise ExportError(f"the nhn export cannot be written: {error.reason}.") from error
     runtime.save(path)
 
 

@@ -24,8 +24,7 @@ class Node:
       parents: names of the layers whose outputs it reads, in order.
       is_list: whether it was called on a list of tensors rather than on one.
       is_plain: whether those tensors, as the first argument, are all that it reads.
-      args: further positional arguments of the call.
-      call_args: all of them, the first one too, with the symbolic tensors of the call.
+      call_args: positional arguments of the call, with its symbolic tensors.
       kwargs: keyword arguments of the call.
       shape: of its output, batch axis first, None where unknown.
     """
@@ -34,14 +33,18 @@ class Node:
     parents: tuple[str, ...]
     is_list: bool
     is_plain: bool
-    args: tuple[Any, ...]
+    call_args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     shape: tuple[int | None, ...]
-    call_args: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
         return self.layer.name
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments behind the first."""
+        return self.call_args[1:]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,7 +162,8 @@ def _check_same_call(known: Node, operation: Any, known_index: int, index: int) 
 def _node(layer: Any, call: Any) -> Node:
     if isinstance(layer, keras.layers.InputLayer):
         return Node(layer, (), False, True, (), {}, tuple(layer.output.shape))
-    first, *rest = call.arguments.args or (None,)
+    call_args = tuple(call.arguments.args)
+    first = call_args[0] if call_args else None
     is_list = isinstance(first, (list, tuple))
     given = list(first) if isinstance(first, (list, tuple)) else [first]
     return Node(
@@ -167,8 +171,7 @@ def _node(layer: Any, call: Any) -> Node:
         parents=tuple(layer_of(tensor) for tensor in call.input_tensors),
         is_list=is_list,
         is_plain=[id(tensor) for tensor in given] == [id(tensor) for tensor in call.input_tensors],
-        args=tuple(rest),
+        call_args=call_args,
         kwargs=dict(call.arguments.kwargs),
         shape=tuple(call.outputs[0].shape),
-        call_args=tuple(call.arguments.args),
     )

@@ -107,8 +107,7 @@ class Draft:
             self._forget(before)
             kind, reason = type(node.layer).__name__, str(refusal).rstrip(".")
             raise UnsupportedLayerError(
-                f"layer {name!r} ({kind}) is not supported by the sparse runtime: {reason}. Replace it, or pass "
-                'fallback="keras" to let Keras compute it.'
+                f"layer {name!r} ({kind}) is not supported by the sparse runtime: {reason}"
             ) from None
         self.values[name] = value
 

@@ -45,7 +45,18 @@ class ProgramError(ValueError):
 
 
 class UnsupportedLayerError(ValueError):
-    """A layer that the runtime cannot compute; the message names it."""
+    """A layer that the runtime cannot compute.
+
+    Attributes:
+      reason: which one and why, without what `nhn_tf.sparse.compile` could do about it.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f'{self.reason}. Replace it, or pass fallback="keras" to let Keras compute it.'
 
 
 def _require(condition: bool, rule: str, received: object) -> None:

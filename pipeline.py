@@ -20,8 +20,8 @@ from absl import flags
 
 from flags import entry
 from flags.define import StageFlags
-from nhn_tf import files
 from nhn_tf.errors import UserError
+from nhn_tf.storage import files
 
 FLAGS = flags.FLAGS
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")

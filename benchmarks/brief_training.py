@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 
-from nhn_tf import optimizers, training
+from nhn_tf import training
+from nhn_tf.training import optimizers
 
 TURN = 50
 

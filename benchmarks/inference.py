@@ -42,12 +42,13 @@ import keras
 import numpy as np
 
 import nhn_tf.sparse
-from nhn_tf.genotype import Genotype
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
-from nhn_tf.space import Space
-from nhn_tf.sparse import graph, machine, optimize
-from nhn_tf.sparse import program as ops
+from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.program import from_keras, optimize
+from nhn_tf.sparse.program import operations as ops
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import Space
 
 Call = Callable[[np.ndarray], Any]
 LAYERS = ((32, 96, 3), (32, 96, 5), (16, 192, 3), (16, 192, 5), (8, 384, 3), (8, 384, 5))
@@ -216,7 +217,7 @@ def pytorch_engine(model: keras.Model, folder: Path, threads: int) -> Call:
     import torch
 
     torch.set_num_threads(threads)
-    program = graph.read(model, optimize.fold)
+    program = from_keras.read(model, optimize.fold)
     module = _torch_module(torch, program).eval().to(memory_format=torch.channels_last)
     example = torch.zeros(1, *program.shapes[0]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():

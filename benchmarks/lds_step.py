@@ -33,12 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from nhn_tf import optimizers, training  # noqa: E402
-from nhn_tf.configs import LocationConfig  # noqa: E402
-from nhn_tf.genotype import Addon, Genotype  # noqa: E402
+from nhn_tf import training  # noqa: E402
 from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights  # noqa: E402
 from nhn_tf.search import Evolution  # noqa: E402
-from nhn_tf.space import Space  # noqa: E402
+from nhn_tf.settings import LocationConfig  # noqa: E402
+from nhn_tf.training import optimizers  # noqa: E402
+from nhn_tf.values.genotype import Addon, Genotype  # noqa: E402
+from nhn_tf.values.space import Space  # noqa: E402
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nhn_tf import files
+from nhn_tf.storage import files
 
 FLAGS = flags.FLAGS
 SHARD_BYTES = 15 * 2**20

@@ -28,9 +28,9 @@ flags.DEFINE_list("criteria", ["std", "l1", "l2", "random"], "criteria to compar
 def accuracies(model_dir: str) -> dict[str, list[float]]:
     """Test accuracy under each criterion, in the order of the sparsities; "base" is the unpruned network's."""
     from nhn_tf import pruning, training
-    from nhn_tf.configs import ComputeConfig, DataConfig
     from nhn_tf.data import datasets
     from nhn_tf.runs import RunDirectory, Settings
+    from nhn_tf.settings import ComputeConfig, DataConfig
     from nhn_tf.stages.common import Feed, inherited
 
     run = RunDirectory(model_dir)

@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from nhn_tf.layers import kernels  # noqa: E402
+from nhn_tf.layers import backend  # noqa: E402
 from nhn_tf.models import MacroSupernet, tile_genes  # noqa: E402
-from nhn_tf.space import Space  # noqa: E402
+from nhn_tf.values.space import Space  # noqa: E402
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.deterministic:
-        kernels.make_deterministic()
+        backend.make_deterministic()
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     space = Space(num_layers=args.layers)

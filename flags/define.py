@@ -12,9 +12,9 @@ from typing import Any
 
 from absl import flags
 
-from nhn_tf import configs
-from nhn_tf.configs import PRESETS, Config
+from nhn_tf import settings
 from nhn_tf.errors import UserError
+from nhn_tf.settings import PRESETS, Config
 
 # The parts of a preset that every stage shares.
 SHARED = ("data", "compute")
@@ -163,7 +163,7 @@ def _help(parts: dict[str, dataclasses.Field]) -> str:
     meta = field.metadata
     notes = [f"in {meta['unit']}"] if meta["unit"] else []
     if meta["low"] is not None or meta["high"] is not None:
-        notes.append(configs.describe_range(field))
+        notes.append(settings.describe_range(field))
     elif typing.get_origin(_type_of(part, field.name)) is tuple:
         notes.append(f"among {','.join(meta['choices'])}")
     if meta["source"]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from flags.define import StageFlags
-from nhn_tf import stopping
 from nhn_tf.errors import UserError
+from nhn_tf.storage import stopping
 
 if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
@@ -65,7 +65,7 @@ def check_backend() -> None:
 def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Parses the flags, calls `action`, prints its result and returns it; {} if only help was wanted.
 
-    Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.stopping`).
+    Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.storage.stopping`).
     """
     if HELP & set(sys.argv[1:]):
         print(help_text())

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from nhn_tf.configs import PRESETS
+from nhn_tf.settings import PRESETS
 
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
@@ -64,8 +64,8 @@ def run_copy(smoke_run, tmp_path):
 @pytest.fixture
 def stop(monkeypatch):
     """Makes a signal 'arrive' at the n-th step that is reported from now on."""
-    from nhn_tf import stopping
-    from nhn_tf.monitor import Monitor
+    from nhn_tf.runs.monitor import Monitor
+    from nhn_tf.storage import stopping
 
     report = Monitor.step
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nhn_tf.sparse import program as ops
+from nhn_tf.sparse.program import operations as ops
 
 
 def random_conv(rng, shape, filters, *, window, strides=(1, 1), same=True, density=1.0, value=0, **settings):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.layers import DirectedConv2D, Frozen, kernels
-from nhn_tf.masks import Masks
+from nhn_tf.layers import DirectedConv2D, Frozen, backend
 from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights
-from nhn_tf.space import Space
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import Space
 
 # Sources of the four layers: 1, 2, 1, 2; so 12 locations.
 SPACE = Space(num_layers=4, num_segments=2)
@@ -67,7 +67,7 @@ def compiled(model, rate=0.1, momentum=0.0):
     model.compile(
         optimizer=keras.optimizers.SGD(rate, momentum=momentum),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=kernels.default_jit_compile(),
+        jit_compile=backend.default_jit_compile(),
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -205,7 +205,7 @@ def test_a_closed_gate_gives_zero_gradients_and_an_open_one_the_right_ones():
 
             def call(self, images):
                 gate = images[0, 0] > 0
-                y = kernels.gate_gradient(
+                y = backend.gate_gradient(
                     lambda a, b: ops.tanh(ops.matmul(a, weight)) + b, [self.first, self.second], gate
                 )
                 return ops.sum(y * y) + 0 * images
@@ -243,7 +243,7 @@ def test_a_closed_gate_does_not_run_the_backward_pass():
     def gradient(x, needed):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = kernels.gate_gradient(counted, [x], needed)
+            y = backend.gate_gradient(counted, [x], needed)
         return tape.gradient(y, x)
 
     x = tf.constant([1.0, 2.0])

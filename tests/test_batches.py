@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nhn_tf.configs import DataConfig
 from nhn_tf.data import Augmentation, Batches, DataError, Dataset, FollowEpoch, Normalization, Split, augmentation_for
+from nhn_tf.settings import DataConfig
 
 IDENTITY = Normalization(mean=(0.0,), std=(1 / 255,))  # leaves grey levels as they are
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from nhn_tf import complexity, pruning
-from nhn_tf.genotype import Genotype
+from nhn_tf import pruning
 from nhn_tf.layers import FactorizedReduction, GroupedGlobalPool, MaskedConv2D
-from nhn_tf.models import network
-from nhn_tf.space import Space
+from nhn_tf.models import complexity, network
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import Space
 
 TOLERANCE = 1e-4
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from nhn_tf import complexity
-from nhn_tf.complexity import Cost
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
+from nhn_tf.models import complexity
+from nhn_tf.models.complexity import Cost
 
 
 def model_of(*stack: layers.Layer, shape=(8, 8, 3)) -> keras.Model:

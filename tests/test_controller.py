@@ -10,7 +10,7 @@ import pytest
 from keras.ops import convert_to_numpy
 
 from nhn_tf.search.controller import Controller, Policy, skip_divergence
-from nhn_tf.space import Space
+from nhn_tf.values.space import Space
 
 TINY = Space(num_layers=3, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # 2^3 * 2^3 = 64 architectures
 

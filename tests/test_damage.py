@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nhn_tf import files
 from nhn_tf.data import DataError, cifar_archives
 from nhn_tf.errors import UserError
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
-from nhn_tf.runs import Checkpoint, RunDirectory, RunError, checkpoints, journal, lock
+from nhn_tf.runs import Checkpoint, RunDirectory, RunError, journal
 from nhn_tf.runs.settings import config_digest
-from nhn_tf.space import Space
+from nhn_tf.storage import checkpoints, files, lock
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import Space
 from tests.conftest import smoke_settings
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nhn_tf.configs import DataConfig
 from nhn_tf.data import DataError, Split, cifar_archives, image_folder, load, pictures, splits, tfds_source
+from nhn_tf.settings import DataConfig
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

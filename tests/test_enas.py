@@ -10,14 +10,14 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf.configs import EnasConfig
-from nhn_tf.genotype import Genotype
-from nhn_tf.randomness import Stream
 from nhn_tf.search import EnasSearch, Trial
 from nhn_tf.search.candidates import distinct_rows
 from nhn_tf.search.searcher import rank
-from nhn_tf.space import Space
+from nhn_tf.settings import EnasConfig
 from nhn_tf.training import DivergedError
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.randomness import Stream
+from nhn_tf.values.space import Space
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # 8 architectures

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from nhn_tf import files
-from nhn_tf.event_writer import EventWriter
+from nhn_tf.runs.event_writer import EventWriter
+from nhn_tf.storage import files
 
 pytestmark = pytest.mark.jax
 

@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nhn_tf.genotype import Addon
-from nhn_tf.locations import LocationSpace
 from nhn_tf.search.evolution import (
     CROSSOVER_PAIRS,
     Evolution,
@@ -19,7 +17,9 @@ from nhn_tf.search.evolution import (
     ranking,
     strongest_direction,
 )
-from nhn_tf.space import Space
+from nhn_tf.values.genotype import Addon
+from nhn_tf.values.locations import LocationSpace
+from nhn_tf.values.space import Space
 
 pytestmark = pytest.mark.jax
 

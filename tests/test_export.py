@@ -11,12 +11,13 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import files, pruning, stopping
+from nhn_tf import pruning
 from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain, write, write_exports
-from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import network
-from nhn_tf.space import Space
+from nhn_tf.storage import files, stopping
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.space import Space
 
 ROOT = Path(__file__).resolve().parent.parent
 GENOTYPE = Genotype(

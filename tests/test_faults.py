@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nhn_tf import files
 from nhn_tf.errors import UserError
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.runs import Checkpoint, RunDirectory, journal
-from nhn_tf.space import Space
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import Space
 from tests.conftest import before, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nhn_tf import files
+from nhn_tf.storage import files
 
 
 def test_an_error_while_writing_keeps_the_old_file(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from absl import flags as absl_flags
 
 from flags.define import StageFlags
-from nhn_tf.configs import PRESETS
 from nhn_tf.errors import UserError
+from nhn_tf.settings import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")

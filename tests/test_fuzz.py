@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flags.define import StageFlags
-from nhn_tf import files
-from nhn_tf.configs import PRESETS, DataConfig, PruneConfig, TrainConfig
 from nhn_tf.data import DataError, image_folder, load, pictures
 from nhn_tf.errors import UserError
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
-from nhn_tf.space import MAX_LAYERS, Space
+from nhn_tf.settings import PRESETS, DataConfig, PruneConfig, TrainConfig
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import MAX_LAYERS, Space
 from tests.test_datasets import folder_config, grey, png_header, save, write_folder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nhn_tf.files import DamagedFileError
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
-from nhn_tf.space import OP_NAMES, Space
+from nhn_tf.storage.files import DamagedFileError
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import OP_NAMES, Space
 
 
 @st.composite

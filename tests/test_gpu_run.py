@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nhn_tf.genotype import Genotype
+from nhn_tf.values.genotype import Genotype
 
 ROOT = Path(__file__).resolve().parent.parent
 

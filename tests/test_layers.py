@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit, kernels
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit, backend
 
 pytestmark = pytest.mark.jax
 
@@ -317,4 +317,4 @@ def test_smooth_init_survives_serialisation():
 def test_models_with_these_layers_resolve_auto_to_the_default_policy():
     model = keras.Sequential([keras.Input((4, 4, 2)), BatchNorm()])
     model.compile(loss="mse")
-    assert model.jit_compile is (kernels.default_jit_compile() == "auto")
+    assert model.jit_compile is (backend.default_jit_compile() == "auto")

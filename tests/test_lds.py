@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from nhn_tf import training
-from nhn_tf.configs import PAPER, DirectionConfig, LocationConfig
 from nhn_tf.data.batches import Batches, Normalization
 from nhn_tf.data.splits import Split
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
 from nhn_tf.search import DirectionSearch, LocationSearch
 from nhn_tf.search.addon_search import Stretch
-from nhn_tf.space import Space
+from nhn_tf.settings.presets import PAPER, DirectionConfig, LocationConfig
 from nhn_tf.training import DivergedError
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import Space
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # sources of the two layers: 1 and 2
@@ -351,8 +351,8 @@ def test_summaries(located, directed, capsys):
 
 
 def test_the_papers_search_space_is_printed(capsys):
-    from nhn_tf.locations import LocationSpace
     from nhn_tf.search import Evolution
+    from nhn_tf.values.locations import LocationSpace
 
     assert f"{Evolution(LocationSpace(Space())).locations.size():.3g}" == "1.91e+08"
 

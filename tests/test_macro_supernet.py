@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from nhn_tf.models import GenedBatches, MacroSupernet, tile_genes, weights
-from nhn_tf.space import Space
+from nhn_tf.values.space import Space
 
 SPACE = Space(num_layers=4, num_segments=2)
 TINY = Space(2, 2, ("conv3x3", "max_pool3x3"))

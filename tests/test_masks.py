@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nhn_tf.files import DamagedFileError
-from nhn_tf.masks import Masks
+from nhn_tf.storage.files import DamagedFileError
+from nhn_tf.values.masks import Masks
 
 HALF = np.array([[True, False], [False, True]])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nhn_tf import stages
-from nhn_tf.monitor import Monitor
+from nhn_tf.runs.monitor import Monitor
 from tests.conftest import before, smoke_settings
 
 pytestmark = [

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from nhn_tf.layers import MixedOp
-from nhn_tf.space import OP_NAMES
+from nhn_tf.values.space import OP_NAMES
 
 SHAPE = (4, 6, 6, 3)
 FILTERS = 5

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
-from nhn_tf.space import OP_NAMES, Space
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import OP_NAMES, Space
 
 # The 24-layer architecture published with ENAS (its released code's script for the final macro network).
 ENAS_24 = """

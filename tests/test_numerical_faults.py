@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import stages, stopping, training
-from nhn_tf.configs import SgdConfig
+from nhn_tf import stages, training
 from nhn_tf.data.batches import Batches
-from nhn_tf.layers import kernels
-from nhn_tf.optimizers import Nesterov, make_schedule
+from nhn_tf.layers import backend
+from nhn_tf.settings import SgdConfig
 from nhn_tf.stages.resuming import MOST_ROLLBACKS, TrainingFailedError
+from nhn_tf.storage import stopping
+from nhn_tf.training.optimizers import Nesterov, make_schedule
 from tests.conftest import before, smoke_settings
 from tests.test_resume import outcome, read_csv
 
@@ -153,7 +154,7 @@ def test_a_search_goes_back_to_its_last_whole_epoch(smoke_run, tmp_path, monkeyp
 
 def test_determinism_is_asked_of_the_backend(monkeypatch):
     asked = []
-    monkeypatch.setattr(kernels, "make_deterministic", lambda: asked.append(True))
+    monkeypatch.setattr(backend, "make_deterministic", lambda: asked.append(True))
     compute = smoke_settings("base").compute
     training.set_up(compute)
     assert not asked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nhn_tf import files
+from nhn_tf.storage import files
 from tests.conftest import STAGES, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from nhn_tf import files, pruning, stages
+from nhn_tf import pruning, stages
 from nhn_tf.data import datasets
 from nhn_tf.errors import UserError
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.stages.common import Feed, load_feed
+from nhn_tf.storage import files
 from tests.conftest import STAGES, smoke_settings
 
 

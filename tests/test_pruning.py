@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from nhn_tf import complexity, pruning
+from nhn_tf import pruning
 from nhn_tf.layers import MaskedConv2D
-from nhn_tf.masks import Masks
+from nhn_tf.models import complexity
+from nhn_tf.values.masks import Masks
 
 
 def array(variable) -> np.ndarray:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nhn_tf.randomness import Stream, generator
+from nhn_tf.values.randomness import Stream, generator
 
 pytestmark = pytest.mark.jax
 

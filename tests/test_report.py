@@ -16,15 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nhn_tf import files, training
-from nhn_tf.configs import PRESETS
 from nhn_tf.errors import UserError
-from nhn_tf.files import DamagedFileError
-from nhn_tf.genotype import Addon, Genotype
-from nhn_tf.masks import Masks
+from nhn_tf.models import complexity
 from nhn_tf.report import curves, drawing, markdown, published, reading, results, write_report
 from nhn_tf.runs import STAGES, RunDirectory, RunError, Settings
-from nhn_tf.space import OP_NAMES, Space
+from nhn_tf.settings import PRESETS
+from nhn_tf.storage import files
+from nhn_tf.storage.files import DamagedFileError
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import OP_NAMES, Space
 
 pytestmark = pytest.mark.jax_slow
 
@@ -133,7 +134,7 @@ def test_the_printed_score_is_that_of_the_printed_figures(row):
     if row.params_m is None:
         assert row.score is None
     else:
-        assert training.score(row.error, row.params_m) == pytest.approx(row.score, abs=0.0051)
+        assert complexity.score(row.error, row.params_m) == pytest.approx(row.score, abs=0.0051)
 
 
 def test_every_stage_has_the_papers_time():
@@ -174,7 +175,7 @@ def test_a_row_is_traced_to_the_very_file_it_names(complete):
     for row in value["table"]["measured"]:
         metrics = done_files(path)[row["source"]]["metrics"]
         assert (row["live_params"], row["test_error"]) == (metrics["live_params"], metrics["test_error"])
-        expected = training.score(row["test_error"], row["live_params"] / 1e6)
+        expected = complexity.score(row["test_error"], row["live_params"] / 1e6)
         assert row["computed"]["score"] == pytest.approx(expected)
     for stage in value["stages"]:
         assert stage["wall_s"] == done_files(path)[stage["source"]]["wall_s"]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nhn_tf import files, stages, stopping
-from nhn_tf.monitor import Monitor
+from nhn_tf import stages
+from nhn_tf.runs.monitor import Monitor
+from nhn_tf.storage import files, stopping
 from tests.conftest import STAGES, before, smoke_settings
 
 SLOW = pytest.mark.slow

@@ -12,11 +12,11 @@ import threading
 import numpy as np
 import pytest
 
-from nhn_tf import files
-from nhn_tf.configs import PRESETS
-from nhn_tf.genotype import Genotype
 from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, journal
-from nhn_tf.space import Space
+from nhn_tf.settings import PRESETS
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import Space
 
 pytestmark = pytest.mark.jax
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nhn_tf.space import OP_NAMES, Space
+from nhn_tf.values.space import OP_NAMES, Space
 
 
 @pytest.mark.parametrize(

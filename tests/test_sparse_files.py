@@ -12,13 +12,13 @@ import pytest
 import sparse_reference as reference
 
 import nhn_tf.sparse
-from nhn_tf.files import DamagedFileError
-from nhn_tf.sparse import file_format
-from nhn_tf.sparse import program as ops
-from nhn_tf.sparse.file_format import PREFIX
-from nhn_tf.sparse.machine import HOSTS
-from nhn_tf.sparse.memory import CapacityError
-from nhn_tf.sparse.plan import make_plan
+from nhn_tf.sparse.native.machine import HOSTS
+from nhn_tf.sparse.plan.lowering import make_plan
+from nhn_tf.sparse.plan.memory import CapacityError
+from nhn_tf.sparse.program import file_format
+from nhn_tf.sparse.program import operations as ops
+from nhn_tf.sparse.program.file_format import PREFIX
+from nhn_tf.storage.files import DamagedFileError
 
 
 def pruned_network(rng, *, filters=24, density=0.1):

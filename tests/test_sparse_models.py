@@ -13,12 +13,12 @@ import pytest
 from keras import layers
 
 import nhn_tf.sparse
-from nhn_tf.genotype import Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
-from nhn_tf.masks import Masks
 from nhn_tf.models import network
-from nhn_tf.space import Space
 from nhn_tf.sparse import runtime
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.space import Space
 
 llvmlite = pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 

@@ -8,10 +8,10 @@ import sparse_reference as reference
 
 pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
-from nhn_tf.sparse import machine
-from nhn_tf.sparse import program as ops
-from nhn_tf.sparse.layout import Grid, Layout, grid_for
-from nhn_tf.sparse.plan import make_plan
+from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
+from nhn_tf.sparse.plan.lowering import make_plan
+from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.runtime import SparseRuntime, _Native, new_arena
 
 LANES = list(machine.HOSTS)

@@ -8,8 +8,8 @@ import pytest
 
 from nhn_tf import stages
 from nhn_tf.errors import UserError
-from nhn_tf.monitor import Monitor
 from nhn_tf.runs import RunDirectory, RunError
+from nhn_tf.runs.monitor import Monitor
 from tests.conftest import before, smoke_settings
 
 SLOW = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nhn_tf import stopping
+from nhn_tf.storage import stopping
 
 pytestmark = pytest.mark.jax
 

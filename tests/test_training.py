@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import optimizers, training
-from nhn_tf.configs import SgdConfig
+from nhn_tf import training
+from nhn_tf.models import complexity
+from nhn_tf.settings import SgdConfig
+from nhn_tf.training import optimizers
 
 pytestmark = pytest.mark.jax
 
@@ -85,7 +87,7 @@ def test_cross_entropy_is_kerass_on_one_hot_targets(smoothing):
     [(3.48, 7.0, 1.76), (3.72, 7.0, 1.88), (2.13, 34.9, 1.76), (6.43, 1.7, 3.22)],  # rows of the paper's table 1
 )
 def test_score_gives_the_papers_table(error, params, expected):
-    assert training.score(error, params) == pytest.approx(expected, abs=0.006)
+    assert complexity.score(error, params) == pytest.approx(expected, abs=0.006)
 
 
 def small_model():

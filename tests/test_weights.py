@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf import files
 from nhn_tf.models import weights
+from nhn_tf.storage import files
 
 
 def model(*, units=3, names=("a", "b"), dropout=0.5):

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from nhn_tf.data.splits import Split
-from nhn_tf.randomness import Stream, generator
+from nhn_tf.values.randomness import Stream, generator
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf import files
 from nhn_tf.data.splits import DataError, Source, Split
+from nhn_tf.storage import files
 
 PIXELS = 3 * 32 * 32
 # The largest file of the archives has 155 MB.

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nhn_tf.configs import MAX_IMAGE_SIZE, DataConfig
 from nhn_tf.data import cifar_archives, image_folder, pictures, tfds_source
 from nhn_tf.data.batches import Augmentation
 from nhn_tf.data.splits import DataError, Dataset, Source, Split, hold_out, limit
-from nhn_tf.randomness import Stream, generator
+from nhn_tf.settings import MAX_IMAGE_SIZE, DataConfig
+from nhn_tf.values.randomness import Stream, generator
 
 __all__ = ["DataError", "Dataset", "Split", "augmentation_for", "load"]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nhn_tf import files
 from nhn_tf.data import pictures
 from nhn_tf.data.splits import DataError, Source, Split
+from nhn_tf.storage import files
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # Part of the cache's key: raise it when decoding changes.

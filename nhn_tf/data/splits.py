@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nhn_tf import files
 from nhn_tf.errors import UserError
+from nhn_tf.storage import files
 
 
 class DataError(UserError):

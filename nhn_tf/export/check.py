@@ -13,8 +13,8 @@ import keras
 import numpy as np
 
 import nhn_tf
-from nhn_tf import files
 from nhn_tf.export.formats import FORMATS, ExportError
+from nhn_tf.storage import files
 
 TOLERANCE = 1e-3
 """Largest error of a logit, relative to the largest logit if that is above 1."""

@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers
 
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
-from nhn_tf.pruning import graph
+from nhn_tf.models import keras_graph
 
 Weights = dict[str, np.ndarray]
 
@@ -36,7 +36,7 @@ def plain(model: keras.Model) -> keras.Model:
       ValueError: a layer of this package, or of another, for which there is no ordinary one, or one that reads tensors
         beside its first argument; the message names it.
     """
-    traced = graph.trace(model)
+    traced = keras_graph.trace(model)
     tensors: dict[str, Any] = {}
     for name, node in traced.nodes.items():
         inputs = [tensors[parent] for parent in node.parents]
@@ -47,13 +47,13 @@ def plain(model: keras.Model) -> keras.Model:
         else:
             tensors[name] = _replace(node, inputs)
     inputs, outputs = (
-        keras.tree.map_structure(lambda tensor: tensors[graph.layer_of(tensor)], part)
-        for part in graph.structure_of(model)
+        keras.tree.map_structure(lambda tensor: tensors[keras_graph.layer_of(tensor)], part)
+        for part in keras_graph.structure_of(model)
     )
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def _replace(node: graph.Node, inputs: list[Any]) -> Any:
+def _replace(node: keras_graph.Node, inputs: list[Any]) -> Any:
     """The output of the ordinary layer (or two) that does what the node's layer does."""
     make = REPLACEMENTS.get(type(node.layer), _same)
     layer, weights = make(node.layer)
@@ -96,7 +96,7 @@ def _same(layer: Any) -> tuple[Any, Weights]:
     """A copy whose initializers are Keras's own."""
     if not isinstance(layer, layers.Layer):
         return layer, {}
-    return type(layer).from_config(_config(layer)), graph.weights_of(layer)
+    return type(layer).from_config(_config(layer)), keras_graph.weights_of(layer)
 
 
 def _config(layer: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _config(layer: Any) -> dict[str, Any]:
 
 
 def _masked(layer: Any) -> tuple[Any, Weights]:
-    weights = graph.weights_of(layer)
+    weights = keras_graph.weights_of(layer)
     weights["kernel"] = weights["kernel"] * weights.pop("mask")
     return layers.Conv2D.from_config(_config(layer)), weights
 
@@ -117,12 +117,12 @@ def _norm(layer: Any) -> tuple[Any, Weights]:
     config = _config(layer)
     if config.pop("use_batch_statistics"):
         raise ValueError(f"layer {layer.name!r} normalises by its batch's statistics, which no other layer does.")
-    return layers.BatchNormalization.from_config(config), graph.weights_of(layer)
+    return layers.BatchNormalization.from_config(config), keras_graph.weights_of(layer)
 
 
 def _reduction(layer: Any) -> tuple[Any, Weights]:
     """The first path reads pixel (0, 0) of each 2x2 square, the second pixel (1, 1)."""
-    weights = graph.weights_of(layer)
+    weights = keras_graph.weights_of(layer)
     first, second = weights["kernel_a"][0, 0], weights["kernel_b"][0, 0]  # [Cin, F_a], [Cin, F_b]
     kernel = np.zeros((2, 2, len(first), layer.filters), np.float32)
     kernel[0, 0, :, : layer.filters_a] = first
@@ -132,7 +132,7 @@ def _reduction(layer: Any) -> tuple[Any, Weights]:
 
 
 def _pool(layer: Any) -> tuple[Any, Weights]:
-    kernel = graph.weights_of(layer)["kernel"]  # [H, W, C]
+    kernel = keras_graph.weights_of(layer)["kernel"]  # [H, W, C]
     conv = layers.DepthwiseConv2D(kernel.shape[:2], use_bias=False, name=layer.name, dtype="float32")
     return conv, {"kernel": kernel[..., None]}
 

@@ -14,16 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf import complexity, files, pruning
-from nhn_tf.configs import DataConfig
+from nhn_tf import pruning
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Normalization
 from nhn_tf.errors import UserError
 from nhn_tf.export import check, markdown
 from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
+from nhn_tf.models import complexity
 from nhn_tf.runs import STAGES, RunDirectory, StageDirectory
 from nhn_tf.runs.journal import device
+from nhn_tf.settings import DataConfig
 from nhn_tf.stages import common
+from nhn_tf.storage import files
 
 SOURCES = ("final", "pruned", "base")
 """The stages whose networks are exported, the last one first."""

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from nhn_tf.layers import kernels
+from nhn_tf.layers import backend
 
 
 @keras.saving.register_keras_serializable("nhn_tf")
@@ -33,7 +33,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     ):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         self.use_batch_statistics = use_batch_statistics
-        self.supports_jit = kernels.supports_jit()
+        self.supports_jit = backend.supports_jit()
         if use_batch_statistics and not self._is_plain():
             raise ValueError("`use_batch_statistics` needs scale and centre, and neither renorm nor synchronized.")
 
@@ -44,10 +44,10 @@ class BatchNorm(keras.layers.BatchNormalization):
         learning = training and self.trainable
         if not (learning or self.use_batch_statistics):
             moving = (self.moving_mean, self.moving_variance)
-            return kernels.batch_norm_inference(
+            return backend.batch_norm_inference(
                 inputs, *map(ops.convert_to_tensor, (self.gamma, self.beta, *moving)), epsilon=self.epsilon
             )
-        outputs, mean, variance = kernels.batch_norm_training(
+        outputs, mean, variance = backend.batch_norm_training(
             inputs, *map(ops.convert_to_tensor, (self.gamma, self.beta)), epsilon=self.epsilon
         )
         if learning:

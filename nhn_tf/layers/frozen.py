@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from nhn_tf.layers import kernels
+from nhn_tf.layers import backend
 
 
 @keras.saving.register_keras_serializable("nhn_tf")
@@ -28,7 +28,7 @@ class Frozen(keras.layers.Layer):
         super().__init__(**{**kwargs, "trainable": False})
         network.trainable = False
         self.network = network
-        self.supports_jit = kernels.supports_jit()
+        self.supports_jit = backend.supports_jit()
 
     def build(self, *shapes: Any) -> None:
         self.built = True
@@ -38,7 +38,7 @@ class Frozen(keras.layers.Layer):
             return self._infer(*inputs)
         if isinstance(needed, bool):
             return self._infer(*inputs) if needed else ops.stop_gradient(self._infer(*inputs))
-        return kernels.gate_gradient(self._infer, inputs, needed)
+        return backend.gate_gradient(self._infer, inputs, needed)
 
     def _infer(self, *inputs: Any) -> Any:
         return self.network(list(inputs), training=False)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops as K
 
-from nhn_tf.layers import kernels
+from nhn_tf.layers import backend
 from nhn_tf.layers.smooth_init import SmoothInit
-from nhn_tf.space import Op, op_named
+from nhn_tf.values.space import Op, op_named
 
 
 class _Statistics(NamedTuple):
@@ -73,8 +73,8 @@ class StackedBatchNorm(keras.layers.Layer):
     def normalize(self, x: Any, chosen: _Statistics, *, by_batch: bool) -> tuple[Any, Any, Any]:
         """Normalises x [B, H, W, C] by its own or by the moving statistics; returns them after y, float32 [C] each."""
         if by_batch:
-            return kernels.batch_norm_training(x, chosen.gamma, chosen.beta, epsilon=self.epsilon)
-        y = kernels.batch_norm_inference(x, *chosen, epsilon=self.epsilon)
+            return backend.batch_norm_training(x, chosen.gamma, chosen.beta, epsilon=self.epsilon)
+        y = backend.batch_norm_inference(x, *chosen, epsilon=self.epsilon)
         return y, chosen.mean, chosen.variance
 
     def update(self, one_hot: Any, mean: Any, variance: Any) -> None:
@@ -134,7 +134,7 @@ class MixedOp(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.use_batch_statistics = use_batch_statistics
-        self.supports_jit = kernels.supports_jit()
+        self.supports_jit = backend.supports_jit()
         self._convolutions = [index for index, op in enumerate(self.ops) if op.is_convolution]
         bn = {"momentum": momentum, "epsilon": epsilon, "dtype": self.dtype_policy}
         self.in_bn = StackedBatchNorm(len(self.ops), name="in_bn", **bn)

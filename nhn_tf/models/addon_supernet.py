@@ -18,11 +18,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from nhn_tf.genotype import Addon, Genotype
 from nhn_tf.layers import AddOnChoice, BatchNorm, DirectedConv2D, Frozen, SmoothInit
-from nhn_tf.locations import KERNEL_SIZES, NONE, LocationSpace
 from nhn_tf.models import network, weights
 from nhn_tf.models.superset import Superset
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.locations import KERNEL_SIZES, NONE, LocationSpace
 
 
 class AddonSupernet(Superset):

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from nhn_tf.genotype import Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MixedOp, SmoothInit
 from nhn_tf.models.superset import Superset
-from nhn_tf.space import Space
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import Space
 
 
 @keras.saving.register_keras_serializable("nhn_tf")

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from nhn_tf.genotype import Genotype
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
-from nhn_tf.space import Op, op_named
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import Op, op_named
 
 Apply = Callable[..., Any]
 """(reads, part, *inputs) -> part(*inputs), where `reads` is the last layer whose output the inputs depend on, or -1."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from nhn_tf import files
+from nhn_tf.storage import files
 
 _SEED_STATE = "seed_generator_state"
 

@@ -10,7 +10,8 @@ import keras
 from keras import layers as klayers
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
-from nhn_tf.pruning import criteria, graph
+from nhn_tf.models import keras_graph
+from nhn_tf.pruning import criteria
 from nhn_tf.pruning.masked import apply_masks, kernels_of
 
 FEW_CHANNELS: Final = 0.1
@@ -122,7 +123,7 @@ def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[st
     Raises:
       ValueError: none qualifies, or one of `layers` is no Conv2D or MaskedConv2D with `groups=1`.
     """
-    nodes = graph.trace(model).nodes
+    nodes = keras_graph.trace(model).nodes
     behind_convolution: dict[str, bool] = {}
     for name, node in nodes.items():
         behind_convolution[name] = any(
@@ -158,7 +159,7 @@ def _masked_clone(model: keras.Model, masked: frozenset[str]) -> keras.Model:
     copy = keras.models.clone_model(model, clone_function=clone)
     for source, target in zip(model.layers, copy.layers, strict=True):
         # By name: a MaskedConv2D has a mask besides the weights of the Conv2D it replaces.
-        weights = graph.weights_of(source)
+        weights = keras_graph.weights_of(source)
         for variable in target.variables:
             if variable.name in weights:
                 variable.assign(weights[variable.name])

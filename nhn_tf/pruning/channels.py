@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from nhn_tf.pruning.graph import Node
+from nhn_tf.models.keras_graph import Node
 
 ELEMENTWISE: Final = frozenset(
     getattr(keras.activations, name)

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf import complexity
 from nhn_tf.layers.masked_conv import MaskedConv2D
-from nhn_tf.pruning import channels, graph
+from nhn_tf.models import complexity, keras_graph
+from nhn_tf.pruning import channels
 from nhn_tf.pruning.liveness import Analysis, analyse
 from nhn_tf.pruning.rules import RULES
 
@@ -59,8 +59,8 @@ def compact(model: keras.Model, *, keep_masks: bool = False) -> keras.Model:
             variable.assign(weights[variable.name])
 
     inputs, outputs = (
-        keras.tree.map_structure(lambda tensor: tensors[graph.layer_of(tensor)], part)
-        for part in graph.structure_of(model)
+        keras.tree.map_structure(lambda tensor: tensors[keras_graph.layer_of(tensor)], part)
+        for part in keras_graph.structure_of(model)
     )
     return keras.Model(inputs, outputs, name=model.name)
 

@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from nhn_tf.masks import Masks
-from nhn_tf.randomness import Stream, generator
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.randomness import Stream, generator
 
 SCOPES: Final = ("global", "layer")
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from nhn_tf.pruning import channels, graph
+from nhn_tf.models import keras_graph
+from nhn_tf.pruning import channels
 from nhn_tf.pruning.carrying import ConcatenateRule
 from nhn_tf.pruning.mixing import ConvRule
 from nhn_tf.pruning.rules import RULES, rule_of
@@ -59,7 +60,7 @@ class Analysis:
       kept: bool [Cout], the channels that stay.
     """
 
-    graph: graph.Graph
+    graph: keras_graph.Graph
     sites: Mapping[str, channels.Site]
     constants: Mapping[str, channels.Channels]
     kept: Mapping[str, np.ndarray]
@@ -84,7 +85,7 @@ def analyse(model: keras.Model) -> Analysis:
     Raises:
       ValueError: the model holds a layer that cannot be compacted; the message names it.
     """
-    traced = graph.trace(model)
+    traced = keras_graph.trace(model)
     sites = {name: _site(traced, node) for name, node in traced.nodes.items()}
     rules = {name: rule_of(site) for name, site in sites.items()}
     constants: dict[str, channels.Channels] = {}
@@ -125,12 +126,12 @@ def liveness(model: keras.Model) -> dict[str, LayerLiveness]:
     return counts
 
 
-def _site(traced: graph.Graph, node: graph.Node) -> channels.Site:
+def _site(traced: keras_graph.Graph, node: keras_graph.Node) -> channels.Site:
     readers = [traced.nodes[reader] for reader in traced.readers[node.name]]
     activation = getattr(node.layer, "activation", None)
     return channels.Site(
         node=node,
-        weights=graph.weights_of(node.layer),
+        weights=keras_graph.weights_of(node.layer),
         in_shapes=tuple(traced.nodes[parent].shape for parent in node.parents),
         feeds_norms=bool(readers)
         and node.name not in traced.outputs
@@ -140,7 +141,7 @@ def _site(traced: graph.Graph, node: graph.Node) -> channels.Site:
 
 
 def _kept_channels(
-    traced: graph.Graph,
+    traced: keras_graph.Graph,
     sites: Mapping[str, channels.Site],
     rules: Mapping[str, channels.Rule],
     constants: Mapping[str, channels.Channels],

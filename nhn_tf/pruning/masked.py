@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
-from nhn_tf.masks import Masks
+from nhn_tf.values.masks import Masks
 
 
 def masked_layers(model: keras.Model, names: Sequence[str] | None = None) -> dict[str, MaskedConv2D]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from nhn_tf import complexity
+from nhn_tf.models import complexity
 from nhn_tf.pruning.compact import live_costs
 from nhn_tf.pruning.liveness import liveness
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf.layers import kernels
+from nhn_tf.layers import backend
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.pruning import criteria
 from nhn_tf.pruning.masked import apply_masks, kernels_of, masked_layers, masks_of
@@ -171,7 +171,7 @@ class PruningSchedule(keras.callbacks.Callback):
 
     def _evaluate(self, step: int) -> None:
         """Sets the masks of a due step from the weights as they are."""
-        kernels.sync_state(self.model)
+        backend.sync_state(self.model)
         layers = masked_layers(self.model, self.layer_names)
         selection = criteria.select(
             criteria.score(kernels_of(layers), self.criterion, seed=self.seed),

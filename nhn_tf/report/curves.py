@@ -14,27 +14,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nhn_tf import plots
-from nhn_tf.report import results
+from nhn_tf.report import figures, results
 from nhn_tf.report.reading import Run, StageRecord, Table
 
 _TRAININGS: Final = {"base": "Base network", "pruned": "Pruned network", "final": "Final network"}
 _ADDON_SEARCHES: Final = {"lds_location": "Search for locations", "lds_direction": "Search for directions"}
-_COLORS: Final = (plots.BLUE, plots.GREEN, plots.ORANGE, "#7B4FA3", plots.MUTED)
+_COLORS: Final = (figures.BLUE, figures.GREEN, figures.ORANGE, "#7B4FA3", figures.MUTED)
 
-_LEVEL_COLORS: Final = {"found": plots.BLUE, "random search": plots.ORANGE, "no add-ons": plots.MUTED}
+_LEVEL_COLORS: Final = {"found": figures.BLUE, "random search": figures.ORANGE, "no add-ons": figures.MUTED}
 
 # Level lines of the architecture search: figure in done.json -> label, colour.
 _LEVELS: Final = {
-    "val_accuracy": ("best found, all of validation", plots.BLUE),
-    "random_search_val_accuracy": ("best of random search, all of validation", plots.ORANGE),
-    "random_search_mean_val_accuracy": ("mean of random search, all of validation", plots.MUTED),
+    "val_accuracy": ("best found, all of validation", figures.BLUE),
+    "random_search_val_accuracy": ("best of random search, all of validation", figures.ORANGE),
+    "random_search_mean_val_accuracy": ("mean of random search, all of validation", figures.MUTED),
 }
 
 
 def draw(run: Run) -> dict[str, Figure]:
     """The figures that the run has points for, by file name without ending."""
-    with plots.style():
+    with figures.style():
         drawn = {
             "enas": _architecture_search(run.stages["enas"]),
             "training": _training([run.stages[name] for name in _TRAININGS]),
@@ -47,10 +46,10 @@ def _architecture_search(stage: StageRecord) -> Figure | None:
     """Mean reward and baseline of each epoch; the controls as level lines."""
     if not any("reward" in row for row in stage.history):
         return None
-    figure = plots.new_figure(7.2, 3.6)
+    figure = figures.new_figure(7.2, 3.6)
     axes = figure.subplots()
-    _curve(axes, stage.history, "reward", "mean reward of an epoch's architectures", plots.BLUE)
-    _curve(axes, stage.history, "baseline", "baseline", plots.GREEN, linewidth=1.2)
+    _curve(axes, stage.history, "reward", "mean reward of an epoch's architectures", figures.BLUE)
+    _curve(axes, stage.history, "baseline", "baseline", figures.GREEN, linewidth=1.2)
     metrics = results.finite(stage.metrics)
     for name, (label, color) in _LEVELS.items():
         if name in metrics:
@@ -66,11 +65,11 @@ def _training(stages: Sequence[StageRecord]) -> Figure | None:
         return None
     figure, grid = _row_of(len(stages))
     for axes, stage in zip(grid, stages, strict=True):
-        _curve(axes, stage.history, "accuracy", "training, augmented", plots.GREY)
-        _curve(axes, stage.history, "val_accuracy", "validation", plots.BLUE)
+        _curve(axes, stage.history, "accuracy", "training, augmented", figures.GREY)
+        _curve(axes, stage.history, "val_accuracy", "validation", figures.BLUE)
         test = results.finite(stage.metrics).get("test_accuracy")
         if test is not None:
-            axes.axhline(test, color=plots.ORANGE, linestyle="--", linewidth=1.2, label="test, at the end")
+            axes.axhline(test, color=figures.ORANGE, linestyle="--", linewidth=1.2, label="test, at the end")
         _finish(axes, _TRAININGS[stage.name], "epoch", "accuracy" if axes is grid[0] else "")
     return _with_legend_below(figure, grid, columns=3)
 
@@ -109,7 +108,7 @@ def _fitness_columns(history: Table) -> list[str]:
 
 
 def _row_of(count: int, *, same_scale: bool = True) -> tuple[Figure, list[Axes]]:
-    figure = plots.new_figure(max(3.4 * count, 5.4), 3.4)
+    figure = figures.new_figure(max(3.4 * count, 5.4), 3.4)
     return figure, list(figure.subplots(1, count, sharey=same_scale, squeeze=False)[0])
 
 

@@ -21,9 +21,9 @@ from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon, Rectan
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 
-from nhn_tf import plots
-from nhn_tf.genotype import Genotype
-from nhn_tf.space import Op, op_named
+from nhn_tf.report import figures
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import Op, op_named
 
 YELLOW: Final = "#FFD95A"
 ORANGE: Final = "#FF9F45"
@@ -230,8 +230,8 @@ def draw(genotype: Genotype, *, title: str = "", separable_as_dense: bool = Fals
     left, right = layout.left - extra, layout.right + extra
     top = -_TITLE if title else 0.0
     bottom = layout.bottom + legend_height
-    with plots.style():
-        figure = plots.new_figure(right - left, bottom - top)
+    with figures.style():
+        figure = figures.new_figure(right - left, bottom - top)
         axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
         axes.set_axis_off()
         _draw_bands(axes, layout)
@@ -276,7 +276,7 @@ def _draw_bands(axes: Axes, layout: Layout) -> None:
         axes.add_patch(Rectangle((left, top), width, bottom - top, facecolor=BAND, edgecolor="none", zorder=0))
         size = 7.5 if bottom - top > _PITCH * 1.5 else 6.0
         middle = (top + bottom) / 2
-        axes.text(left + 0.13, middle, name, rotation=90, ha="center", va="center", fontsize=size, color=plots.MUTED)
+        axes.text(left + 0.13, middle, name, rotation=90, ha="center", va="center", fontsize=size, color=figures.MUTED)
 
 
 def _draw_skip(axes: Axes, skip: Skip) -> None:
@@ -293,8 +293,8 @@ def _draw_chain(axes: Axes, layout: Layout) -> None:
     column = [box for box in layout.boxes if box.role != "addon"]
     for above, below in itertools.pairwise(column):
         top, bottom = above.y + above.height / 2, below.y - below.height / 2
-        axes.add_line(Line2D([0, 0], [top, bottom - 0.06], color=plots.INK, linewidth=1.6, zorder=2))
-        _arrowhead(axes, 0.0, bottom, (0, 1), plots.INK, size=0.09)
+        axes.add_line(Line2D([0, 0], [top, bottom - 0.06], color=figures.INK, linewidth=1.6, zorder=2))
+        _arrowhead(axes, 0.0, bottom, (0, 1), figures.INK, size=0.09)
 
 
 def _draw_addon_line(axes: Axes, line: AddonLine) -> None:
@@ -364,6 +364,6 @@ def _legend_entries(layout: Layout, separable_as_dense: bool) -> list[tuple[obje
         patches = tuple(Patch(facecolor=fill, edgecolor=ADDON_LINE) for fill in fills)
         entries.append((patches if len(patches) > 1 else patches[0], "a: add-on neurons"))
     if any(box.note for box in layout.of("layer")):
-        mark = Line2D([], [], linestyle="none", marker=r"$\%$", markersize=8, color=plots.INK, markeredgewidth=0)
+        mark = Line2D([], [], linestyle="none", marker=r"$\%$", markersize=8, color=figures.INK, markeredgewidth=0)
         entries.append((mark, "share of kernels kept"))
     return entries

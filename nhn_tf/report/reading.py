@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nhn_tf.files import DamagedFileError
-from nhn_tf.genotype import Genotype
 from nhn_tf.runs import STAGES, RunDirectory, RunError, StageDirectory
+from nhn_tf.storage.files import DamagedFileError
+from nhn_tf.values.genotype import Genotype
 
 Table = list[dict[str, float]]
 

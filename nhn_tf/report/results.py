@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from nhn_tf import training
-from nhn_tf.configs import PRESETS
-from nhn_tf.genotype import Genotype
+from nhn_tf.models import complexity
 from nhn_tf.report import published
 from nhn_tf.report.reading import Run, StageRecord
 from nhn_tf.runs import NOT_IN_DIGEST, STAGES
+from nhn_tf.settings import PRESETS
+from nhn_tf.values.genotype import Genotype
 
 SCHEMA: Final = 1
 
@@ -99,7 +99,7 @@ def _measured_row(stage: StageRecord, method: str) -> Json | None:
         "dataset": stage.config["data"].get("dataset"),
         "live_params": params,
         "test_error": metrics["test_error"],
-        "computed": {"score": training.score(metrics["test_error"], params / 1e6)},
+        "computed": {"score": complexity.score(metrics["test_error"], params / 1e6)},
     }
     flops = metrics.get("live_flops", metrics.get("flops"))
     return row if flops is None else {**row, "live_flops": flops}

@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nhn_tf import files, plots
-from nhn_tf.genotype import Genotype
-from nhn_tf.report import curves, drawing, markdown, results
+from nhn_tf.report import curves, drawing, figures, markdown, results
 from nhn_tf.report.reading import Run, read
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Genotype
 
 
 def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _title(genotype: Genotype) -> str:
 
 def _write_picture(directory: Path, name: str, figure: Figure) -> list[Path]:
     paths = []
-    for ending, content in (("png", plots.png(figure)), ("svg", plots.svg(figure))):
+    for ending, content in (("png", figures.png(figure)), ("svg", figures.svg(figure))):
         path = directory / f"{name}.{ending}"
         with files.atomic_write(path) as file:
             file.write(content)

@@ -9,7 +9,7 @@ error that names the fields that changed. A stage without done.json goes on from
 """
 
 from nhn_tf.errors import RunError
-from nhn_tf.runs.checkpoints import Checkpoint
+from nhn_tf.storage.checkpoints import Checkpoint
 from nhn_tf.runs.directory import RunDirectory
 from nhn_tf.runs.settings import NOT_IN_DIGEST, STAGES, Settings
 from nhn_tf.runs.stage import StageDirectory

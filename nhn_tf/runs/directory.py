@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nhn_tf import files
+from nhn_tf.storage import files
 from nhn_tf.errors import RunError, UserError
-from nhn_tf.runs import lock
+from nhn_tf.storage import lock
 from nhn_tf.runs.journal import NAME, Journal
 from nhn_tf.runs.settings import STAGES, Settings
 from nhn_tf.runs.stage import StageDirectory

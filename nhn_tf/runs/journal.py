@@ -27,7 +27,7 @@ from typing import Any, Final
 import keras
 
 import nhn_tf
-from nhn_tf import files
+from nhn_tf.storage import files
 
 NAME: Final = "run.json"
 RESULTS: Final = ("genotype", "weights")

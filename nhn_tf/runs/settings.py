@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nhn_tf import files
-from nhn_tf.configs import PRESETS, ComputeConfig, Config, DataConfig
+from nhn_tf.storage import files
+from nhn_tf.settings import PRESETS, ComputeConfig, Config, DataConfig
 
 # Each stage: its directory, the stage it builds on, and the command that runs it.
 STAGES: dict[str, tuple[str, str | None, str]] = {

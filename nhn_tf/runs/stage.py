@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from nhn_tf import files
+from nhn_tf.storage import files
 from nhn_tf.errors import RunError
-from nhn_tf.genotype import Genotype
+from nhn_tf.values.genotype import Genotype
 from nhn_tf.runs import journal
-from nhn_tf.runs.checkpoints import Checkpoint, Checkpoints
+from nhn_tf.storage.checkpoints import Checkpoint, Checkpoints
 from nhn_tf.runs.settings import STAGES, Settings, changes, config_digest, identity
 
 if TYPE_CHECKING:

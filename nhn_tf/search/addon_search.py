@@ -18,14 +18,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf import files, optimizers, training
-from nhn_tf.configs import LdsConfig
+from nhn_tf import training
 from nhn_tf.data.batches import Batches
-from nhn_tf.genotype import Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
-from nhn_tf.randomness import Stream
 from nhn_tf.search.searcher import Searcher, Trial, rank
+from nhn_tf.settings import LdsConfig
+from nhn_tf.storage import files
+from nhn_tf.training import optimizers
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.randomness import Stream
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from nhn_tf.layers import kernels
-from nhn_tf.randomness import Stream, generator
-from nhn_tf.space import Space
+from nhn_tf.layers import backend
+from nhn_tf.values.randomness import Stream, generator
+from nhn_tf.values.space import Space
 
 if TYPE_CHECKING:
-    from nhn_tf.configs import EnasConfig
+    from nhn_tf.settings import EnasConfig
 
 INIT_RANGE = 0.1  # weights start uniform in [-INIT_RANGE, INIT_RANGE]
 SAMPLER_BATCH = 64  # architectures drawn in one call; always as many, so that the sampler compiles once
@@ -333,7 +333,7 @@ class Controller:
         self.baseline_decay = baseline_decay
         self.baseline: float | None = None
 
-        jit_compile = kernels.default_jit_compile()
+        jit_compile = backend.default_jit_compile()
         policy = Policy(
             space,
             units=units,

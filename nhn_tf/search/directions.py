@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.configs import DirectionConfig
-from nhn_tf.genotype import Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.models import DirectionSupernet
 from nhn_tf.pruning.criteria import kernel_std
-from nhn_tf.randomness import Stream
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.evolution import generate_direction, strongest_direction
 from nhn_tf.search.searcher import Trial
+from nhn_tf.settings import DirectionConfig
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.randomness import Stream
 
 BEST_SEEN: Final = "best seen"  # sources of trials
 STRONGEST: Final = "strongest"

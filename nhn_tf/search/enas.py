@@ -17,16 +17,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf import optimizers, training
-from nhn_tf.configs import EnasConfig
+from nhn_tf import training
 from nhn_tf.data.batches import Batches, FollowEpoch
-from nhn_tf.genotype import Genotype
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
-from nhn_tf.randomness import Stream
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.searcher import RANKED, Searcher, Trial, rank
-from nhn_tf.space import Space
+from nhn_tf.settings import EnasConfig
+from nhn_tf.training import optimizers
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.randomness import Stream
+from nhn_tf.values.space import Space
 
 logger = logging.getLogger(__name__)
 

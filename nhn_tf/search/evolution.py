@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from nhn_tf.locations import NONE, LocationSpace
+from nhn_tf.values.locations import NONE, LocationSpace
 
 # Ranks (from 1) whose codes are crossed, best first (paper, section 2.3).
 CROSSOVER_PAIRS: tuple[tuple[int, int], ...] = ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4))

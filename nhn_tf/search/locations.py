@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.configs import LocationConfig
-from nhn_tf.genotype import Genotype
-from nhn_tf.locations import LocationSpace
 from nhn_tf.models import LocationSupernet
-from nhn_tf.randomness import Stream
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.evolution import Evolution, Population
 from nhn_tf.search.searcher import Trial
+from nhn_tf.settings import LocationConfig
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.locations import LocationSpace
+from nhn_tf.values.randomness import Stream
 
 EVOLUTION: Final = "evolution"  # sources of trials
 RANDOM: Final = "random"

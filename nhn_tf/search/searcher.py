@@ -23,14 +23,14 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from nhn_tf import files
-from nhn_tf.configs import GradientConfig
 from nhn_tf.data.batches import Batches
-from nhn_tf.genotype import Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.models import Superset
-from nhn_tf.randomness import Stream, generator
-from nhn_tf.space import Space
+from nhn_tf.settings import GradientConfig
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.masks import Masks
+from nhn_tf.values.randomness import Stream, generator
+from nhn_tf.values.space import Space
 
 RANKED = "ranked"
 """The entry of `Searcher.underway` with what is known of the final candidates."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nhn_tf.files import DamagedFileError
-from nhn_tf.sparse import machine
-from nhn_tf.sparse.machine import MissingLLVMError
-from nhn_tf.sparse.memory import CapacityError
-from nhn_tf.sparse.program import UnsupportedLayerError
+from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.native.machine import MissingLLVMError
+from nhn_tf.sparse.plan.memory import CapacityError
+from nhn_tf.sparse.program.operations import UnsupportedLayerError
 from nhn_tf.sparse.runtime import SparseRuntime, load
+from nhn_tf.storage.files import DamagedFileError
 
 if TYPE_CHECKING:
     from nhn_tf.sparse.mixed import MixedRuntime
@@ -38,7 +38,7 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
     """Makes native code of a functional Keras model.
 
     Args:
-      model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.graph.READERS`.
+      model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.program.from_keras.READERS`.
       threads: that share a batch; by default one for each core that this process may use.
       fallback: "keras" lets Keras compute layers that the runtime does not know.
 
@@ -56,11 +56,12 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
     if fallback not in (None, "keras"):
         raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
     machine.host()
-    from nhn_tf.sparse import graph, mixed  # They need Keras, which saved networks do without.
+    from nhn_tf.sparse import mixed  # They need Keras, which saved networks do without.
+    from nhn_tf.sparse.program import from_keras  # They need Keras, which saved networks do without.
 
     try:
-        return SparseRuntime(graph.read(model), threads=threads)
-    except graph.UnsupportedLayerError:
+        return SparseRuntime(from_keras.read(model), threads=threads)
+    except from_keras.UnsupportedLayerError:
         if fallback is None:
             raise
         return mixed.MixedRuntime(model, threads=threads)

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf.pruning.graph import Graph, Node, layer_of, trace
-from nhn_tf.sparse.graph import Draft, UnsupportedLayerError, input_names, read_part
+from nhn_tf.models.keras_graph import Graph, Node, layer_of, trace
+from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError, input_names, read_part
 from nhn_tf.sparse.runtime import SparseRuntime
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.sparse import file_format, machine
-from nhn_tf.sparse.plan import Plan, make_plan
-from nhn_tf.sparse.program import Program
-from nhn_tf.sparse.tables import ENTRY
+from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.plan.lowering import Plan, make_plan
+from nhn_tf.sparse.plan.tables import ENTRY
+from nhn_tf.sparse.program import file_format
+from nhn_tf.sparse.program.operations import Program
 
 CACHE_LINE = 64
 HUGE_PAGE = 1 << 21
@@ -197,7 +198,7 @@ class SparseRuntime:
 
         Raises:
           ValueError: another `dtype`.
-          nhn_tf.files.WriteError: the file cannot be written.
+          nhn_tf.storage.files.WriteError: the file cannot be written.
         """
         file_format.save(path, self.program, dtype=dtype)
 

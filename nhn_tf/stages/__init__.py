@@ -8,12 +8,12 @@ from typing import Any
 import keras
 
 from nhn_tf import training
-from nhn_tf.configs import BaseConfig, EnasConfig, GradientConfig
 from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory, Settings
-from nhn_tf.space import op_named
+from nhn_tf.settings import BaseConfig, EnasConfig, GradientConfig
 from nhn_tf.stages import pruning, search, train
 from nhn_tf.stages.common import load_feed
+from nhn_tf.values.space import op_named
 
 _STAGES: dict[str, Callable[[RunDirectory, Settings], dict[str, Any]]] = {
     "enas": search.enas,

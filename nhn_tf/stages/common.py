@@ -7,14 +7,14 @@ from typing import Any
 
 import keras
 
-from nhn_tf import complexity, pruning, training
-from nhn_tf.configs import BaseConfig, Config, DataConfig, FinalConfig, GradientConfig
+from nhn_tf import pruning, training
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, Normalization
 from nhn_tf.errors import UserError
-from nhn_tf.genotype import Genotype
-from nhn_tf.models import network, weights
+from nhn_tf.models import complexity, network, weights
 from nhn_tf.runs import NOT_IN_DIGEST, STAGES, RunDirectory, RunError, Settings, StageDirectory
+from nhn_tf.settings import BaseConfig, Config, DataConfig, FinalConfig, GradientConfig
+from nhn_tf.values.genotype import Genotype
 
 
 class Feed:
@@ -195,7 +195,7 @@ def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, flo
         "live_params": live_params,
         "flops": cost.flops,
         "live_flops": sum(layer.live_flops for layer in live),
-        "score": training.score(error, live_params / 1e6),
+        "score": complexity.score(error, live_params / 1e6),
     }
     if not uses_validation(settings.config):
         found["val_accuracy"] = training.accuracy(model, feed.validation)

@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from nhn_tf import complexity, files, plots, pruning, training
-from nhn_tf.configs import PruneConfig
-from nhn_tf.event_writer import EventWriter
+from nhn_tf import pruning, training
 from nhn_tf.layers import MaskedConv2D
-from nhn_tf.models import weights
+from nhn_tf.models import complexity, weights
+from nhn_tf.report.figures import std_histogram
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageDirectory
+from nhn_tf.runs.event_writer import EventWriter
+from nhn_tf.settings import PruneConfig
 from nhn_tf.stages.common import Feed, figures, inherited, open_stage, source_stage, start
 from nhn_tf.stages.resuming import fit
+from nhn_tf.storage import files
 
 
 def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def _picture_sensitivities(
     """The histogram of sensitivities with the threshold drawn in, as a file and for TensorBoard."""
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
     scores = pruning.score(kernels, criterion, seed=seed)
-    png, (height, width) = plots.std_histogram(scores, thresholds, criterion=criterion)
+    png, (height, width) = std_histogram(scores, thresholds, criterion=criterion)
     with files.atomic_write(stage / "sensitivities.png") as file:
         file.write(png)
     events = EventWriter(stage / "tensorboard")

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from nhn_tf.configs import PRESETS, ComputeConfig, DataConfig
 from nhn_tf.errors import RunError
 from nhn_tf.runs import STAGES, Settings, journal
+from nhn_tf.settings import PRESETS, ComputeConfig, DataConfig
 from nhn_tf.stages.common import load_feed
 
 

@@ -8,15 +8,17 @@ from typing import Any, Final, TypeVar
 
 import keras
 
-from nhn_tf import optimizers, stopping, training
-from nhn_tf.configs import SgdConfig
+from nhn_tf import training
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.errors import UserError
-from nhn_tf.monitor import Monitor
-from nhn_tf.recording import FitRecorder, Saver, SearchRecorder, place, position
 from nhn_tf.runs import Checkpoint, Settings, StageDirectory
+from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
+from nhn_tf.settings import SgdConfig
 from nhn_tf.stages.common import Feed, start, uses_validation
+from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, place, position
+from nhn_tf.storage import stopping
+from nhn_tf.training import optimizers
 
 MOST_ROLLBACKS: Final = 10
 """The learning rate is then a thousandth of what it was, and the stage is given up."""

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nhn_tf import files
-from nhn_tf.configs import DirectionConfig, EnasConfig, LdsConfig, LocationConfig
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import weights
 from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Trial
+from nhn_tf.settings import DirectionConfig, EnasConfig, LdsConfig, LocationConfig
 from nhn_tf.stages import resuming
 from nhn_tf.stages.common import Feed, form_of, open_stage, source_stage
+from nhn_tf.storage import files
 
 
 def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from nhn_tf import files, training
-from nhn_tf.configs import BaseConfig, RetrainConfig
+from nhn_tf import training
 from nhn_tf.errors import UserError
-from nhn_tf.genotype import Genotype
-from nhn_tf.masks import Masks
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.settings import BaseConfig, RetrainConfig
 from nhn_tf.stages.common import Feed, build, figures, inherited, open_stage, source_stage
 from nhn_tf.stages.resuming import fit
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.masks import Masks
 
 MOST_BYTES: Final = 2**16
 """Of a file with an architecture: 64 layers take 5,000."""

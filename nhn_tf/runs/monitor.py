@@ -1,0 +1,106 @@
+"""What a user sees while a stage runs: a progress line, `metrics.csv` and TensorBoard scalars, all from one dict."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from nhn_tf.storage import files
+from nhn_tf.runs.event_writer import EventWriter
+
+HEARTBEAT_SECONDS = 20.0
+
+
+class Monitor:
+    """Reports each finished epoch (or cycle) of a stage.
+
+    Args:
+      directory: the stage's directory; receives `metrics.csv` and `tensorboard/`.
+      label: the stage's name, in front of each line.
+      total: epochs the stage will make.
+      unit: what is counted: "epoch" or "cycle".
+      history: rows of the epochs that an earlier process finished; they open the new metrics.csv.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        label: str,
+        total: int,
+        unit: str = "epoch",
+        history: list[dict[str, float]] | None = None,
+    ):
+        self.directory = Path(directory)
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.history = list(history or [])
+        self._first = len(self.history)
+        self._first_step: int | None = None
+        self._started = self._epoch_started = self._last_beat = time.monotonic()
+        self._events = EventWriter(self.directory / "tensorboard", first_step=self._first)
+
+    def step(self, step: int, steps: int, *, doing: str | None = None) -> None:
+        """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step = step - 1  # of an epoch that is gone on with
+        if now - self._last_beat < HEARTBEAT_SECONDS:
+            return
+        self._last_beat = now
+        if doing:
+            self._say(f"{self.label} {doing} {step}/{steps}")
+            return
+        each = (now - self._epoch_started) / max(step - self._first_step, 1)
+        where = f"{self.label} {self.unit} {len(self.history) + 1}/{self.total} step {step}/{steps}"
+        self._say(f"{where}, {each * 1e3:.0f} ms a step")
+
+    def epoch(self, metrics: Mapping[str, float]) -> None:
+        """Records a finished epoch: one progress line, one row, one point in each TensorBoard curve."""
+        now = time.monotonic()
+        row = {self.unit: len(self.history) + 1, **{name: float(value) for name, value in metrics.items()}}
+        row["seconds"] = round(now - self._epoch_started, 3)
+        self.history.append(row)
+        self._epoch_started = self._last_beat = now
+        self._first_step = None
+        done = len(self.history)
+        remaining = (now - self._started) / (done - self._first) * (self.total - done)
+        self._say(f"{self.label} {self.unit} {done}/{self.total} ETA {_clock(remaining)}{_in_words(metrics)}")
+        self.write_csv()
+        for name, value in row.items():
+            if name != self.unit:
+                self._events.scalar(f"{self.label}/{name}", value, done)
+        self._events.flush()
+
+    def write_csv(self) -> None:
+        """Writes all rows so far; a column that appears late is empty before."""
+        names: dict[str, None] = {}
+        for row in self.history:
+            names.update(dict.fromkeys(row))
+        rows = [[row.get(name, "") for name in names] for row in self.history]
+        files.write_csv(self.directory / "metrics.csv", list(names), rows)
+
+    @property
+    def events(self) -> EventWriter:
+        return self._events
+
+    def close(self) -> None:
+        self._events.close()
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, file=sys.stdout, flush=True)
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    return "".join(f" | {name} {float(value):.4g}" for name, value in values.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,113 @@
+"""Named configurations of the whole pipeline: what each replaces of the paper's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nhn_tf.settings.field import Config
+from nhn_tf.settings.stages import (
+    BaseConfig,
+    ComputeConfig,
+    DataConfig,
+    DirectionConfig,
+    EnasConfig,
+    FinalConfig,
+    LocationConfig,
+    PruneConfig,
+    RetrainConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A configuration for every stage."""
+
+    help: str
+    data: DataConfig
+    compute: ComputeConfig
+    enas: EnasConfig
+    base: BaseConfig
+    prune: PruneConfig
+    pruned: RetrainConfig
+    lds_location: LocationConfig
+    lds_direction: DirectionConfig
+    final: FinalConfig
+
+    def stage(self, name: str) -> Config:
+        """The configuration of the stage called `name`."""
+        return getattr(self, name)
+
+
+PAPER = Preset(
+    help="every number of the paper (46 hours on a GTX 1080 Ti, says the paper)",
+    data=DataConfig(),
+    compute=ComputeConfig(),
+    enas=EnasConfig(),
+    base=BaseConfig(),
+    prune=PruneConfig(),
+    pruned=RetrainConfig(),
+    lds_location=LocationConfig(),
+    lds_direction=DirectionConfig(),
+    final=FinalConfig(epochs=260, dropout=0.5),
+)
+FAST = Preset(
+    help="the same algorithm on a shorter schedule and in bfloat16, for one data-centre GPU",
+    data=DataConfig(),
+    compute=ComputeConfig(precision="mixed_bfloat16", eval_batch_size=1000),
+    enas=EnasConfig(
+        epochs=30, batch_size=256, lr_max=0.1, lr_period_epochs=0, warmup_epochs=2, controller_steps=30,
+        controller_lr=3e-3, baseline_decay=0.95, final_samples=200,
+    ),
+    base=BaseConfig(
+        epochs=40, batch_size=256, lr_max=0.1, lr_min=0.0, lr_period_epochs=0, warmup_epochs=2, label_smoothing=0.1,
+    ),
+    prune=PruneConfig(batch_size=256),
+    pruned=RetrainConfig(epochs=25, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1),
+    lds_location=LocationConfig(cycles=20, batch_size=250, iterations=10),
+    lds_direction=DirectionConfig(cycles=10, batch_size=250, iterations=10),
+    final=FinalConfig(
+        epochs=40, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1, dropout=0.2,
+    ),
+)  # fmt: skip
+DEMO = Preset(
+    help="the whole pipeline on a laptop CPU in minutes, on scikit-learn's digits",
+    data=DataConfig(dataset="digits", val_fraction=0.2),
+    compute=ComputeConfig(),
+    enas=EnasConfig(
+        num_layers=6, ops=("conv3x3", "sep_conv3x3", "conv5x5", "sep_conv5x5"), supernet_filters=16, epochs=20,
+        batch_size=64, lr_period_epochs=0, controller_steps=8, samples_per_step=10, controller_lr=5e-3,
+        baseline_decay=0.9, final_samples=40, top_k=5, cutout=0,
+    ),
+    base=BaseConfig(
+        filters=16, epochs=30, batch_size=64, lr_period_epochs=0, cutout=0,
+    ),
+    prune=PruneConfig(epochs=5, batch_size=64, cutout=0),
+    pruned=RetrainConfig(epochs=20, batch_size=64, cutout=0),
+    lds_location=LocationConfig(
+        cycles=10, population=10, iterations=3, batch_size=64, fitness_batch_size=128, cutout=0
+    ),
+    lds_direction=DirectionConfig(
+        cycles=6, population=10, iterations=3, batch_size=64, fitness_batch_size=128, cutout=0
+    ),
+    final=FinalConfig(epochs=30, batch_size=64, cutout=0, dropout=0.2),
+)  # fmt: skip
+SMOKE = Preset(
+    help="seconds, to see that everything runs",
+    data=DataConfig(dataset="digits", train_limit=256, eval_limit=96),
+    compute=ComputeConfig(eval_batch_size=96),
+    enas=EnasConfig(
+        num_layers=3, supernet_filters=4, ops=("conv3x3", "conv5x5", "max_pool3x3"), epochs=2, batch_size=32,
+        lr_period_epochs=1, controller_steps=2, samples_per_step=3, reward_batch_size=32, final_samples=4, top_k=2,
+    ),
+    base=BaseConfig(filters=4, epochs=3, batch_size=32, lr_period_epochs=1, cutout=2),
+    prune=PruneConfig(sparsity=0.5, epochs=2, batch_size=32, cutout=0),
+    pruned=RetrainConfig(epochs=2, batch_size=32, cutout=2),
+    lds_location=LocationConfig(
+        cycles=3, population=4, iterations=2, batch_size=32, fitness_batch_size=32, none_probability=0.5, cutout=0
+    ),
+    lds_direction=DirectionConfig(
+        cycles=2, population=4, iterations=2, batch_size=32, fitness_batch_size=32, cutout=0
+    ),
+    final=FinalConfig(epochs=2, batch_size=32, cutout=2, dropout=0.2),
+)  # fmt: skip
+PRESETS: dict[str, Preset] = {"paper": PAPER, "fast": FAST, "demo": DEMO, "smoke": SMOKE}

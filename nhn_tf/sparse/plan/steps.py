@@ -1,0 +1,203 @@
+"""The steps that a plan is made of: memory for maps and vectors, copies, halos, what windows slide over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nhn_tf.sparse.native import kernels
+from nhn_tf.sparse.native.convolution import Tap
+from nhn_tf.sparse.native.layout import Layout, grid_for
+from nhn_tf.sparse.plan.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.plan.tables import Tables
+from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
+from nhn_tf.sparse.program import operations as ops
+from nhn_tf.sparse.program.operations import Program
+
+MAX_ENTRIES = 1 << 20
+"""Copied rows and buffers in use, over all steps."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One call, or a few, written down when all memory has its place."""
+
+    emit: Callable[[], None]
+    buffers: tuple[Buffer, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """What a window slides over, brought into the grid of the output.
+
+    Attributes:
+      planes: one or, for strides, several a channel.
+      taps: of the window, in its order (row by row).
+    """
+
+    planes: Planes
+    taps: tuple[Tap, ...]
+
+
+class Steps:
+    """Steps in the order in which they run.
+
+    Attributes:
+      program: what they compute.
+      tables: what they read beside the arena.
+      lanes: float32 values in a vector register.
+    """
+
+    def __init__(self, program: Program, lanes: int):
+        self.program = program
+        self.tables = Tables(lanes)
+        self.lanes = lanes
+        self._steps: list[Step] = []
+        self._layouts = map_layouts(program, lanes)
+        self._seamed: set[Buffer] = set()
+        self._entries = 0
+
+    def place(self) -> tuple[int, tuple[Region, ...]]:
+        """Gives all memory its place, then writes the steps down.
+
+        Returns:
+          The arena's size in float32 values, and its regions.
+        """
+        buffers: dict[Buffer, None] = {}
+        for time, step in enumerate(self._steps):
+            for buffer in step.buffers:
+                if buffer not in buffers:
+                    buffer.first = time
+                buffer.last = time
+                buffers[buffer] = None
+        # The last vector of a row narrower than a vector is read whole.
+        size, regions = allocate(buffers, slack=2 * self.lanes)
+        for step in self._steps:
+            step.emit()
+        return size, regions
+
+    def step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
+        """Adds a step that reads or writes these values."""
+        buffers = tuple(dict.fromkeys(buffer for value in values for buffer in value.buffers))
+        self._spend(len(buffers))
+        self._steps.append(Step(emit, buffers))
+
+    def _spend(self, entries: int) -> None:
+        """Counts what is kept for later.
+
+        Raises:
+          CapacityError: it is far more than real networks need.
+        """
+        self._entries += entries
+        if self._entries > MAX_ENTRIES:
+            raise CapacityError("the network needs too many copies of rows, or joins too many maps.")
+
+    def layout_of(self, number: int) -> Layout:
+        """The layout of the map that operation `number` makes."""
+        layout = self._layouts[number]
+        if layout is None:
+            raise TypeError(f"operation {number} must make a map. Received: {self.program.shapes[number]}.")
+        return layout
+
+    def new_planes(self, number: int) -> Planes:
+        """Memory for the map that operation `number` makes."""
+        layout, channels = self.layout_of(number), self.program.shapes[number][2]
+        kind = Kind(layout.plane, 0.0, ("map", layout))
+        return Planes(layout, ((Buffer(kind, channels), 0, channels),))
+
+    def new_vector(self, size: int) -> Vector:
+        kind = Kind(self.lanes, 0.0, "vector")
+        return Vector(Buffer(kind, -(-size // self.lanes)), size)
+
+    def new_filled(self, layout: Layout, channels: int, planes: int, fill: float, copies: Hashable) -> Buffer:
+        """Memory whose positions that `copies` does not write hold `fill`."""
+        return Buffer(Kind(layout.plane * planes, fill, ("copies", layout, copies)), channels)
+
+    def copy(
+        self,
+        rows: Sequence[tuple[int, int, int]],
+        steps: tuple[int, int],
+        source: Callable[[], tuple[Any, Any]],
+        target: Callable[[], tuple[Any, Any]],
+        *values: Planes | Vector,
+    ) -> None:
+        """A step that copies rows (target offset, source offset, count) of every channel.
+
+        `source` and `target` give, later, the base argument and the table of the channels' first values.
+        """
+        if not rows:
+            return
+        self._spend(len(rows))
+
+        def emit() -> None:
+            (base, starts), (target_base, target_starts) = source(), target()
+            arguments = [
+                base, target_base, self.tables.indices(starts), self.tables.indices(target_starts), len(starts),
+                self.tables.indices(rows), len(rows),
+            ]  # fmt: skip
+            self.tables.call(kernels.copy, *steps, arguments=arguments)
+
+        self.step(emit, *values)
+
+    def seam(self, planes: Planes) -> None:
+        """Makes the halo between the parts of a map right, unless it is."""
+        copies = planes.layout.seams()
+        grid = planes.layout.grid
+        for buffer, _, _ in planes.spans:
+            if copies and buffer not in self._seamed:
+                self._seamed.add(buffer)
+                whole = Planes(planes.layout, ((buffer, 0, buffer.units),))
+                rows = [(target, source, grid.width) for target, source in copies]
+                place = in_arena(whole)
+                self.copy(rows, (grid.parts, grid.parts), place, place, whole)
+
+    def window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> Source:
+        """What the operation's window slides over, in the grid of its output."""
+        height, width = op.window
+        if slides_in_place(op, self.program.shapes[op.inputs[0]]):
+            parts = source.layout.grid.parts
+            taps = [Tap(y - op.pads[0], (x - op.pads[1]) * parts) for y in range(height) for x in range(width)]
+            if any(tap.row for tap in taps):
+                self.seam(source)
+            return Source(source, tuple(taps))
+        return self._copied_window(number, op, source, fill)
+
+    def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> Source:
+        """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.
+
+        With stride s, output row y and window row d read map row y s + d - pad, which is row y + shift of the plane
+        of every s-th row from `phase` on, where d - pad = shift s + phase. The halo is copied too.
+        """
+        down, right = ([divmod(d - op.pads[axis], op.strides[axis]) for d in range(op.window[axis])] for axis in (0, 1))
+        phases = sorted({(py, px) for _, py in down for _, px in right})
+        shifts = [shift for shift, _ in down], [shift for shift, _ in right]
+        grid = grid_for(*op.size, self.lanes)
+        layout = Layout(
+            grid,
+            above=max(0, -min(shifts[0])), below=max(0, max(shifts[0])),
+            left=max(0, -min(shifts[1])), right=max(0, max(shifts[1])), shared=False,
+        )  # fmt: skip
+        shape = self.program.shapes[op.inputs[0]]
+        copies = {phase: tuple(phase_rows(layout, source.layout, shape, op.strides, phase)) for phase in phases}
+        key = tuple(tuple((to, count) for to, _, count in rows) for rows in copies.values())
+        buffer = self.new_filled(layout, shape[2], len(phases), fill, key)
+        steps = (op.strides[1] * source.layout.grid.parts, grid.parts)
+        for place, rows in enumerate(copies.values()):
+            target = Planes(layout, ((buffer, 0, shape[2]),), step=len(phases))
+            self.copy(rows, steps, in_arena(source), in_arena(target, place * layout.plane), source, target)
+        taps = tuple(
+            Tap(dy, dx * grid.parts + phases.index((py, px)) * layout.plane) for dy, py in down for dx, px in right
+        )
+        return Source(Planes(layout, ((buffer, 0, shape[2]),), step=len(phases)), taps)
+
+
+def in_arena(planes: Planes, offset: int = 0) -> Callable[[], tuple[Any, Any]]:
+    """The end of a copy that is a map in the arena."""
+    return lambda: ("arena", planes.origins() + np.int32(offset))
+
+
+def vector_in_arena(vector: Vector) -> Callable[[], tuple[Any, Any]]:
+    return lambda: ("arena", [vector.buffer.start])

@@ -1,0 +1,115 @@
+"""The tables that native code runs on, and the function that calls the kernels one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nhn_tf.sparse.native.emitter import Function, Value, declarations
+from nhn_tf.sparse.native.layout import LINE
+from nhn_tf.sparse.plan.memory import CapacityError
+from nhn_tf.sparse.program.operations import Shape
+
+ENTRY = "run"
+
+MAX_TABLE = 1 << 28
+"""Numbers in a table, 1 GiB."""
+MAX_CODE = 1 << 22
+"""Bytes of LLVM IR, of which a large network has half a million; LLVM takes more than a second for a million."""
+CALL_SIZE = 400
+"""Bytes of IR that a call takes, about."""
+
+
+class Tables:
+    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once."""
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        self.kernels: dict[Hashable, tuple[str, str]] = {}
+        self.calls: list[tuple[str, list[tuple[str, Any]]]] = []
+        self._code = 0
+        self._parts: dict[str, list[np.ndarray]] = {"constants": [], "indices": []}
+        self._sizes = {"constants": 0, "indices": 0}
+        self._dtypes = {"constants": np.float32, "indices": np.int32}
+
+    def put(self, table: str, values: Any) -> tuple[str, int]:
+        """Appends an array and returns the argument that points to it.
+
+        Raises:
+          CapacityError: the table would be too large.
+        """
+        array = np.ascontiguousarray(values, self._dtypes[table]).ravel()
+        start = self._sizes[table]
+        room = max(-(-array.size // LINE), 1) * LINE
+        if start + room > MAX_TABLE:
+            raise CapacityError(f"the network needs more than {MAX_TABLE} {table}.")
+        self._parts[table].append(np.pad(array, (0, room - array.size)))
+        self._sizes[table] += room
+        return (table, start)
+
+    def constants(self, values: Any) -> tuple[str, int]:
+        return self.put("constants", values)
+
+    def indices(self, values: Any) -> tuple[str, int]:
+        return self.put("indices", values)
+
+    def call(self, generate: Callable[..., str], *geometry: Any, arguments: Sequence[Any], **options: Any) -> None:
+        """A call of the kernel that `generate` makes for a geometry.
+
+        Raises:
+          CapacityError: it would be too much code.
+        """
+        key = (generate, geometry, tuple(sorted(options.items())))
+        if key not in self.kernels:
+            name = f"{generate.__name__}_{len(self.kernels)}"
+            self.kernels[key] = (name, generate(name, *geometry, lanes=self.lanes, **options))
+            self._code += len(self.kernels[key][1])
+        self.calls.append((self.kernels[key][0], list(arguments)))
+        self._code += CALL_SIZE
+        if self._code > MAX_CODE:
+            raise CapacityError(f"the network needs more than {MAX_CODE} bytes of code.")
+
+    def array(self, table: str) -> np.ndarray:
+        """All of a table, with a vector's slack behind it."""
+        tail = np.zeros(4 * LINE, self._dtypes[table])
+        return np.concatenate([*self._parts[table], tail])
+
+    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> str:
+        """The IR of all kernels and of the function that calls them for one image after another.
+
+        Images are taken from a counter that threads share, so that none waits for one that was held up.
+        """
+        f = Function(
+            ENTRY,
+            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end"],
+            self.lanes,
+        )
+        with f.shared_loop("%next", "%end") as image:
+            outside: dict[str, list[Value]] = {}
+            for table, shapes in (("inputs", inputs), ("outputs", outputs)):
+                outside[table] = []
+                for number, shape in enumerate(shapes):
+                    base = f.new(f"load ptr, ptr {f.at(f'%{table}', number, 'ptr')}, align 8")
+                    outside[table].append(f.at(base, f.mul(image, int(np.prod(shape, dtype=np.int64)))))
+            for name, arguments in self.calls:
+                typed = ", ".join(self._argument(f, argument, outside) for argument in arguments)
+                f.do(f"call void @{name}({typed})")
+        texts = [text for _, text in self.kernels.values()]
+        return "\n".join((declarations(self.lanes), *texts, str(f)))
+
+    @staticmethod
+    def _argument(f: Function, argument: Any, outside: dict[str, list[Value]]) -> str:
+        """An argument of a call as LLVM writes it."""
+        match argument:
+            case "arena":
+                return "ptr %arena"
+            case ("constants", int(place)):
+                return f"ptr {f.at('%constants', place)}"
+            case ("indices", int(place)):
+                return f"ptr {f.at('%indices', place, 'i32')}"
+            case (str(table), int(number)):
+                return f"ptr {outside[table][number]}"
+            case _:
+                return f"i64 {int(argument)}"

@@ -1,0 +1,132 @@
+"""What watches a training or a search: reports each epoch, saves checkpoints, and stops when a signal asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import keras
+
+from nhn_tf import training
+from nhn_tf.runs import Checkpoint, StageDirectory
+from nhn_tf.runs.monitor import Monitor
+from nhn_tf.search.searcher import Searcher
+from nhn_tf.storage import stopping
+
+METRIC = "metric:"
+"""How the names of an epoch's running means begin among a checkpoint's arrays."""
+
+
+class Saver:
+    """Saves a stage's checkpoints; after one, the process ends if a signal has asked for it.
+
+    Args:
+      stage: the stage.
+      monitor: the stage's.
+      minutes: how long may pass without a checkpoint.
+    """
+
+    def __init__(self, stage: StageDirectory, monitor: Monitor, *, minutes: float):
+        self._stage = stage
+        self._monitor = monitor
+        self._seconds = 60.0 * minutes
+        self._saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether to save within an epoch."""
+        return stopping.requested() is not None or time.monotonic() - self._saved >= self._seconds
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Saves.
+
+        Raises:
+          stopping.Stopped: a signal has asked for it.
+        """
+        self._stage.save_checkpoint(checkpoint)
+        self._saved = time.monotonic()
+        where = place(checkpoint, self._monitor.total, self._monitor.unit)
+        stopping.check(f"stage '{self._stage.name}' is saved after {where}")
+
+
+def place(checkpoint: Checkpoint, total: int, unit: str) -> str:
+    """Where a checkpoint stands among `total` epochs, such as "cycle 3 of 3 and 2 candidates"."""
+    steps = "candidates" if checkpoint.epoch == total else "steps"
+    within = f" and {checkpoint.step} {steps}" if checkpoint.step else ""
+    return f"{unit} {checkpoint.epoch} of {total}{within}"
+
+
+class FitRecorder(keras.callbacks.Callback):
+    """Reports each epoch of a training; saves after it, and within it when that is due.
+
+    Args:
+      monitor: reports.
+      steps: of a whole epoch.
+      saver: saves.
+      rate_scale: of the learning rate, for the checkpoints.
+    """
+
+    def __init__(self, monitor: Monitor, *, steps: int, saver: Saver, rate_scale: float):
+        super().__init__()
+        self._monitor = monitor
+        self._steps = steps
+        self._saver = saver
+        self._rate_scale = rate_scale
+        self._epoch = self._first = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._epoch = epoch
+        self._first = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) - epoch * self._steps
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        step = self._first + batch + 1
+        if step >= self._steps:
+            return  # the epoch's end is at hand
+        self._monitor.step(step, self._steps)
+        if self._saver.is_due():
+            training.check_finite(self.model)
+            self._save(self._epoch, step)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self._monitor.epoch({**(logs or {}), "lr": rate})
+        self._save(epoch + 1, 0)
+
+    def _save(self, epoch: int, step: int) -> None:
+        arrays = training.state(self.model)
+        if step:
+            arrays |= {f"{METRIC}{number}": array for number, array in enumerate(training.metric_state(self.model))}
+        values = {"history": self._monitor.history, "rate_scale": self._rate_scale}
+        self._saver.save(Checkpoint(epoch, arrays, values, step))
+
+
+def position(checkpoint: Checkpoint | None) -> tuple[training.Position, dict]:
+    """Where a training goes on, and the state that it had there, as `FitRecorder` saved them."""
+    if checkpoint is None:
+        return training.BEGINNING, {}
+    state = {name: array for name, array in checkpoint.arrays.items() if not name.startswith(METRIC)}
+    count = len(checkpoint.arrays) - len(state)
+    metrics = [checkpoint.arrays[f"{METRIC}{number}"] for number in range(count)]
+    return training.Position(checkpoint.epoch, checkpoint.step, metrics), state
+
+
+class SearchRecorder:
+    """Reports each epoch of a search; saves after it, and within it when that is due."""
+
+    def __init__(self, monitor: Monitor, saver: Saver):
+        self._monitor = monitor
+        self._saver = saver
+
+    def on_step_end(self, searcher: Searcher, step: int, steps: int) -> None:
+        self._monitor.step(step, steps, doing="ranking candidates" if searcher.concluding else None)
+        if self._saver.is_due():
+            training.check_finite(searcher.supernet)
+            self._saver.save(self.checkpoint(searcher, step))
+
+    def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._monitor.epoch(metrics)
+        self._saver.save(self.checkpoint(searcher))
+
+    def checkpoint(self, searcher: Searcher, step: int = 0) -> Checkpoint:
+        """All that a search has come to, `step` steps after its last whole epoch."""
+        values = {"history": self._monitor.history, "search": searcher.state_values()}
+        return Checkpoint(searcher.epoch, searcher.state_arrays(), values, step)

@@ -1,0 +1,31 @@
+"""How every network here is trained and measured, and gone on with from anywhere within an epoch."""
+
+from nhn_tf.training.fit import (
+    CHECKED_EVERY,
+    DivergedError,
+    SmoothedCrossEntropy,
+    accuracy,
+    check_finite,
+    compile_classifier,
+    fit,
+    set_up,
+    train_briefly,
+)
+from nhn_tf.training.within_epoch import BEGINNING, Position, metric_state, restore, state
+
+__all__ = [
+    "BEGINNING",
+    "CHECKED_EVERY",
+    "DivergedError",
+    "Position",
+    "SmoothedCrossEntropy",
+    "accuracy",
+    "check_finite",
+    "compile_classifier",
+    "fit",
+    "metric_state",
+    "restore",
+    "set_up",
+    "state",
+    "train_briefly",
+]

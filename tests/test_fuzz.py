@@ -24,6 +24,7 @@ from flags.define import StageFlags
 from nhn_tf.data import DataError, image_folder, load, pictures
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, DataConfig, PruneConfig, TrainConfig
+from nhn_tf.settings.table import NAMES as STAGES
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
@@ -31,7 +32,6 @@ from nhn_tf.values.space import MAX_LAYERS, Space
 from tests.test_datasets import folder_config, grey, png_header, save, write_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
 
 def examples(count):

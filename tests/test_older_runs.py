@@ -1,7 +1,7 @@
 """Runs begun by an earlier layout of this program, kept in tests/data: they resume, report and export.
 
-`older_run` was stopped in its sixth stage after the first cycle, `older_search` in its first, with one of two updates of
-the controller (of 4 units) done. Both are of preset smoke with fewer images, epochs and channels: `SMALLER`, `DATA`.
+`older_run` was stopped in its sixth stage after the first cycle, `older_search` in its first, with one of two updates
+of the controller (of 4 units) done. Both are of preset smoke with fewer images, epochs and channels: `SMALLER`, `DATA`.
 """
 
 import dataclasses

@@ -8,11 +8,13 @@ import sparse_reference as reference
 
 pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
+from nhn_tf.sparse.assembly import assemble, new_arena
+from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
-from nhn_tf.sparse.plan.lowering import make_plan
+from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.program import operations as ops
-from nhn_tf.sparse.runtime import SparseRuntime, _Native, new_arena
+from nhn_tf.sparse.program.optimize import merge
 
 LANES = list(machine.HOSTS)
 """On machines of narrower vectors LLVM splits the wide ones."""
@@ -20,7 +22,7 @@ LANES = list(machine.HOSTS)
 
 def check(program, seed, lanes, tolerance=1e-5):
     rng = np.random.default_rng(seed)
-    runtime = SparseRuntime(program, lanes=lanes, threads=1)
+    runtime = compile_program(program, lanes=lanes, threads=1)
     images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
     results = runtime(*images)
     for result, expected in zip(
@@ -81,7 +83,7 @@ def test_activations_are_exact_to_float32_over_their_range(activation):
     values = np.concatenate([np.linspace(-80, 80, 400), np.linspace(-1, 1, 99)]).astype(np.float32)
     op = ops.Elementwise(inputs=(0,), activation=activation, slope=0.3)
     program = ops.Program((ops.Input(inputs=(), size=(len(values),)), op), (1,))
-    result = SparseRuntime(program, threads=1)(values[None])
+    result = compile_program(program, threads=1)(values[None])
     expected = reference.activate(values[None].astype(float), activation, 0.3)
     np.testing.assert_allclose(result, expected, rtol=3e-6, atol=2e-7)
 
@@ -90,7 +92,7 @@ def test_softmax_stands_large_logits_and_ignores_unused_lanes():
     program = ops.Program((ops.Input(inputs=(), size=(5,)), ops.Softmax(inputs=(0,))), (1,))
     logits = np.float32([[1000, 999, -1000, 0, 1000], [-2000, -2001, -2002, -2003, -2004]])
     expected = reference.compute(program, logits)[0]
-    np.testing.assert_allclose(SparseRuntime(program, threads=1)(logits), expected, atol=1e-6)
+    np.testing.assert_allclose(compile_program(program, threads=1)(logits), expected, atol=1e-6)
 
 
 def test_long_sums_round_less_than_in_order():
@@ -104,7 +106,7 @@ def test_long_sums_round_less_than_in_order():
     products = conv.kernels.reshape(24, channels) * images[0, 0, 0]
     in_order = np.cumsum(products, axis=1, dtype=np.float32)[:, -1]
     expected = reference.compute(program, images)[0].ravel()
-    found = SparseRuntime(program, threads=1)(images).ravel()
+    found = compile_program(program, threads=1)(images).ravel()
     off, off_in_order = (np.abs(values / expected - 1).mean() for values in (found, in_order))
     assert off < 3e-7 < off_in_order
 
@@ -114,7 +116,7 @@ def test_a_nan_in_an_image_reaches_the_result():
     program = single(rng, (8, 8, 2), 3, window=(3, 3), activation="relu")
     images = rng.standard_normal((1, 8, 8, 2)).astype(np.float32)
     images[0, 4, 4, 0] = np.nan
-    assert np.isnan(SparseRuntime(program, threads=1)(images)[0, 3:6, 3:6]).all()
+    assert np.isnan(compile_program(program, threads=1)(images)[0, 3:6, 3:6]).all()
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -125,7 +127,7 @@ def test_a_nan_goes_through_maxima_and_activations(lanes):
     whole = ops.GlobalPool(inputs=(0,), kind="max")
     curves = [ops.Elementwise(inputs=(0,), activation=name) for name in ops.ACTIVATIONS]
     program = ops.Program((images, pool, whole, *curves, ops.Softmax(inputs=(2,))), tuple(range(1, 4 + len(curves))))
-    runtime = SparseRuntime(program, threads=1, lanes=lanes)
+    runtime = compile_program(program, threads=1, lanes=lanes)
     for y, x in ((0, 0), (2, 3), (4, 6)):
         values = np.zeros((1, 5, 7, 2), np.float32)
         values[0, y, x, 0] = np.nan
@@ -143,7 +145,7 @@ def test_the_exponential_is_zero_and_infinite_where_float32_is():
     program = ops.Program((ops.Input(inputs=(), size=(len(values),)), op), (1,))
     with np.errstate(over="ignore"):
         expected = np.exp(values)
-    np.testing.assert_allclose(SparseRuntime(program, threads=1)(values[None])[0], expected, rtol=3e-6, atol=1e-37)
+    np.testing.assert_allclose(compile_program(program, threads=1)(values[None])[0], expected, rtol=3e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -154,14 +156,14 @@ def test_nothing_is_read_that_was_not_written(seed, poison):
     """
     rng = np.random.default_rng(100 + seed)
     program = reference.random_program(rng, length=6)
-    plan = make_plan(program, machine.HOSTS[LANES[seed % len(LANES)]])
-    native = _Native(plan)
+    plan = lower(merge(program), machine.HOSTS[LANES[seed % len(LANES)]])
+    code = assemble(plan)
     images = [rng.standard_normal((1, *shape)).astype(np.float32) for shape in plan.inputs]
 
     def run(arena):
         outputs = [np.empty((1, *shape), np.float32) for shape in plan.outputs]
-        native._free = [arena]
-        native.run(images, outputs, ctypes.c_int64(0), 1)
+        code._free = [arena]
+        code.run(images, outputs, ctypes.c_int64(0), 1)
         return outputs
 
     expected = run(new_arena(plan))

@@ -26,34 +26,34 @@ from nhn_tf.sparse.program.operations import (  # fmt: skip
 MAX_MERGED_CHANNELS = 2048
 
 
-def optimize(operations: Sequence[Op], outputs: Sequence[int]) -> Program:
-    """The program of these operations, simplified. Inputs stay, in their order, even if nothing reads them."""
-    draft = _Draft(operations, outputs)
-    draft.fold_elementwise()
-    draft.relu_on_load()
-    return draft.program()
+def optimize(program: Program) -> Program:
+    """The same, simplified. Inputs stay, in their order, even if nothing reads them."""
+    rewriting = _Rewriting(program)
+    rewriting.fold_elementwise()
+    rewriting.relu_on_load()
+    return rewriting.program()
 
 
 def merge(program: Program) -> Program:
     """Less work, though perhaps more weights: what a plan does and a file does not."""
-    draft = _Draft(program.ops, program.outputs)
-    draft.merge_pointwise()
-    return draft.program()
+    rewriting = _Rewriting(program)
+    rewriting.merge_pointwise()
+    return rewriting.program()
 
 
-def fold(operations: Sequence[Op], outputs: Sequence[int]) -> Program:
+def fold(program: Program) -> Program:
     """Only what every inference engine does: batch normalisations and activations folded into what precedes them."""
-    draft = _Draft(operations, outputs)
-    draft.fold_elementwise()
-    return draft.program()
+    rewriting = _Rewriting(program)
+    rewriting.fold_elementwise()
+    return rewriting.program()
 
 
-class _Draft:
-    """Operations that change."""
+class _Rewriting:
+    """A program's operations while they change."""
 
-    def __init__(self, operations: Sequence[Op], outputs: Sequence[int]):
-        self.ops = list(operations)
-        self.outputs = tuple(outputs)
+    def __init__(self, program: Program):
+        self.ops = list(program.ops)
+        self.outputs = program.outputs
 
     def program(self) -> Program:
         """What is still needed, renumbered."""

@@ -1,6 +1,8 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
 import ctypes
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
 from nhn_tf.sparse.plan.lower import lower
+from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
 
@@ -179,6 +182,40 @@ def test_nothing_is_read_that_was_not_written(seed, poison):
         np.testing.assert_array_equal(result, wanted)
 
 
+def test_every_second_value_is_copied_by_vectors_that_overlap_at_the_end():
+    moves = vector_moves([(10, 0, 6)], (2, 1), 4)  # Values 0, 2, 4, 6, 8, 10 to 10..15.
+    assert moves.patterns == (((0, 2, 4, 6), 2),)
+    np.testing.assert_array_equal(moves.vectors, [[10, 0], [12, 4]])
+
+
+def test_rows_that_share_a_target_row_are_copied_together():
+    moves = vector_moves([(0, 0, 2), (1, 20, 2), (7, 50, 1)], (1, 2), 4)  # Two parts; a lone value to 7.
+    assert moves.patterns == (((0, None, None, None), 1), ((0, 20, 1, 21), 1))
+    np.testing.assert_array_equal(moves.vectors, [[7, 50], [0, 0]])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_vectors_copy_what_rows_say_and_write_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    lanes, steps = int(rng.choice([4, 8, 16])), (int(rng.integers(1, 5)), int(rng.integers(1, 4)))
+    rows, to = [], 0
+    for _ in range(int(rng.integers(1, 8))):
+        count = int(rng.integers(1, 40))
+        rows.append((to, int(rng.integers(0, 300)), count))
+        to += count * steps[1] + int(rng.integers(16, 40))
+    source, expected = rng.standard_normal(500), np.zeros(to)
+    for start, first, count in rows:
+        expected[start : start + count * steps[1] : steps[1]] = source[first : first + count * steps[0] : steps[0]]
+    moves = vector_moves(rows, steps, lanes)
+    found = np.zeros(to)
+    patterns = [pattern for pattern, count in moves.patterns for _ in range(count)]
+    for (target, first), pattern in zip(moves.vectors, patterns, strict=True):
+        for lane, offset in enumerate(pattern):
+            if offset is not None:
+                found[target + lane] = source[first + offset]
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (5, 3), (1, 1), (4, 16), (9, 2)])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_seams_make_every_part_see_its_neighbours(height, width, parts):
@@ -200,6 +237,39 @@ def test_seams_make_every_part_see_its_neighbours(height, width, parts):
             start = layout.origin + local * layout.stride + part
             row = plane[start - 2 * parts : start + (width + 2) * parts : parts]
             np.testing.assert_array_equal(row, padded[part * layout.grid.rows + local + 2])
+
+
+PROTECTED = """
+import ctypes, mmap, sys
+import numpy as np
+sys.path.insert(0, "tests")
+import sparse_reference as reference
+from nhn_tf.sparse.compiler import compile_program
+from nhn_tf.sparse.program import operations as ops
+
+libc = ctypes.CDLL(None, use_errno=True)
+def image(shape):  # It ends where memory ends.
+    size = 4 * int(np.prod(shape))
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(start + pages), mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(memory, np.float32, size // 4, pages - size).reshape(shape)
+
+rng = np.random.default_rng(0)
+for lanes in (4, 8, 16):
+    for shape in ((1, 1, 1), (5, 7, 3), (8, 8, 2), (3, 3, 17), (20, 33, 1)):
+        conv = reference.random_conv(rng, shape, 2, window=(3, 3))
+        runtime = compile_program(ops.Program((ops.Input(inputs=(), size=shape), conv), (0, 1)), threads=1, lanes=lanes)
+        images = image((1, *shape))
+        images[:] = rng.standard_normal(images.shape)
+        np.testing.assert_array_equal(runtime(images)[0], images)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects memory as Linux does")
+def test_nothing_behind_an_image_is_read():
+    subprocess.run([sys.executable, "-c", PROTECTED], check=True)
 
 
 def test_narrow_maps_are_cut_into_parts_that_fill_a_vector():

@@ -13,6 +13,7 @@ from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for
 from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Tables
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
 from nhn_tf.sparse.program import operations as ops
@@ -153,14 +154,23 @@ class Steps:
         if not rows:
             return
         self._spend(len(rows))
+        moves = vector_moves(rows, steps, self.lanes)
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()
             arguments = [
-                base, target_base, self.tables.indices(starts), self.tables.indices(target_starts), len(starts),
-                self.tables.indices(rows), len(rows),
-            ]  # fmt: skip
-            self.tables.call(copies.copy, *steps, arguments=arguments)
+                base,
+                target_base,
+                self.tables.indices(starts),
+                self.tables.indices(target_starts),
+                len(starts),
+            ]
+            if moves:
+                arguments.append(self.tables.indices(moves.vectors))
+                self.tables.call(copies.copy_vectors, moves.patterns, arguments=arguments)
+            else:
+                arguments += [self.tables.indices(rows), len(rows)]
+                self.tables.call(copies.copy_values, *steps, arguments=arguments)
 
         self.step(emit, *values)
 

@@ -19,7 +19,6 @@ from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.models.keras_graph import Graph, Node, trace, weights_of
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program, ProgramError, Shape, UnsupportedLayerError
-from nhn_tf.sparse.program.optimize import optimize
 
 ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
     getattr(activations, name): name
@@ -27,12 +26,11 @@ ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
 }
 
 
-def read(model: keras.Model, simplify: Callable[..., Program] = optimize) -> Program:
-    """Translates a model.
+def read(model: keras.Model) -> Program:
+    """Translates a model, layer by layer.
 
     Args:
       model: functional.
-      simplify: makes the program of what was read, (operations, outputs).
 
     Raises:
       UnsupportedLayerError: it has a layer, or a layer's setting, that the runtime does not know.
@@ -40,24 +38,21 @@ def read(model: keras.Model, simplify: Callable[..., Program] = optimize) -> Pro
     """
     graph = trace(model)
     others = [name for name in graph.nodes if name not in graph.inputs]
-    return read_part(graph, [*graph.inputs, *others], graph.outputs, simplify)
+    return read_part(graph, [*graph.inputs, *others], graph.outputs)
 
 
-def read_part(
-    graph: Graph, names: Sequence[str], outputs: Sequence[str], simplify: Callable[..., Program] = optimize
-) -> Program:
+def read_part(graph: Graph, names: Sequence[str], outputs: Sequence[str]) -> Program:
     """Translates some layers, in order; what they read of others becomes the program's inputs, in order of use.
 
     Args:
       graph: of the model.
       names: of the layers, in topological order.
       outputs: names of those whose values are the result.
-      simplify: makes the program of what was read.
     """
     draft = Draft()
     for name in names:
         draft.read_layer(graph, name)
-    return simplify(draft.ops, tuple(draft.values[name] for name in outputs))
+    return Program(tuple(draft.ops), tuple(draft.values[name] for name in outputs))
 
 
 def input_names(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.layers.reduction import FactorizedReduction
-from nhn_tf.models.keras_graph import Graph, Node, trace, weights_of
+from nhn_tf.models.keras_graph import Graph, Node, obstacle, trace, weights_of
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program, ProgramError, Shape, UnsupportedLayerError
 
@@ -112,15 +112,8 @@ class Draft:
 
     @staticmethod
     def _reader(node: Node) -> Callable[[Draft, Node, list[int]], int]:
-        if not isinstance(node.layer, keras.Layer):
-            raise _Refusal("it is a bare operation (as of `x + y` or keras.ops), not a layer such as keras.layers.Add")
-        if type(node.layer) not in READERS:
-            known = ", ".join(sorted(kind.__name__ for kind in READERS))
-            raise _Refusal(f"its type is unknown. Known types: {known}")
-        if getattr(node.layer, "data_format", "channels_last") != "channels_last":
-            raise _Refusal("channels must come last. Received: data_format='channels_first'")
-        if getattr(node.layer, "lora_enabled", False) or getattr(node.layer, "quantization_mode", None):
-            raise _Refusal("its weights are quantized or adapted (LoRA)")
+        if reason := obstacle(node.layer, READERS):
+            raise _Refusal(reason)
         return READERS[type(node.layer)]
 
     def add(self, op: Op) -> int:
@@ -412,4 +405,4 @@ READERS: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
     layers.SpatialDropout2D: _read_same,
     layers.Identity: _read_same,
 }
-"""Layer type to reader. Subclasses are not looked up: theirs may compute something else."""
+"""Layer type to reader."""

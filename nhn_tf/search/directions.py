@@ -19,6 +19,7 @@ from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.evolution import generate_direction, strongest_direction
 from nhn_tf.search.searcher import Trial
 from nhn_tf.settings import DirectionConfig
+from nhn_tf.values import names
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream
@@ -55,7 +56,7 @@ class DirectionSearch(AddonSearch):
         )
         self.config: DirectionConfig = config
         self.supernet: DirectionSupernet
-        if any(path.startswith("addon0_") for path in arrays):
+        if any(path.startswith(names.addon(0, "conv")) for path in arrays):
             self.supernet.load_addons(arrays)
         self.best_seen: dict[str, Any] | None = None
 
@@ -129,7 +130,7 @@ class DirectionSearch(AddonSearch):
 
     def _directed(self, masks: Mapping[str, np.ndarray]) -> Genotype:
         """The network whose add-ons have these masks, bool [C, C] by layer name."""
-        base = self._bare().masks or Masks({})
+        base = self.genotype.without_addons().masks or Masks({})
         return dataclasses.replace(self.genotype, masks=base.merge(masks))
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
@@ -144,7 +145,7 @@ class DirectionSearch(AddonSearch):
         self.best_seen = values["best_seen"]
 
     def read_trials(self, arrays: Mapping[str, np.ndarray], values: Sequence[Mapping[str, Any]]) -> list[Trial]:
-        base = self._bare().masks or Masks({})
+        base = self.genotype.without_addons().masks or Masks({})
         trials = []
         for number, value in enumerate(values):
             own = self.candidate_arrays(arrays, number)

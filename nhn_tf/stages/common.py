@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import keras
 
@@ -14,6 +13,7 @@ from nhn_tf.errors import UserError
 from nhn_tf.models import complexity, network, weights
 from nhn_tf.runs import NOT_IN_DIGEST, STAGES, RunDirectory, RunError, Settings, StageDirectory
 from nhn_tf.settings import BaseConfig, Config, DataConfig, FinalConfig, GradientConfig
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 
 
@@ -147,8 +147,8 @@ def _check_lineage(directory: RunDirectory, stage: StageDirectory) -> None:
         stage = holders[origin]
 
 
-def form_of(directory: RunDirectory) -> dict[str, Any]:
-    """What the run's networks look like beyond their genotype: keyword arguments of `network.build`."""
+def form_of(directory: RunDirectory) -> Form:
+    """What the run's networks look like beyond their genotype."""
     return BaseConfig.from_json(directory.stage("base").record()["config"]).form
 
 
@@ -178,7 +178,7 @@ def inherited(
 def build(directory: RunDirectory, genotype: Genotype, data: datasets.Dataset, *, dropout: float = 0.0) -> keras.Model:
     """A network of the run's form with new weights."""
     return network.build(
-        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=dropout, **form_of(directory)
+        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=dropout, form=form_of(directory)
     )
 
 

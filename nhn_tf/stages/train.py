@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Final
 
 from nhn_tf import training
@@ -14,7 +13,6 @@ from nhn_tf.stages.common import Feed, build, figures, inherited, open_stage, so
 from nhn_tf.stages.resuming import fit
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.masks import Masks
 
 MOST_BYTES: Final = 2**16
 """Of a file with an architecture: 64 layers take 5,000."""
@@ -32,7 +30,7 @@ def base(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         return stage.done()
     data = feed.data
     model = network.build(
-        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=config.dropout, **config.form
+        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=config.dropout, form=config.form
     )
     fit(stage, model, feed, settings)
     return stage.finish(figures(model, feed, settings), genotype=genotype, weights=weights.to_arrays(model))
@@ -75,8 +73,6 @@ def _retrain(name: str, source_name: str, directory: RunDirectory, settings: Set
 
 def _ablation(directory: RunDirectory, genotype: Genotype, arrays: dict[str, Any], feed: Feed) -> dict[str, float]:
     """The trained network with its add-ons taken out (paper, section 4: 1.08 points lost)."""
-    own = [f"addon{number}_conv" for number in range(len(genotype.addons))]
-    masks = Masks({name: mask for name, mask in (genotype.masks or {}).items() if name not in own})
-    bare = build(directory, dataclasses.replace(genotype, addons=(), masks=masks), feed.data)
+    bare = build(directory, genotype.without_addons(), feed.data)
     weights.transfer(arrays, bare)
     return {"test_accuracy_without_addons": training.accuracy(bare, feed.test), "addons": len(genotype.addons)}

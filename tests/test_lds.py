@@ -185,6 +185,11 @@ def test_location_results(located, arrays):
     assert results["no_addons_val_accuracy"] == training.accuracy(bare, validation())
     best = searcher.get_best_trials(1)[0]
     assert best.score == results["val_accuracy"]
+    assert {(c.figure, c.control, c.control_value) for c in searcher.comparisons} == {
+        ("val_accuracy", "random search", results["random_search_val_accuracy"]),
+        ("val_accuracy", "no add-ons", results["no_addons_val_accuracy"]),
+        ("mean_val_accuracy", "random search", results["random_search_mean_val_accuracy"]),
+    }
     assert best.source == "evolution"
     assert results["addons"] == len(best.genotype.addons) >= 1
     assert best.genotype.masks == BASE.masks

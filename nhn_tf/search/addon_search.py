@@ -20,6 +20,7 @@ import numpy as np
 from nhn_tf import training
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
+from nhn_tf.search.progress import Progress
 from nhn_tf.search.searcher import Searcher, Trial, rank
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
@@ -173,26 +174,27 @@ class AddonSearch(Searcher):
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One cycle: every individual trains and is measured; then the next ones are made.
 
-        Of a cycle that is gone on with, those individuals come that have not had their turn.
+        In a resumed cycle only those individuals come that have not had their turn.
         """
         population = self.config.population
-        if not self.underway:
+        if self.progress is None:
             rate = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
-            self.underway = {"lr": rate, "individuals": []}
-        done: list[tuple[float, float, float]] = self.underway["individuals"]
+            self.progress = Progress("individuals", done={"lr": rate, "individuals": []})
+        rate, done = self.progress.done["lr"], list(self.progress.done["individuals"])
         genes = self.propose(epoch)
         for individual in range(len(done), population):
             number = epoch * population + individual
             loss, accuracy = self._train(genes[individual], number)
             done.append((loss, accuracy, self._measure(genes[individual], number)))
+            self.progress = self.progress.advanced(len(done), individuals=list(done))
             self.report_step(individual + 1, population)
         losses, accuracies, fitness = np.array(done).T
         metrics = {
             "train_loss": float(np.mean(losses)),
             "train_accuracy": float(np.mean(accuracies)),
-            "lr": self.underway["lr"],
+            "lr": rate,
         }
-        self.underway = {}
+        self.progress = None
         return {**metrics, **self._fitness_metrics(epoch, fitness), **self.learn(epoch, fitness)}
 
     def _train(self, genes: np.ndarray, number: int) -> tuple[float, float]:

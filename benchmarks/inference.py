@@ -47,6 +47,7 @@ from nhn_tf.models import network
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.program import from_keras, optimize
 from nhn_tf.sparse.program import operations as ops
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Space
 
@@ -102,7 +103,9 @@ def pruned_network(sparsity: float, *, filters: int, shape: tuple[int, int, int]
     keras.utils.set_random_seed(seed)
     kinds = tuple(("conv3x3", "conv5x5")[layer % 2] for layer in range(12))
     skips = tuple((layer - 1,) if layer % 2 else () for layer in range(12))
-    model = network.build(Genotype(Space(), kinds, skips), input_shape=shape, num_classes=10, filters=filters)
+    model = network.build(
+        Genotype(Space(), kinds, skips), input_shape=shape, num_classes=10, form=Form(filters=filters)
+    )
     for layer in model.layers:
         if isinstance(layer, MaskedConv2D):
             layer.set_mask(_random_mask(rng, tuple(layer.mask.shape), sparsity))

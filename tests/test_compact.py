@@ -16,6 +16,7 @@ from keras import layers
 from nhn_tf import pruning
 from nhn_tf.layers import FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import complexity, network
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Space
 
@@ -188,9 +189,8 @@ def genotypes(draw) -> Genotype:
 
 
 def check_random_network(genotype: Genotype, filters: int, seed: int, dead: float, separable: bool) -> None:
-    model = network.build(
-        genotype, input_shape=(8, 8, 2), num_classes=3, filters=filters, separable_as_dense=not separable, dropout=0.5
-    )
+    form = Form(filters=filters, separable_as_dense=not separable)
+    model = network.build(genotype, input_shape=(8, 8, 2), num_classes=3, form=form, dropout=0.5)
     shake(model, seed)
     mask_at_random(model, seed, dead_layers=dead)
     check_compaction(model, seed, keep_masks=seed % 2 == 0)

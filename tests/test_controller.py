@@ -242,12 +242,12 @@ def test_a_restored_controller_goes_on_bit_identically():
 def test_restore_refuses_another_controllers_state_and_changes_nothing():
     controller = make()
     before = controller.state_arrays()
-    with pytest.raises(ValueError, match=r"another shape for .*controller/"):
+    with pytest.raises(ValueError, match=r"misshapen: .*controller/"):
         controller.restore(make(units=4).state_arrays(), {"baseline": 0.5})
     incomplete = {path: array for path, array in before.items() if path != "controller/start"}
-    with pytest.raises(ValueError, match="lacks controller/start"):
+    with pytest.raises(ValueError, match="missing: controller/start"):
         controller.restore(incomplete, {"baseline": 0.5})
-    with pytest.raises(ValueError, match="unknown extra"):
+    with pytest.raises(ValueError, match="unexpected: extra"):
         controller.restore({**before, "extra": np.zeros(1)}, {"baseline": 0.5})
     assert controller.baseline is None
     for path, array in controller.state_arrays().items():

@@ -72,7 +72,7 @@ def test_the_final_stage_reports_its_ablation(smoke_run):
         dataclasses.replace(genotype, addons=(), masks=None),
         input_shape=feed.data.image_shape,
         num_classes=feed.data.num_classes,
-        **smoke_settings("base").config.form,
+        form=smoke_settings("base").config.form,
     )
     arrays = stage.weights()
     for path, variable in weights.variables_by_path(bare).items():

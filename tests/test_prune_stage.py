@@ -82,7 +82,7 @@ def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
     stage = smoke_run.stage("pruned")
     model = network.build(
         stage.genotype(), input_shape=data.image_shape, num_classes=data.num_classes,
-        **smoke_settings("base").config.form,
+        form=smoke_settings("base").config.form,
     )  # fmt: skip
     weights.transfer(stage.weights(), model)
     small = pruning.compact(model)
@@ -130,7 +130,7 @@ def test_the_random_control_keeps_as_many_kernels_of_the_base(trained):
         trained.stage("base").genotype(),
         input_shape=feed.data.image_shape,
         num_classes=feed.data.num_classes,
-        **smoke_settings("base").config.form,
+        form=smoke_settings("base").config.form,
     )
     weights.transfer(trained.stage("base").weights(), control)
     masks = trained.stage("prune").genotype().masks

@@ -16,6 +16,7 @@ import nhn_tf.sparse
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.sparse import runtime
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
@@ -193,7 +194,7 @@ def nhn(seed=0, *, filters=12, density=0.15, side=16, classes=10):
     rng = np.random.default_rng(seed)
     space = Space(num_layers=6)
     genotype = Genotype.from_genes(space, space.sample(rng)[0])
-    model = network.build(genotype, input_shape=(side, side, 3), num_classes=classes, filters=filters)
+    model = network.build(genotype, input_shape=(side, side, 3), num_classes=classes, form=Form(filters=filters))
     masks = {
         layer.name: rng.random(tuple(layer.mask.shape)) < density
         for layer in model.layers
@@ -201,7 +202,7 @@ def nhn(seed=0, *, filters=12, density=0.15, side=16, classes=10):
     }
     model = network.build(
         Genotype(genotype.space, genotype.ops, genotype.skips, masks=Masks(masks)),
-        input_shape=(side, side, 3), num_classes=classes, filters=filters,
+        input_shape=(side, side, 3), num_classes=classes, form=Form(filters=filters),
     )  # fmt: skip
     randomize(model, seed)
     for layer in model.layers:

@@ -7,6 +7,7 @@ them is that file: a done.json, but for the layers of pruning. What is calculate
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,6 +17,7 @@ from nhn_tf.report import published
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
+from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
 
 SCHEMA: Final = 1
@@ -24,10 +26,6 @@ SEARCHES: Final = ("enas", "lds_location", "lds_direction")
 
 # Stages that end in a trained network, and what its row in Table 1 is called.
 TRAINED: Final = {"base": "ENAS base network", "pruned": "pruned and retrained", "final": "NHN"}
-
-# In a search's figures: first part of the name of a control's figure -> what the control is. Without that part it is
-# the name of the search's own figure.
-CONTROLS: Final = {"random_search_": "random search", "no_addons_": "no add-ons"}
 
 # Of the per-layer table of pruning: what is summed up.
 _COUNTS: Final = ("kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops")
@@ -252,17 +250,16 @@ def _ablations(run: Run) -> list[Json]:
 
 def controls(stage: StageRecord) -> list[Json]:
     """A search's accuracies beside those of its controls."""
-    metrics = finite(stage.metrics)
-    rows: list[Json] = []
-    for name, value in metrics.items():
-        marker = next((marker for marker in CONTROLS if name.startswith(marker)), None)
-        own = name.removeprefix(marker) if marker else ""
-        if marker and own in metrics and "accuracy" in own:
-            row: Json = {"stage": stage.name, "source": f"{stage.directory}/done.json", "figure": own}
-            row |= {"found": metrics[own], "control": CONTROLS[marker]}
-            row |= {"control_figure": name, "control_value": value, "computed": {"gain": metrics[own] - value}}
-            rows.append(row)
-    return rows
+    return [
+        {
+            "stage": stage.name,
+            "source": f"{stage.directory}/done.json",
+            **dataclasses.asdict(comparison),
+            "control_figure": comparison.control_figure,
+            "computed": {"gain": comparison.gain},
+        }
+        for comparison in Comparison.read(finite(stage.metrics))
+    ]
 
 
 def settings_beside_the_paper(run: Run) -> list[Json]:

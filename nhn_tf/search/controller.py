@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from nhn_tf.layers import backend
+from nhn_tf.models import weights
 from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
 
@@ -432,7 +433,7 @@ class Controller:
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Weights and optimizer state by variable path."""
-        return {v.path: np.array(ops.convert_to_numpy(v)) for v in self._variables()}
+        return {path: np.array(ops.convert_to_numpy(v)) for path, v in self._variables().items()}
 
     def state_values(self) -> dict[str, Any]:
         """The rest of the state, for JSON."""
@@ -448,30 +449,12 @@ class Controller:
         Raises:
           ValueError: an array is missing, too many, or of another shape; nothing is changed then.
         """
-        assign_arrays(self._variables(), arrays)
+        weights.assign(self._variables(), arrays)
         self.baseline = values["baseline"]
 
-    def _variables(self) -> list[keras.Variable]:
-        return [*self.likelihood.policy.weights, *self.likelihood.optimizer.variables]
-
-
-def assign_arrays(variables: list[keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
-    """Assigns each array to the variable of that path.
-
-    Raises:
-      ValueError: a path is missing, unknown, or its shape differs; no variable is changed then.
-    """
-    by_path = {v.path: v for v in variables}
-    misshapen = [path for path in by_path.keys() & arrays.keys() if by_path[path].shape != arrays[path].shape]
-    for problem, paths in (
-        ("lacks", by_path.keys() - arrays.keys()),
-        ("holds the unknown", arrays.keys() - by_path.keys()),
-        ("has another shape for", misshapen),
-    ):
-        if paths:
-            raise ValueError(f"The state {problem} {', '.join(sorted(paths)[:3])} ({len(paths)} in all).")
-    for path, variable in by_path.items():
-        variable.assign(arrays[path])
+    def _variables(self) -> dict[str, keras.Variable]:
+        """Weights and optimizer state, by path."""
+        return {v.path: v for v in [*self.likelihood.policy.weights, *self.likelihood.optimizer.variables]}
 
 
 def _require_finite(name: str, values: np.ndarray) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -14,10 +12,11 @@ from nhn_tf.models import complexity, network, weights
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageRecord
 from nhn_tf.settings import BaseConfig
 from nhn_tf.stages.feed import Feed, uses_validation
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 
 
-def form_of(run: Path) -> dict[str, Any]:
+def form_of(run: Path) -> Form:
     """What a run's networks look like beyond their genotype: its base network's settings say it for all of them."""
     return BaseConfig.from_json(RunDirectory(run).stage("base").config["config"]).form
 
@@ -44,9 +43,11 @@ def inherited(
     return model
 
 
-def build(genotype: Genotype, data: datasets.Dataset, *, form: Mapping[str, Any], dropout: float = 0.0) -> keras.Model:
+def build(genotype: Genotype, data: datasets.Dataset, *, form: Form, dropout: float = 0.0) -> keras.Model:
     """A network for the data, with new weights."""
-    return network.build(genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=dropout, **form)
+    return network.build(
+        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=dropout, form=form
+    )
 
 
 def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from nhn_tf import training
@@ -12,7 +11,6 @@ from nhn_tf.settings import BaseConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
-from nhn_tf.values.masks import Masks
 
 
 def base(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
@@ -50,9 +48,6 @@ def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
 def _ablation(stage: ReadyStage, arrays: dict[str, Any], feed: Feed) -> dict[str, float]:
     """The trained network with its add-ons taken out (paper, section 4: 1.08 points lost)."""
     genotype = stage.genotype
-    own = [f"addon{number}_conv" for number in range(len(genotype.addons))]
-    masks = Masks({name: mask for name, mask in (genotype.masks or {}).items() if name not in own})
-    bare = dataclasses.replace(genotype, addons=(), masks=masks)
-    model = networks.build(bare, feed.data, form=networks.form_of(stage.predecessor.run))
+    model = networks.build(genotype.without_addons(), feed.data, form=networks.form_of(stage.predecessor.run))
     weights.transfer(arrays, model)
     return {"test_accuracy_without_addons": training.accuracy(model, feed.test), "addons": len(genotype.addons)}

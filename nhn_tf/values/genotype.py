@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nhn_tf.storage import files
+from nhn_tf.values import names
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import OP_NAMES, Space
 
@@ -99,6 +100,14 @@ class Genotype:
         places = [(addon.target, addon.kernel_size) for addon in self.addons]
         if len(set(places)) != len(places):
             raise ValueError(f"at most one add-on for each target and kernel size. Received: {self.addons}.")
+
+    def without_addons(self) -> Genotype:
+        """The same network without its add-ons and their masks."""
+        if self.masks is None:
+            return dataclasses.replace(self, addons=())
+        grown = {names.addon(number, "conv") for number in range(len(self.addons))}
+        masks = Masks({name: mask for name, mask in self.masks.items() if name not in grown})
+        return dataclasses.replace(self, addons=(), masks=masks)
 
     # Genes: the integer code a supernet understands.
 

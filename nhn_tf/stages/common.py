@@ -86,9 +86,7 @@ def open_stage(
 
 def start(stage: StageDirectory, feed: Feed) -> None:
     """Starts a stage that nothing stands in the way of, noting the images it sees."""
-    data = feed.data
-    counts = {part: len(split) for part, split in (("train", data.train), ("val", data.val), ("test", data.test))}
-    stage.start(data.digest, {**counts, "classes": data.num_classes})
+    stage.start(feed.data.digest, feed.data.summary())
 
 
 def load_feed(settings: Settings) -> Feed:

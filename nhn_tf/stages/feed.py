@@ -21,13 +21,6 @@ class Feed:
         self.validation = self._plain(data.val)
         self.test = self._plain(data.test)
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images each part has, and how many classes there are."""
-        data = self.data
-        parts = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
-        return {**parts, "classes": data.num_classes}
-
     def train(self, config: GradientConfig, *, with_validation: bool = False) -> Batches:
         """Shuffled, augmented batches of the training images, on request with the validation images among them."""
         split = self.data.train.joined(self.data.val) if with_validation else self.data.train

@@ -29,7 +29,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     config = settings.expect(PruneConfig)
     model = networks.inherited(stage.predecessor, feed.data)
     pruned = _maskable(model, stage.predecessor)
-    begun = stage.begin(feed.data.digest, feed.counts)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
     if config.schedule == "gradual":
         thresholds = _prune_gradually(begun, pruned, feed, settings)

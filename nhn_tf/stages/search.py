@@ -31,7 +31,7 @@ def enas(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         seed=settings.seed,
         steps_per_execution=settings.compute.steps_per_execution,
     )
-    begun = stage.begin(feed.data.digest, feed.counts)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.validation))
     _write_trials(begun / "trials.csv", searcher.trials)
     genotype = searcher.get_best_genotypes(1)[0]
@@ -67,7 +67,7 @@ def _where(stage: ReadyStage, feed: Feed, settings: Settings) -> dict[str, Any]:
 
 def _grow(stage: ReadyStage, searcher: LocationSearch | DirectionSearch, feed: Feed, settings: Settings) -> Done:
     searcher.search_space_summary()
-    begun = stage.begin(feed.data.digest, feed.counts)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = resuming.search(begun, searcher, settings, _evaluation(feed, searcher.config))
     _write_addons(begun / "trials.csv", searcher)
     found = searcher.get_best_genotypes(1)[0]

@@ -17,7 +17,7 @@ def base(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Trains the searched network from scratch (paper, section 2.1)."""
     config = settings.expect(BaseConfig)
     model = networks.build(stage.genotype, feed.data, form=config.form, dropout=config.dropout)
-    begun = stage.begin(feed.data.digest, feed.counts)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
     fit(begun, model, feed, settings)
     figures = networks.figures(model, feed, settings)
     return begun.finish(figures, genotype=stage.genotype, weights=weights.to_arrays(model))
@@ -36,7 +36,7 @@ def final(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
 def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     config = settings.expect(RetrainConfig)
     model = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)
-    begun = stage.begin(feed.data.digest, feed.counts)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
     fit(begun, model, feed, settings)
     arrays = weights.to_arrays(model)
     figures = networks.figures(model, feed, settings)

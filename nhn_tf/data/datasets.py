@@ -26,7 +26,7 @@ __all__ = ["DataError", "Dataset", "Split", "augmentation_for", "from_arrays", "
 TEST_FRACTION = 0.2
 # Chooses test images, whatever the seed of a run: figures of different seeds are of the same images.
 _TEST_SEED = 0
-_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv")
+_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv", "arrays")
 
 
 def load(config: DataConfig, *, seed: int) -> Dataset:
@@ -127,6 +127,10 @@ def _read(config: DataConfig) -> Source:
         lists = folder_listing.read if config.dataset == "folder" else table_listing.read
         listing = lists(expanded(config.data_dir))
         return listed.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
+    if config.dataset == "arrays":
+        if not config.data_dir:
+            raise DataError("--dataset=arrays needs --data_dir=FILE, the images.npz of a run that was given arrays.")
+        return _resized(arrays.load(expanded(config.data_dir)), config.image_size)
     if config.dataset == "digits":
         return _resized(_read_digits(), config.image_size)
     if config.data_dir:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from nhn_tf.storage import files
 from nhn_tf.settings import table
-from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig
+from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
 NOT_IN_DIGEST = {
@@ -64,6 +64,20 @@ class Settings:
             "compute": self.compute.to_json(),
             "config": self.config.to_json(),
         }
+
+
+def of_preset(preset: Preset, *, seed: int = 0, name: str = "") -> dict[str, Settings]:
+    """The settings of every stage as a preset has them, by name.
+
+    Args:
+      preset: what is asked.
+      seed: of everything random.
+      name: the preset's, if it has one.
+    """
+    return {
+        stage: Settings(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
+        for stage in table.NAMES
+    }
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
 
 def test_other_settings_are_an_error_that_names_the_fields(run):
     begun(run)
-    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*--overwrite"):
+    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*`overwrite`"):
         run.ready("enas", changed(epochs=5))
 
 
@@ -93,7 +93,7 @@ def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(ru
     ("file", "message"),
     [
         ("", "begun on another result of stage 'enas'"),
-        ("arc.txt", "another architecture than --genotype=arc.txt holds now"),
+        ("arc.txt", "another architecture than `genotype`=arc.txt holds now"),
     ],
 )
 def test_the_input_genotype_is_part_of_the_identity(run, file, message):

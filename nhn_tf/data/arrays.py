@@ -73,7 +73,7 @@ def load(path: Path) -> Source:
         names = tuple(map(str, values["class_names"]))
         return Source(splits["train"], splits.get("test"), names, None, splits.get("val"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Give the file of arrays by --data_dir.") from None
+        raise DataError(f"{path} does not exist. Give the file of arrays by `data_dir`.") from None
     except (files.DamagedFileError, KeyError, ValueError) as error:
         raise DataError(f"{path} holds no images as a run keeps them: {error}") from None
 

@@ -108,9 +108,9 @@ def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Au
     side = min(dataset.image_shape[:2])
     pad = round(side / 8) if config.pad < 0 else config.pad
     if pad >= side:
-        raise DataError(f"--pad must be smaller than the image, {side} pixels. Received: {pad}.")
+        raise DataError(f"`pad` must be smaller than the image, {side} pixels. Received: {pad}.")
     if cutout >= 2 * side:
-        raise DataError(f"--cutout must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
+        raise DataError(f"`cutout` must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
     return Augmentation(
         pad=pad,
         flip=dataset.flip is not False if config.flip == "auto" else config.flip == "on",
@@ -123,13 +123,13 @@ def _read(config: DataConfig) -> Source:
     if config.dataset in ("folder", "csv"):
         if not config.data_dir:
             given = "DIR, DIR holding train/<class>/ or <class>/" if config.dataset == "folder" else "labels.csv"
-            raise DataError(f"--dataset={config.dataset} needs --data_dir={given}.")
+            raise DataError(f"`dataset`={config.dataset} needs `data_dir`={given}.")
         lists = folder_listing.read if config.dataset == "folder" else table_listing.read
         listing = lists(expanded(config.data_dir))
         return listed.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
     if config.dataset == "arrays":
         if not config.data_dir:
-            raise DataError("--dataset=arrays needs --data_dir=FILE, the images.npz of a run that was given arrays.")
+            raise DataError("`dataset`=arrays needs `data_dir`=FILE, the images.npz of a run that was given arrays.")
         return _resized(arrays.load(expanded(config.data_dir)), config.image_size)
     if config.dataset == "digits":
         return _resized(_read_digits(), config.image_size)
@@ -169,11 +169,11 @@ def _check_shapes(name: str, train: Split, *others: Split) -> None:
     if max(height, width) > MAX_IMAGE_SIZE:
         raise DataError(
             f"Images must have at most {MAX_IMAGE_SIZE} pixels a side. The images of '{name}' are {width} x {height}.\n"
-            "Pass --image_size=N to scale and crop all of them to N x N pixels."
+            "Pass `image_size`=N to scale and crop all of them to N x N pixels."
         )
     if height % 4 or width % 4:
         side = max(4, round(min(height, width) / 4) * 4)
         raise DataError(
             f"Height and width of images must be divisible by 4: networks of three segments halve them twice. "
-            f"The images of '{name}' are {width} x {height}.\nPass --image_size={side}."
+            f"The images of '{name}' are {width} x {height}.\nPass `image_size`={side}."
         )

@@ -38,11 +38,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"the run directory {self.path} cannot be read: {error.strerror}.") from None
         if is_file:
-            raise RunError(f"--model_dir must be a directory. Received: {self.path}, which is a file.")
+            raise RunError(f"`model_dir` must be a directory. Received: {self.path}, which is a file.")
         if is_other:
             raise RunError(
                 f"{self.path} is not empty and holds no run (no run.json).\n"
-                f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
+                f"Choose another `model_dir`, empty this one, or, if it is a run, write {{}} into its run.json."
             )
         self.journal = Journal(self.path)
 

@@ -160,18 +160,18 @@ def _check_same(
     begun = f"stage '{record.name}' in {record.run} was begun"
     if settings.architecture and any(name == "input_genotype" for name, _ in changed):
         raise RunError(
-            f"{begun} on another architecture than --genotype={settings.architecture} holds now.\n"
-            f"Give that one, another --model_dir, or --overwrite to begin the stage again."
+            f"{begun} on another architecture than `genotype`={settings.architecture} holds now.\n"
+            f"Give that one, another `model_dir`, or `overwrite` to begin the stage again."
         )
     if any(name.startswith("input_") for name, _ in changed):
         raise RunError(
             f"{begun} on another result of stage '{source.name if source else record.stage.after}', which has been run "
-            f"again since.\nGive --overwrite to begin '{record.name}' again on the present one."
+            f"again since.\nGive `overwrite` to begin '{record.name}' again on the present one."
         )
     if changed:
         raise RunError(
             f"{begun} with other settings: {'; '.join(text for _, text in changed)}.\n"
-            f"Give the same settings, another --model_dir, or --overwrite to begin the stage again."
+            f"Give the same settings, another `model_dir`, or `overwrite` to begin the stage again."
         )
 
 

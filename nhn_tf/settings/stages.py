@@ -237,10 +237,10 @@ class PruneConfig(SgdConfig):
     """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
 
     threshold: str = setting(
-        "auto", "prune kernels whose sensitivity is below this number; auto: find it for --sparsity"
+        "auto", "prune kernels whose sensitivity is below this number; auto: find it for `sparsity`"
     )
     sparsity: float = setting(
-        0.85, "share of the 3x3 and 5x5 kernels to prune, with --threshold=auto", low=0, high=0.9999,
+        0.85, "share of the 3x3 and 5x5 kernels to prune, with `threshold`=auto", low=0, high=0.9999,
         source="paper, section 2.2",
     )  # fmt: skip
     scope: str = setting(

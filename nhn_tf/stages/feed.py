@@ -47,7 +47,7 @@ def load_feed(settings: Settings) -> Feed:
     size = settings.config.batch_size if isinstance(settings.config, GradientConfig) else 1
     images = len(feed.data.train) + (len(feed.data.val) if uses_validation(settings.config) else 0)
     if size > images:
-        raise UserError(f"--batch_size must not exceed the {images} training images. Received: {size}.")
+        raise UserError(f"`batch_size` must not exceed the {images} training images. Received: {size}.")
     return feed
 
 

@@ -34,7 +34,7 @@ def inherited(
     except ValueError as error:
         raise RunError(
             f"the network of stage '{source.name}' in {source.run} is not of the base's form ({error}).\n"
-            f"The base has been run again since: run the stages after it again with --overwrite."
+            f"The base has been run again since: run the stages after it again with `overwrite`."
         ) from None
     if init == "inherit":
         lost = [path for path in weights.transfer(source.weights(), model).missing if "seed_generator" not in path]

@@ -152,7 +152,7 @@ def repeat(
     noted = repeating.read(path, changes)
     directory = RunDirectory(model_dir or f"{path.resolve().parent}-repeat")
     if directory.path.resolve() == path.resolve().parent:
-        raise RunError(f"--model_dir={directory.path} holds the very run. Give another directory to repeat it in.")
+        raise RunError(f"`model_dir`={directory.path} holds the very run. Give another directory to repeat it in.")
     runner.set_up(next(iter(noted.values())).settings)
     repeating.check(path, noted)
     same: dict[str, bool | None] = {}

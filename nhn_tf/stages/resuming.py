@@ -144,7 +144,7 @@ def _resumed(
                 if stage.rate_scale <= 0.5**MOST_ROLLBACKS:
                     raise TrainingFailedError(
                         f"stage '{stage.name}' has diverged {MOST_ROLLBACKS + 1} times, each time at half the learning "
-                        "rate.\nLook at its data and settings, and begin again with --overwrite."
+                        "rate.\nLook at its data and settings, and begin again with `overwrite`."
                     ) from None
                 checkpoint = _slower(checkpoint)
                 print(
@@ -169,8 +169,8 @@ def _failure(stage: OpenStage, error: Exception, where: str | None) -> TrainingF
     last = f"The last good checkpoint, {where}, stays.\n" if where else ""
     return TrainingFailedError(
         f"stage '{stage.name}': {error}.\n{last}"
-        "Give the same command with --on_nan=rollback to go on at half the learning rate, or begin again with "
-        "--overwrite and a lower --lr_max or --clip_norm."
+        "Give the same command with `on_nan`=rollback to go on at half the learning rate, or begin again with "
+        "`overwrite` and a lower `lr_max` or `clip_norm`."
     )
 
 

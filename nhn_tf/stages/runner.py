@@ -81,7 +81,7 @@ def check(settings: Mapping[str, Settings]) -> None:
     if not kinds & ({"conv", "separable_conv"} if base.separable_as_dense else {"conv"}):
         raise UserError(
             "the search can find no full convolution, and nothing else can be pruned.\n"
-            "Give --enas_ops that include one, or leave --base_separable_as_dense on."
+            "Give `enas_ops` that include one, or leave `base_separable_as_dense` on."
         )
 
 
@@ -106,7 +106,7 @@ def _source(directory: RunDirectory, name: str, settings: Settings) -> StageReco
         told = "; ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
         raise RunError(
             f"stage '{source.name}' in {source.run} ran on other data: {told}.\n"
-            f"Give the same data settings and seed, or another --model_dir."
+            f"Give the same data settings and seed, or another `model_dir`."
         )
     _check_lineage(directory, source)
     return source
@@ -125,7 +125,7 @@ def _check_lineage(directory: RunDirectory, source: StageRecord) -> None:
             raise RunError(
                 f"stage '{stage.name}' in {directory.path} was begun on weights that no stage holds any more: a stage "
                 f"before it has been run again since.\n"
-                f"Run '{stage.name}' and the stages behind it again with --overwrite."
+                f"Run '{stage.name}' and the stages behind it again with `overwrite`."
             )
         stage = table.find(stage.after)
 
@@ -136,4 +136,4 @@ def _read_architecture(given: str) -> Genotype:
         text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
         return Genotype.from_enas_text(text)
     except (OSError, ValueError) as error:
-        raise UserError(f"--genotype={given} is no architecture in ENAS's text form: {error}") from None
+        raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: {error}") from None

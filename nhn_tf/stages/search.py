@@ -78,7 +78,7 @@ def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
     """The batches that train add-ons and those that measure them; test images leak, as the paper's way does."""
     if config.eval_split == "val":
         return feed.train(config), feed.validation
-    print("warning: --eval_split=test selects on test images; the test accuracy of what is found is too good")
+    print("warning: `eval_split`=test selects on test images; the test accuracy of what is found is too good")
     return feed.train(config, with_validation=True), feed.test
 
 

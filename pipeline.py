@@ -21,10 +21,10 @@ from absl import flags
 from flags import entry
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
+from nhn_tf.settings.table import NAMES
 from nhn_tf.storage import files
 
 FLAGS = flags.FLAGS
-STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 # What a stage's row of the table shows beside its time.
 FIGURES = ("test_accuracy", "val_accuracy", "random_search_val_accuracy", "live_params", "kernel_sparsity", "addons")
 # What may be given beside --repeat: it decides nothing about the result.
@@ -34,7 +34,7 @@ WITH_REPEAT = {"repeat", "model_dir", "debug", "data_dir", "cache_dir", "eval_ba
 
 def main() -> None:
     stage_flags = StageFlags(
-        STAGES,
+        NAMES,
         choose_stage=False,
         prefixed=True,
         texts={"repeat": "the run.json of a run whose stages shall run once more with the settings that it notes"},
@@ -53,7 +53,7 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     Returns:
       What `report.write_report` returns, and the wall seconds of each stage under "wall_s".
     """
-    asked = {stage: stage_flags.configured(stage) for stage in STAGES}
+    asked = {stage: stage_flags.configured(stage) for stage in NAMES}
     entry.check_backend()
     from nhn_tf import stages  # Keras loads only once the flags are known to be right
 
@@ -62,7 +62,7 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     stages.check(settings)
     if FLAGS.overwrite:  # at once, so that an interrupted call goes on without the flag
         stages.set_up(next(iter(settings.values())))
-        directory.discard(STAGES, preset=FLAGS.preset, seed=FLAGS.seed)
+        directory.discard(NAMES, preset=FLAGS.preset, seed=FLAGS.seed)
         settings = {stage: dataclasses.replace(asked, overwrite=False) for stage, asked in settings.items()}
     return run_stages(directory, settings, lambda stage, done: "")
 

@@ -220,7 +220,7 @@ def pytorch_engine(model: keras.Model, folder: Path, threads: int) -> Call:
     import torch
 
     torch.set_num_threads(threads)
-    program = from_keras.read(model, optimize.fold)
+    program = optimize.fold(from_keras.read(model))
     module = _torch_module(torch, program).eval().to(memory_format=torch.channels_last)
     example = torch.zeros(1, *program.shapes[0]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():

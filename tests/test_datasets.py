@@ -6,8 +6,11 @@ import dataclasses
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nhn_tf.data import DataError, Split, cifar_archives, image_folder, load, pictures, splits, tfds_source
+from nhn_tf.data import DataError, Split, cifar_archives, load, pictures, splits, tfds_source
+from nhn_tf.data.datasets import from_arrays
 from nhn_tf.settings import DataConfig
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -185,150 +189,48 @@ def test_sizes_that_cannot_be_halved_twice_are_refused():
         load(DataConfig(dataset="digits", image_size=10), seed=0)
 
 
-# Folders
+# Arrays at hand
 
 
-def test_folder_with_train_and_test(tmp_path):
-    root = write_folder(tmp_path / "d", {"train/cat": 10, "train/ant": 20, "test/cat": 3, "test/ant": 2})
-    data = load(folder_config(root, val_fraction=0.2), seed=0)
-    assert data.class_names == ("ant", "cat")
-    assert data.image_shape == (8, 8, 1)
-    assert data.flip
-    assert np.bincount(data.train.labels).tolist() == [16, 8]
-    assert np.bincount(data.val.labels).tolist() == [4, 2]
-    assert data.test.labels.tolist() == [0, 0, 1, 1, 1]
-    assert data.test.images[:, 0, 0, 0].tolist() == [0, 1, 0, 1, 2]
+def test_arrays_become_a_data_set():
+    x = np.linspace(0, 1, 40 * 64, dtype=np.float32).reshape(40, 8, 8)
+    y = ["pear", "apple"] * 20
+    data = from_arrays(x, y, DataConfig(dataset="fruit", val_fraction=0.25), seed=0)
+    assert data.class_names == ("apple", "pear")
+    assert (data.name, data.image_shape) == ("fruit", (8, 8, 1))
+    assert (len(data.train), len(data.val), len(data.test)) == (24, 8, 8)
+    assert data.train.images[0, 0, 0, 0] in np.rint(x[:, 0, 0] * 255)
+    assert data.flip is None
 
 
-@pytest.mark.parametrize("prefix", ["train/", ""])
-def test_folder_without_test_splits_it_off_the_same_for_every_seed(tmp_path, prefix):
-    root = write_folder(tmp_path / "d", {f"{prefix}a": 20, f"{prefix}b": 10})
-    first, second = (load(folder_config(root), seed=seed) for seed in (0, 1))
-    assert np.bincount(first.test.labels).tolist() == [4, 2]
-    np.testing.assert_array_equal(first.test.images, second.test.images)
+def test_arrays_with_splits_of_their_own_are_left_as_they_are():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    data = from_arrays(images, labels, DataConfig(), seed=0, val=(images[:2], [1, 0]), test=(images[4:], [1, 1]))
+    np.testing.assert_array_equal(data.train.images, images)
+    assert (data.val.labels.tolist(), data.test.labels.tolist()) == ([1, 0], [1, 1])
+    assert data.class_names == ("0", "1")
 
 
-def test_other_files_and_hidden_folders_are_left_out(tmp_path):
-    root = write_folder(tmp_path / "d", {"a": 3, "b": 3, ".thumbnails": 1, "__MACOSX": 1})
-    (root / "a" / "notes.txt").write_text("not an image")
-    (root / "a" / "._000.png").write_text("not an image either")
-    save(root / "b" / "UPPER.PNG", grey(0))
-    save(root / "b" / "photo.jpeg", grey(0))
-    source = image_folder.read(root, image_size=0, cache_dir=tmp_path / "cache")
-    assert source.class_names == ("a", "b")
-    assert np.bincount(source.train.labels).tolist() == [3, 5]
-
-
-def test_one_colour_image_makes_all_of_them_rgb(tmp_path):
-    root = write_folder(tmp_path / "d", {"a": 3, "b": 3})
-    save(root / "b" / "red.png", Image.new("RGB", (8, 8), RED))
-    source = image_folder.read(root, image_size=0, cache_dir=tmp_path / "cache")
-    assert source.train.images.shape == (7, 8, 8, 3)
-    assert source.train.images[2, 0, 0].tolist() == [2, 2, 2]
-    assert source.train.images[6, 0, 0].tolist() == [255, 0, 0]
-
-
-def test_different_sizes_are_named_and_image_size_helps(tmp_path):
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    save(root / "b" / "x.png", grey(0, (12, 8)))
-    save(root / "b" / "y.png", grey(0, (4, 4)))
-    with pytest.raises(DataError, match=r"a/000.png is 8 x 8, b/x.png is 8 x 12(.|\n)*--image_size"):
-        load(folder_config(root), seed=0)
-    assert load(folder_config(root, image_size=4), seed=0).image_shape == (4, 4, 1)
-
-
-def decode_nothing(*_, **__):
-    raise AssertionError("decoded again")
-
-
-def test_second_load_comes_from_the_cache(tmp_path, monkeypatch):
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    first = load(folder_config(root), seed=0)
-    monkeypatch.setattr(pictures, "decode", decode_nothing)
-    second = load(folder_config(root), seed=0)
-    np.testing.assert_array_equal(first.train.images, second.train.images)
-    with pytest.raises(AssertionError, match="decoded again"):  # other options, other cache
-        load(folder_config(root, image_size=4), seed=0)
-
-
-def test_moved_folder_is_still_cached(tmp_path, monkeypatch):
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    load(folder_config(root), seed=0)
-    monkeypatch.setattr(pictures, "decode", decode_nothing)
-    load(folder_config(root.rename(tmp_path / "elsewhere")), seed=0)
-
-
-@pytest.mark.parametrize("change", ["rewrite", "touch", "add", "rename"])
-def test_changed_folder_is_decoded_again(tmp_path, change):
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    load(folder_config(root), seed=0)
-    path = root / "a" / "003.png"
-    if change == "rewrite":
-        save(path, np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8))
-    elif change == "touch":
-        os.utime(path, ns=(1, 1))
-    elif change == "add":
-        save(root / "a" / "004.png", grey(77))
-    else:
-        path.rename(root / "a" / "zzz.png")
-    load(folder_config(root), seed=0)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_damaged_cache_is_replaced(tmp_path):
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    first = load(folder_config(root), seed=0)
-    (cache,) = (tmp_path / "cache").iterdir()
-    content = cache.read_bytes()
-    cache.write_bytes(content[: len(content) // 2])
-    second = load(folder_config(root), seed=0)
-    np.testing.assert_array_equal(first.train.images, second.train.images)
-    assert cache.read_bytes() == content
-
-
-def test_cache_that_cannot_be_written_is_no_error(tmp_path):
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    (tmp_path / "file").write_text("in the way")
-    config = folder_config(root, cache_dir=str(tmp_path / "file" / "cache"))
-    assert load(config, seed=0).num_classes == 2
-
-
-def test_cache_respects_xdg(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    root = write_folder(tmp_path / "d", {"a": 4, "b": 4})
-    load(folder_config(root, cache_dir=""), seed=0)
-    assert len(list((tmp_path / "xdg" / "nhn_tf").glob("folder-*.npz"))) == 1
+IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"),
+    ("x", "y", "message"),
     [
-        ({}, "There is no folder"),
-        ({"a": 3}, "at least two class folders. Found: a"),
-        ({"train/a": 3, "train/b": 0}, "at least two class folders"),
-        ({"test/a": 3, "test/b": 3}, "has test/ but no train/"),
-        ({"train/a": 3, "train/b": 3, "test/a": 1, "test/c": 1}, "that .*train has not: 'c'"),
-        ({"a": 3, "b": 1}, "Class 'b' has too few images"),
-        ({"a": 3, "b": 2}, "Class 'b' has too few images"),  # one went into the test split
+        (IMAGES[0, 0], [0, 1, 0, 1], "must be images .N, H, W"),
+        (np.zeros((4, 8, 8, 4), np.uint8), [0, 1, 0, 1], "must be images .N, H, W"),
+        (IMAGES.astype(np.int64), [0, 1, 0, 1], "must be uint8, or floating-point"),
+        (IMAGES + np.float32(2), [0, 1, 0, 1], "must be uint8, or floating-point"),
+        (IMAGES + np.float32("nan"), [0, 1, 0, 1], "must be uint8, or floating-point"),
+        (IMAGES, [0, 1, 0], "a label for each of 4 images"),
+        (IMAGES, [0, -1, 0, 1], "none of the 2 classes: .*-1"),
+        (IMAGES, [0, 0, 0, 0], "at least two classes"),
     ],
 )
-def test_unusable_folders_are_explained(tmp_path, counts, message):
-    root = write_folder(tmp_path / "d", counts)
-    with pytest.raises(DataError, match=message) as error:
-        load(folder_config(root), seed=0)
-    assert len(str(error.value).splitlines()) <= 3
-
-
-def test_empty_class_folder_is_named(tmp_path):
-    root = write_folder(tmp_path / "d", {"a": 3, "b": 3})
-    (root / "c").mkdir()
-    with pytest.raises(DataError, match=r"Class folder .*c holds no image"):
-        load(folder_config(root), seed=0)
-
-
-def test_folder_needs_a_data_dir():
-    with pytest.raises(DataError, match="needs --data_dir"):
-        load(DataConfig(dataset="folder"), seed=0)
+def test_arrays_that_are_no_labelled_images_are_refused(x, y, message):
+    with pytest.raises(DataError, match=message):
+        from_arrays(x, y, DataConfig(), seed=0)
 
 
 # Pictures
@@ -375,6 +277,61 @@ def test_exif_orientation_is_applied(tmp_path):
     assert np.all(decoded[8:] == 0)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
+def test_the_head_of_a_file_tells_the_size_that_it_is_decoded_to(tmp_path, suffix):
+    exif = Image.Exif()
+    for orientation in (1, 3, 6, 8):
+        exif[0x0112] = orientation
+        path = save(tmp_path / f"{orientation}.{suffix}", np.zeros((8, 16, 3), np.uint8), exif=exif)
+        turned = orientation in (6, 8)
+        assert pictures.upright_size(path) == pictures.decode(path).shape[:2] == ((16, 8) if turned else (8, 16))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jfif", "webp", "bmp", "gif", "tif", "TIFF"])
+def test_every_usual_format_is_decoded_to_the_same_picture(tmp_path, suffix):
+    image = np.full((8, 12, 3), (200, 40, 40), np.uint8)
+    image[:, :6] = 40
+    options = {"quality": 100} if suffix in ("jpg", "jfif", "webp") else {}
+    form = {"jfif": "JPEG"}.get(suffix)
+    decoded = pictures.decode(save(tmp_path / f"x.{suffix}", image, format=form, **options))
+    assert decoded.shape == (8, 12, 3)
+    assert np.abs(decoded.astype(int) - image)[:, [0, 11]].max() < 12
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_of_several_frames_the_first_is_read(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN)]
+    path = tmp_path / f"x.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
+    assert np.abs(pictures.decode(path)[0, 0].astype(int) - RED).max() < 4
+
+
+def test_a_photo_is_read_with_the_size_and_channels_of_the_network_it_goes_into(tmp_path):
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, 4:12] = (10, 200, 90)
+    path = str(save(tmp_path / "x.png", image))
+    assert pictures.decode(path, image_size=(8, 8), channels=3)[0, 0].tolist() == [10, 200, 90]
+    grey_level = round(0.299 * 10 + 0.587 * 200 + 0.114 * 90)  # ITU-R 601
+    assert pictures.decode(path, image_size=(8, 8), channels=1)[:, :, 0].tolist() == [[grey_level] * 8] * 8
+    assert pictures.decode(path, image_size=(4, 8)).shape == (4, 8, 3)
+    shades = str(save(tmp_path / "y.png", grey(7)))
+    assert pictures.decode(shades, channels=3).tolist() == [[[7, 7, 7]] * 8] * 8
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    path = save(tmp_path / "x.tiff", Image.fromarray(np.ones((8, 8), np.float32)))
+    with pytest.raises(DataError, match="x.tiff cannot be read as a picture: its pixels are floating-point"):
+        pictures.decode(path)
+
+
+def test_pictures_are_read_without_keras():
+    code = (
+        "import sys; from nhn_tf.data.pictures import decode; print({'keras', 'tensorflow', 'jax'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_resizing_crops_the_centre_square(tmp_path):
     image = np.zeros((8, 16), np.uint8)
     image[:, 4:12] = 200
@@ -392,36 +349,6 @@ def png_header(width: int, height: int) -> bytes:
         for kind, data in [*chunks, (b"IEND", b"")]
     )
     return b"\x89PNG\r\n\x1a\n" + body
-
-
-def jpeg_half(tmp_path: Path) -> bytes:
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    content = save(tmp_path / "whole.jpg", noise).read_bytes()
-    return content[: len(content) // 2]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "it is empty"),
-        (b"this is text", "cannot be read as a PNG or JPEG"),
-        (b"GIF89a" + bytes(40), "cannot be read as a PNG or JPEG"),
-        (png_header(8, 8), "cannot be read as a PNG or JPEG"),
-        (png_header(9000, 9000), "81,000,000 pixels; at most"),
-        (png_header(10_000, 9_000), "pixels; at most"),
-        (png_header(60_000, 60_000), "pixels; at most"),
-        ("truncated jpeg", "cannot be read as a PNG or JPEG"),
-    ],
-)
-def test_unusable_images_are_named(tmp_path, content, message):
-    root = write_folder(tmp_path / "d", {"a": 3, "b": 3})
-    content = jpeg_half(tmp_path) if content == "truncated jpeg" else content
-    (root / "b" / "bad.png").write_bytes(content)
-    with pytest.raises(DataError, match=message) as error:
-        load(folder_config(root), seed=0)
-    assert str(root / "b" / "bad.png") in str(error.value)
-    assert len(str(error.value).splitlines()) <= 3
-    assert not (tmp_path / "cache").exists()
 
 
 # The official CIFAR archives
@@ -693,3 +620,28 @@ def test_tfds_images_of_different_sizes_need_image_size(tfds, tmp_path):
         load(config, seed=0)
     data = load(dataclasses.replace(config, image_size=8), seed=0)
     assert (len(data.train), len(data.val), len(data.test)) == (43, 5, 12)
+
+
+@pytest.mark.parametrize(("splits", "expected"), [(("train", "validation", "test"), 6), (("train", "test"), None)])
+def test_a_tfds_test_split_without_labels_is_passed_over(tfds, monkeypatch, capsys, splits, expected):
+    class Builder:
+        """As of competitions, whose test labels are all -1."""
+
+        info = SimpleNamespace(
+            features={"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(num_classes=2)},
+            supervised_keys=("image", "label"),
+            splits=dict.fromkeys(splits),
+        )
+
+        def is_prepared(self):
+            return True
+
+        def as_dataset(self, split, **_):
+            image = np.zeros((8, 8, 3), np.uint8)
+            return [(image, -1 if split == "test" else number % 2) for number in range(6)]
+
+    monkeypatch.setattr(tfds_source, "_builder", lambda *_: Builder())
+    monkeypatch.setattr(tfds, "as_numpy", lambda examples: examples)
+    source = tfds_source.read("places365_small", data_dir="", image_size=0, others=())
+    assert (source.test and len(source.test)) == expected
+    assert "split 'test' of TFDS data set 'places365_small' has no labels" in capsys.readouterr().err

@@ -222,7 +222,7 @@ def test_a_run_is_exported_and_loaded_again_in_a_fresh_process(run_copy):
     images = (data.test.images / 255 - np.array(told["mean"])) / np.array(told["std"])
     model = keras.saving.load_model(run_copy.path / "export" / "network.keras", compile=False)
     accuracy = np.mean(answers(model, images.astype("float32")).argmax(1) == data.test.labels)
-    assert accuracy == pytest.approx(run_copy.stage("final").done()["metrics"]["test_accuracy"], abs=1e-6)
+    assert accuracy == pytest.approx(run_copy.stage("final").done.metrics["test_accuracy"], abs=1e-6)
     assert told["class_names"] == [str(digit) for digit in range(10)]
 
     text = (run_copy.path / "export" / "export.md").read_text()

@@ -14,7 +14,7 @@ from nhn_tf.data import datasets
 from nhn_tf.errors import UserError
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
-from nhn_tf.stages.common import Feed, load_feed
+from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from tests.conftest import STAGES, smoke_settings
 
@@ -37,11 +37,11 @@ def trained(smoke_run, tmp_path):
 
 def test_sparsity_is_what_was_asked_for_and_the_figures_agree(smoke_run):
     stage = smoke_run.stage("prune")
-    metrics, masks = stage.done()["metrics"], stage.genotype().masks
+    metrics, masks = stage.done.metrics, stage.genotype().masks
     assert metrics["kernel_sparsity"] == masks.sparsity == pytest.approx(0.5, abs=1 / masks.total)
     assert metrics["live_params"] < metrics["params"]
     assert metrics["live_flops"] < metrics["flops"]
-    assert metrics["test_accuracy_before"] == smoke_run.stage("base").done()["metrics"]["test_accuracy"]
+    assert metrics["test_accuracy_before"] == smoke_run.stage("base").done.metrics["test_accuracy"]
     with open(stage / "layers.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["params"]) for row in rows) == metrics["params"]
@@ -74,7 +74,7 @@ def test_retraining_inherits_masks_and_moves_the_weights(smoke_run):
     assert before.genotype() == after.genotype()
     changed = [not np.array_equal(array, after.weights()[path]) for path, array in before.weights().items()]
     assert sum(changed) > len(changed) / 2
-    assert after.done()["metrics"]["live_params"] == before.done()["metrics"]["live_params"]
+    assert after.done.metrics["live_params"] == before.done.metrics["live_params"]
 
 
 def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
@@ -94,7 +94,7 @@ def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
 
 def test_gradual_pruning_reaches_its_target(trained):
     stages.run("prune", trained, smoke_settings("prune", schedule="gradual"))
-    assert trained.stage("prune").done()["metrics"]["kernel_sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert trained.stage("prune").done.metrics["kernel_sparsity"] == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_interrupted_gradual_pruning_ends_bit_for_bit_the_same(trained, tmp_path
             stages.run("prune", twin, settings)
     stages.run("prune", twin, settings)
     assert twin.stage("prune").genotype() == trained.stage("prune").genotype()
-    assert twin.stage("prune").done()["weights"] == trained.stage("prune").done()["weights"]
+    assert twin.stage("prune").done.weights == trained.stage("prune").done.weights
 
 
 def test_a_layer_that_would_lose_everything_keeps_its_strongest_kernel(trained, capsys):
@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(trained):
     path = next(path for path in arrays if path.endswith("_op/kernel"))
     arrays[path][0, 0, 0, 0] = np.nan
     files.save_npz(stage / "weights.npz", arrays)
-    files.write_sealed(stage / "done.json", {**stage.done(), "weights": files.digest_arrays(arrays)})
+    files.write_sealed(stage / "done.json", {**stage.done.to_json(), "weights": files.digest_arrays(arrays)})
     with pytest.raises(UserError, match=path.removesuffix("/kernel")):
         stages.run("prune", trained, smoke_settings("prune"))
 
@@ -170,7 +170,7 @@ def test_what_builds_on_a_stage_that_has_been_run_again_is_refused(smoke_run, tm
     base = run.stage("base")
     arrays = {name: array + 1 for name, array in base.weights().items()}
     files.save_npz(base / "weights.npz", arrays)
-    files.write_sealed(base / "done.json", {**base.done(), "weights": files.digest_arrays(arrays)})
+    files.write_sealed(base / "done.json", {**base.done.to_json(), "weights": files.digest_arrays(arrays)})
     for stage in ("pruned", "lds_location", "final"):
         with pytest.raises(RunError, match="stage 'prune' .* that no stage holds any more"):
             stages.run(stage, run, smoke_settings(stage))

@@ -119,6 +119,34 @@ def test_a_layer_computes_what_it_does_in_keras(name):
     agree(model)
 
 
+@pytest.mark.parametrize(
+    ("before", "pad", "after", "folded"),
+    [
+        ([], 1, layers.Conv2D(5, 3), True),
+        ([], ((0, 1), (0, 1)), layers.DepthwiseConv2D(3, strides=2), True),
+        ([], 3, layers.Conv2D(5, 7, strides=2, activation="relu"), True),
+        ([layers.ReLU()], 1, layers.MaxPooling2D(3, strides=2), True),
+        ([], 1, layers.MaxPooling2D(3, strides=2), False),  # Of negative numbers, the padding's 0 is the largest.
+        ([layers.ReLU()], 1, layers.AveragePooling2D(3, strides=2), False),  # Zeros count.
+        ([], 2, layers.Conv2D(5, 2), False),  # The first window lies in the padding.
+    ],
+)
+def test_padding_becomes_part_of_what_slides_over_it(before, pad, after, folded):
+    x = images = keras.Input((10, 9, 3))
+    for layer in [layers.Conv2D(4, 1), *before, layers.ZeroPadding2D(pad), after]:
+        x = type(layer).from_config(layer.get_config())(x)
+    model = keras.Model(images, x)
+    randomize(model)
+    kinds = [type(op).__name__ for op in agree(model).program.ops]
+    assert ("Pad" not in kinds) == folded
+
+
+def test_padding_that_others_read_too_stays():
+    images = keras.Input((8, 8, 3))
+    x = layers.ZeroPadding2D(1)(layers.Conv2D(4, 1)(images))
+    agree(keras.Model(images, [layers.Conv2D(2, 3)(x), x]))
+
+
 def test_vectors_go_through_concatenation_norm_dense_and_softmax():
     images = keras.Input((6, 6, 3))
     pooled = [layers.GlobalAveragePooling2D()(images), layers.GlobalMaxPooling2D()(images)]

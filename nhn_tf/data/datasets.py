@@ -1,38 +1,39 @@
 """Data sets as arrays: where they come from, and how they are split.
 
-`load` reads one of four sources (TFDS, the official CIFAR archives, image folders, scikit-learn's digits),
-holds out the validation images, and checks that the networks can use what it found.
+`load` reads one of six sources (TFDS, the official CIFAR archives, image folders, tables of pictures, scikit-learn's
+digits, arrays at hand), holds out the validation images, and checks that the networks can use what it found.
 
 The whole data set stands in memory as uint8: 184 MB for CIFAR-10.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from nhn_tf.data import cifar_archives, image_folder, pictures, tfds_source
+from nhn_tf.data import arrays, cifar_archives, folder_listing, listed, pictures, table_listing, telling, tfds_source
 from nhn_tf.data.batches import Augmentation
+from nhn_tf.data.places import cache_directory, expanded
 from nhn_tf.data.splits import DataError, Dataset, Source, Split, hold_out, limit
 from nhn_tf.settings import MAX_IMAGE_SIZE, DataConfig
 from nhn_tf.values.randomness import Stream, generator
 
-__all__ = ["DataError", "Dataset", "Split", "augmentation_for", "load"]
+__all__ = ["DataError", "Dataset", "Split", "augmentation_for", "from_arrays", "load"]
 
 # Where the files name no test images, this share becomes the test split.
 TEST_FRACTION = 0.2
 # Chooses test images, whatever the seed of a run: figures of different seeds are of the same images.
 _TEST_SEED = 0
-_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder")
+_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv")
 
 
 def load(config: DataConfig, *, seed: int) -> Dataset:
-    """Loads, splits and checks a data set.
+    """Loads, splits and checks a data set; says what a folder or a table holds.
 
     The test split depends on the files and `eval_limit` alone; the validation split on `seed` as well (ENAS: 5,000 of
-    CIFAR-10's 50,000, every class in proportion).
+    CIFAR-10's 50,000, every class in proportion), unless the files name one.
 
     Args:
       config: which data set, where it lies, how much of it.
@@ -41,12 +42,46 @@ def load(config: DataConfig, *, seed: int) -> Dataset:
     Raises:
       DataError: the data set is unknown, missing, damaged or unfit for these networks.
     """
-    source = _read(config)
-    train, test, names = source.train, source.test, source.class_names
+    dataset = _divided(_read(config), config, seed=seed)
+    if config.dataset in ("folder", "csv"):
+        telling.tell(dataset, where=expanded(config.data_dir), cache_dir=cache_directory(config.cache_dir))
+    return dataset
+
+
+def from_arrays(
+    x: np.ndarray,
+    y: Sequence,
+    config: DataConfig,
+    *,
+    seed: int,
+    val: tuple[np.ndarray, Sequence] | None = None,
+    test: tuple[np.ndarray, Sequence] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Dataset:
+    """A data set of images at hand, split and checked as `load` does.
+
+    Args:
+      x: training images [N, H, W] or [N, H, W, C], C of 1 or 3: uint8, or floating-point numbers in [0, 1].
+      y: what they show: whole numbers from 0 or names, [N].
+      config: how much of it, and at what size. `dataset` is the name it gets.
+      seed: as for `load`.
+      val: validation images and what they show; None holds some of the training images out.
+      test: test images, likewise.
+      class_names: the name of each number in `y`; None takes the names in it, or the numbers.
+
+    Raises:
+      DataError: the arrays are of other shapes, types or ranges, or unfit for these networks.
+    """
+    return _divided(_resized(arrays.read(x, y, val, test, class_names), config.image_size), config, seed=seed)
+
+
+def _divided(source: Source, config: DataConfig, *, seed: int) -> Dataset:
+    train, val, test, names = source.train, source.val, source.test, source.class_names
     if test is None:
         train, test = hold_out(train, TEST_FRACTION, generator(_TEST_SEED, Stream.TEST_SPLIT), names)
-    _check_shapes(config.dataset, train, test)
-    train, val = hold_out(train, config.val_fraction, generator(seed, Stream.VALIDATION_SPLIT), names)
+    _check_shapes(config.dataset, train, *filter(None, (val, test)))
+    if val is None:
+        train, val = hold_out(train, config.val_fraction, generator(seed, Stream.VALIDATION_SPLIT), names)
     return Dataset(
         name=config.dataset,
         train=limit(train, config.train_limit, generator(seed, Stream.TRAIN_LIMIT), setting="train_limit"),
@@ -54,6 +89,8 @@ def load(config: DataConfig, *, seed: int) -> Dataset:
         test=limit(test, config.eval_limit, generator(_TEST_SEED, Stream.TEST_LIMIT), setting="eval_limit"),
         class_names=names,
         flip=source.flip,
+        left_out=source.left_out,
+        choices=source.choices,
     )
 
 
@@ -76,44 +113,35 @@ def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Au
         raise DataError(f"--cutout must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
     return Augmentation(
         pad=pad,
-        flip=dataset.flip if config.flip == "auto" else config.flip == "on",
+        flip=dataset.flip is not False if config.flip == "auto" else config.flip == "on",
         cutout=side // 2 if cutout < 0 else cutout,
     )
 
 
 def _read(config: DataConfig) -> Source:
     """The data set as its files give it, its images resized where that was asked for."""
-    if config.dataset == "folder":
+    if config.dataset in ("folder", "csv"):
         if not config.data_dir:
-            raise DataError("--dataset=folder needs --data_dir=DIR, DIR holding train/<class>/*.png (or .jpg).")
-        root = _path(config.data_dir)
-        return image_folder.read(root, image_size=config.image_size, cache_dir=_cache_dir(config))
+            given = "DIR, DIR holding train/<class>/ or <class>/" if config.dataset == "folder" else "labels.csv"
+            raise DataError(f"--dataset={config.dataset} needs --data_dir={given}.")
+        lists = folder_listing.read if config.dataset == "folder" else table_listing.read
+        listing = lists(expanded(config.data_dir))
+        return listed.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
     if config.dataset == "digits":
         return _resized(_read_digits(), config.image_size)
     if config.data_dir:
-        found = cifar_archives.find(config.dataset, _path(config.data_dir))
+        found = cifar_archives.find(config.dataset, expanded(config.data_dir))
         if found is not None:
             return _resized(cifar_archives.read(*found), config.image_size)
     return tfds_source.read(config.dataset, data_dir=config.data_dir, image_size=config.image_size, others=_OWN_NAMES)
-
-
-def _cache_dir(config: DataConfig) -> Path:
-    if config.cache_dir:
-        return _path(config.cache_dir)
-    return _path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nhn_tf"
-
-
-def _path(text: str) -> Path:
-    """A path with the user's home directory put in; `~nobody` stays as it is (and will not be found)."""
-    return Path(os.path.expanduser(text))
 
 
 def _resized(source: Source, image_size: int) -> Source:
     def resized(split: Split) -> Split:
         return Split(pictures.resize(split.images, image_size), split.labels)
 
-    test = None if source.test is None else resized(source.test)
-    return Source(resized(source.train), test, source.class_names, source.flip)
+    val, test = (split and resized(split) for split in (source.val, source.test))
+    return dataclasses.replace(source, train=resized(source.train), val=val, test=test)
 
 
 def _read_digits() -> Source:
@@ -126,10 +154,13 @@ def _read_digits() -> Source:
     return Source(split, None, tuple(str(name) for name in digits.target_names), flip=False)
 
 
-def _check_shapes(name: str, train: Split, test: Split) -> None:
-    shape, test_shape = train.images.shape[1:], test.images.shape[1:]
-    if shape != test_shape:
-        raise DataError(f"Training and test images of '{name}' differ: {shape} and {test_shape} [H, W, C].")
+def _check_shapes(name: str, train: Split, *others: Split) -> None:
+    shape = train.images.shape[1:]
+    for other in others:
+        if other.images.shape[1:] != shape:
+            raise DataError(
+                f"The images of '{name}' differ from split to split: {shape} and {other.images.shape[1:]} [H, W, C]."
+            )
     height, width, _ = shape
     if max(height, width) > MAX_IMAGE_SIZE:
         raise DataError(

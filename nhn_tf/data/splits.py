@@ -5,11 +5,15 @@ Letters: N images, H W height and width, C channels (1 grey, 3 RGB).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from nhn_tf.data.left_out import LeftOut, tally
 from nhn_tf.errors import UserError
 from nhn_tf.storage import files
 
@@ -57,6 +61,22 @@ class Split:
         return Split(np.concatenate([self.images, other.images]), np.concatenate([self.labels, other.labels]))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a setting came to that was left to the program.
+
+    Attributes:
+      value: as the setting would have it.
+      why: half a sentence.
+    """
+
+    value: int | str
+    why: str
+
+    def to_json(self) -> dict[str, int | str]:
+        return dataclasses.asdict(self)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A data set as its files give it, before any image is held out.
@@ -65,13 +85,19 @@ class Source:
       train: training images.
       test: test images, or None where the files name none.
       class_names: the name of each label.
-      flip: whether a mirrored image is still one of its class.
+      flip: whether a mirrored image is still one of its class; None where nobody has said so.
+      val: validation images, or None where the files name none.
+      left_out: the files that are not read.
+      choices: settings that the files decided, by name.
     """
 
     train: Split
     test: Split | None
     class_names: tuple[str, ...]
-    flip: bool
+    flip: bool | None
+    val: Split | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +107,13 @@ class Dataset:
     Attributes:
       name: what `--dataset` called it.
       train: images to learn from.
-      val: images held out of the training images: rewards, choices between networks.
+      val: images for rewards and for choices between networks, held out of the training images where the files name
+        none.
       test: images that no choice may depend on.
       class_names: the name of each label.
-      flip: whether a mirrored image is still one of its class.
+      flip: whether a mirrored image is still one of its class; None where nobody has said so.
+      left_out: the files that are not read.
+      choices: settings that the files decided, by name.
     """
 
     name: str
@@ -92,7 +121,9 @@ class Dataset:
     val: Split
     test: Split
     class_names: tuple[str, ...]
-    flip: bool
+    flip: bool | None
+    left_out: tuple[LeftOut, ...] = ()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -111,6 +142,16 @@ class Dataset:
         for part, split in (("train", self.train), ("val", self.val), ("test", self.test)):
             arrays |= {f"{part}/images": split.images, f"{part}/labels": split.labels}
         return files.digest_arrays(arrays)
+
+    def summary(self) -> dict[str, Any]:
+        """What a run's record says of the images: counts, classes, what was chosen by them, what was left out."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            **{name: len(split) for name, split in parts.items()},
+            "classes": self.num_classes,
+            "choices": {name: choice.to_json() for name, choice in self.choices.items()},
+            "left_out": tally(self.left_out),
+        }
 
 
 def apportion(counts: np.ndarray, total: int, *, leave: int = 0) -> np.ndarray:

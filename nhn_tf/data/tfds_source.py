@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from nhn_tf.data import pictures
+from nhn_tf.data.places import home
 from nhn_tf.data.splits import DataError, Source, Split
 
 # Handwriting and house numbers: a mirrored 3 is no 3. (Clothes of fashion_mnist may be mirrored.)
@@ -48,10 +49,13 @@ def read(name: str, *, data_dir: str, image_size: int, others: Sequence[str]) ->
     splits = builder.info.splits
     if "train" not in splits:
         raise DataError(f"TFDS data set '{name}' has no split 'train'. It has: {', '.join(splits)}.")
-    test = next((split for split in ("test", "validation") if split in splits), None)
+    train = _read_split(tfds, builder, name, "train", image_size)
+    if train is None:
+        raise DataError(f"Split 'train' of TFDS data set '{name}' is empty or has no labels.")
+    tests = (_read_split(tfds, builder, name, split, image_size) for split in ("test", "validation") if split in splits)
     return Source(
-        train=_read_split(tfds, builder, name, "train", image_size),
-        test=None if test is None else _read_split(tfds, builder, name, test, image_size),
+        train=train,
+        test=next((split for split in tests if split), None),
         class_names=tuple(builder.info.features[builder.info.supervised_keys[1]].names),
         flip=flips(name),
     )
@@ -85,12 +89,19 @@ def _leave_accelerators_alone() -> None:
 
 def _builder(tfds: Any, name: str, data_dir: str, others: Sequence[str]) -> Any:
     try:
-        return tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
+        return tfds.builder(name, data_dir=_data_dir(data_dir))
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         known = tfds.list_builders(with_community_datasets=False)
         if _base_name(name) not in known:
             raise _unknown(name, [*others, *known]) from None
         raise DataError(f"TFDS cannot build '{name}': {_first_line(error)}") from None
+
+
+def _data_dir(asked: str) -> str | None:
+    """The directory asked for; None for TFDS's own default, which is in the user's home, and must be in one."""
+    if asked or os.path.isabs(os.path.expanduser("~")):
+        return os.path.expanduser(asked) or None
+    return str(home("tensorflow_datasets"))
 
 
 def _base_name(name: str) -> str:
@@ -160,11 +171,14 @@ def _download_error(name: str, reason: str) -> DataError:
     )
 
 
-def _read_split(tfds: Any, builder: Any, name: str, split: str, image_size: int) -> Split:
-    """Reads one split whole, in the order of its files."""
+def _read_split(tfds: Any, builder: Any, name: str, split: str, image_size: int) -> Split | None:
+    """Reads one split whole, in the order of its files; None where it has no labels, as tests of competitions."""
     images, labels = [], []
     examples = builder.as_dataset(split=split, as_supervised=True, shuffle_files=False)
     for image, label in tfds.as_numpy(examples):
+        if label < 0:
+            print(f"warning: split '{split}' of TFDS data set '{name}' has no labels; it is not used.", file=sys.stderr)
+            return None
         if image.dtype != np.uint8 or image.shape[2] not in (1, 3):
             raise DataError(
                 f"TFDS data set '{name}' holds {image.dtype} images of {image.shape[2]} channels; "
@@ -178,9 +192,7 @@ def _read_split(tfds: Any, builder: Any, name: str, split: str, image_size: int)
                 "Pass --image_size=N to scale and crop all of them to N x N pixels."
             )
         labels.append(label)
-    if not images or min(labels) < 0:
-        raise DataError(f"Split '{split}' of TFDS data set '{name}' is empty or has no labels.")
-    return Split(np.stack(images), np.array(labels, np.int32))
+    return Split(np.stack(images), np.array(labels, np.int32)) if images else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -68,12 +68,12 @@ def layer_cost(kind: type, weights: Weights, shape: Shape, *, name: str = "") ->
     Raises:
       ValueError: a layer type that is not known, or an unknown size; the message names the layer.
     """
-    if kind not in _COUNTED:
+    if kind not in COUNTED:
         raise ValueError(
             f"the cost of layer {name!r} of type {kind.__name__} is not known. "
-            f"Known types: {', '.join(sorted(k.__name__ for k in _COUNTED))}."
+            f"Known types: {', '.join(sorted(k.__name__ for k in COUNTED))}."
         )
-    counted = _COUNTED[kind]
+    counted = COUNTED[kind]
     sizes = [size for size in shape[1:-1] if size is not None]
     if counted and len(sizes) < len(shape) - 2:
         raise ValueError(
@@ -126,7 +126,7 @@ def _masked_entries(weights: Weights) -> int:
     return kh * kw * int(np.sum(weights["mask"] == 0))
 
 
-_COUNTED: Final[Mapping[type, tuple[str, ...]]] = {
+COUNTED: Final[Mapping[type, tuple[str, ...]]] = {
     layers.Conv2D: ("kernel",),
     MaskedConv2D: ("kernel",),
     layers.DepthwiseConv2D: ("kernel",),

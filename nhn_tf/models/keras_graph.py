@@ -1,14 +1,15 @@
 """A functional Keras model as a list of layers and who reads whom.
 
-Pruning follows channels from layer to layer, which is only possible where every layer is called once and yields one
-tensor. So a node is a layer, and a layer's name stands for its output. Keras keeps the graph in attributes that are
-not public (`_keras_history`, `_inbound_nodes`, `_inputs_struct`); nothing else in the package reads them.
+Pruning, the sparse compiler and the export follow values from layer to layer, which is only possible where every layer
+is called once and yields one tensor. So a node is a layer, and a layer's name stands for its output. Keras keeps the
+graph in attributes that are not public (`_keras_history`, `_inbound_nodes`, `_inputs_struct`); nothing else in the
+package reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -77,7 +78,7 @@ def check_functional(model: keras.Model) -> None:
         raise ValueError(f"model {model.name!r} has no weights yet; give it a keras.Input or call `build` first.")
     if not hasattr(model, "outputs"):  # Subclassed models have none.
         raise ValueError(
-            "`model` must be a functional or Sequential Keras model: pruning follows its graph of layers. "
+            "`model` must be a functional or Sequential Keras model, whose graph of layers can be followed. "
             f"Received: the subclassed model {model.name!r} of type {type(model).__name__}."
         )
 
@@ -134,6 +135,26 @@ def structure_of(model: keras.Model) -> tuple[Any, Any]:
     return model._inputs_struct, model._outputs_struct
 
 
+def obstacle(layer: Any, known: Collection[type]) -> str | None:
+    """Why a layer of a graph cannot be dealt with, before its own settings are looked at; None when it can.
+
+    Args:
+      layer: a node's.
+      known: the types that the asker can deal with. Subclasses are not looked up: theirs may compute something else.
+    """
+    if not isinstance(layer, keras.Layer):
+        return (
+            "it is a bare operation (as of `x + y` or keras.ops). Use the layer that does the same, such as Add or ReLU"
+        )
+    if type(layer) not in known:
+        return f"its type is unknown. Known types: {', '.join(sorted(kind.__name__ for kind in known))}"
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return "channels must come last. Received: data_format='channels_first'"
+    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+        return "its weights are quantized or adapted (LoRA)"
+    return None
+
+
 def weights_of(layer: Any) -> dict[str, np.ndarray]:
     """Every variable of a layer, trained or not, by its name within the layer; none for a bare operation."""
     variables = getattr(layer, "variables", ())
@@ -154,8 +175,8 @@ def _check_same_call(known: Node, operation: Any, known_index: int, index: int) 
         raise ValueError(f"two layers are named {known.name!r}; names must be unique.")
     if known_index != index:
         raise ValueError(
-            f"layer {known.name!r} is called more than once. Shared layers cannot be pruned: their channels would have "
-            "to be alive or dead in all calls at once."
+            f"layer {known.name!r} is called more than once; a layer must have one place in the graph. Give each call "
+            "a layer of its own."
         )
 
 

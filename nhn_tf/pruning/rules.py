@@ -11,6 +11,7 @@ from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.layers.reduction import FactorizedReduction
+from nhn_tf.models import keras_graph
 from nhn_tf.pruning import carrying, mixing
 from nhn_tf.pruning.channels import Rule, Site
 
@@ -49,7 +50,7 @@ RULES: Final[Mapping[type, Rule]] = {
         Rule(),  # A constant passes: average pooling does not count the padding.
     ),
 }
-"""Layer type to rule. Subclasses are not looked up: theirs may compute something else."""
+"""Layer type to rule."""
 
 
 def rule_of(site: Site) -> Rule:
@@ -58,18 +59,10 @@ def rule_of(site: Site) -> Rule:
     Raises:
       ValueError: a layer type without a rule, or settings that its rule does not cover; the message names the layer.
     """
-    layer = site.layer
-    if not isinstance(layer, layers.Layer):
-        raise site.refusal("it is a bare operation. Use the Keras layer that does the same (Add, ReLU, ...)")
-    if type(layer) not in RULES:
-        known = ", ".join(sorted(kind.__name__ for kind in RULES))
-        raise site.refusal(f"nothing is known of what its type does to channels. Known types: {known}")
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise site.refusal("channels must come last. Received: data_format='channels_first'")
-    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
-        raise site.refusal("its weights are quantized or adapted (LoRA)")
+    if obstacle := keras_graph.obstacle(site.layer, RULES):
+        raise site.refusal(obstacle)
     if not site.node.is_plain:
         raise site.refusal("it must be called on one tensor, or one list of tensors, as the first positional argument")
-    rule = RULES[type(layer)]
+    rule = RULES[type(site.layer)]
     rule.check(site)
     return rule

@@ -23,15 +23,23 @@ class DataConfig(Config):
     """Which images, and how they are split and augmented (paper, section 3)."""
 
     dataset: str = setting(
-        "cifar10", "data set: cifar10, cifar100, any TFDS image-classification name, folder, or digits"
+        "cifar10", "data set: cifar10, cifar100, any TFDS image-classification name, folder, csv, or digits"
     )
-    data_dir: str = setting("", "where the data set lies or is downloaded to; for `folder` the folder itself")
-    cache_dir: str = setting("", "where decoded image folders are kept; by default ~/.cache/nhn_tf")
+    data_dir: str = setting(
+        "",
+        "where the data set lies or is downloaded to; for `folder` the folder itself, for `csv` the file of "
+        "path,label[,split]",
+    )
+    cache_dir: str = setting("", "where decoded pictures are kept; by default ~/.cache/nhn_tf")
     val_fraction: float = setting(
         0.1, "share of the training images held out for validation", low=0.01, high=0.9, source="ENAS: 5k of 50k"
     )
     image_size: int = setting(
-        0, "side to scale and crop the images to; 0 keeps them", unit="pixels", low=0, high=MAX_IMAGE_SIZE
+        0,
+        "side to scale and crop the images to; 0 keeps them, and chooses one for pictures that differ in size",
+        unit="pixels",
+        low=0,
+        high=MAX_IMAGE_SIZE,
     )
     train_limit: int = setting(
         0, "use only that many training images, stratified; 0 uses all", unit="images", low=0, high=10**9

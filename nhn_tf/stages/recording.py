@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 
 from nhn_tf import training
-from nhn_tf.runs import Checkpoint, StageDirectory
+from nhn_tf.runs import Checkpoint, OpenStage
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search.searcher import Searcher
 from nhn_tf.storage import stopping
@@ -26,7 +26,7 @@ class Saver:
       minutes: how long may pass without a checkpoint.
     """
 
-    def __init__(self, stage: StageDirectory, monitor: Monitor, *, minutes: float):
+    def __init__(self, stage: OpenStage, monitor: Monitor, *, minutes: float):
         self._stage = stage
         self._monitor = monitor
         self._seconds = 60.0 * minutes

@@ -11,11 +11,11 @@ import keras
 from nhn_tf import training
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.errors import UserError
-from nhn_tf.runs import Checkpoint, Settings, StageDirectory
+from nhn_tf.runs import Checkpoint, OpenStage, Settings
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
-from nhn_tf.settings import SgdConfig
-from nhn_tf.stages.common import Feed, start, uses_validation
+from nhn_tf.settings import SgdConfig, TrainConfig
+from nhn_tf.stages.feed import Feed, uses_validation
 from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, place, position
 from nhn_tf.storage import stopping
 from nhn_tf.training import optimizers
@@ -31,7 +31,7 @@ class TrainingFailedError(UserError):
 
 
 def fit(
-    stage: StageDirectory,
+    stage: OpenStage,
     model: keras.Model,
     feed: Feed,
     settings: Settings,
@@ -44,14 +44,15 @@ def fit(
       stopping.Stopped: a signal has asked for it.
     """
     config = settings.expect(SgdConfig)
+    ema, smoothing = (config.ema, config.label_smoothing) if isinstance(config, TrainConfig) else (0.0, 0.0)
     everything = uses_validation(config)
     batches = feed.train(config, with_validation=everything)
 
     def compile(rate_scale: float) -> None:
         training.compile_classifier(
             model,
-            optimizers.make_optimizer(config, len(batches), rate_scale=rate_scale, ema=getattr(config, "ema", 0.0)),
-            label_smoothing=getattr(config, "label_smoothing", 0.0),
+            optimizers.make_optimizer(config, len(batches), rate_scale=rate_scale, ema=ema),
+            label_smoothing=smoothing,
             steps_per_execution=settings.compute.steps_per_execution,
         )
 
@@ -78,14 +79,12 @@ def fit(
         watch.close()
 
     compile(1.0)
-    start(stage, feed)
     _resumed(stage, settings, beginning, train)
 
 
 def search(
-    stage: StageDirectory,
+    stage: OpenStage,
     searcher: Searcher,
-    feed: Feed,
     settings: Settings,
     batches: tuple[Batches, Batches],
 ) -> dict[str, Any]:
@@ -115,12 +114,11 @@ def search(
         watch.close()
         return metrics
 
-    start(stage, feed)
     return _resumed(stage, settings, beginning, train, unit=searcher.unit)
 
 
 def _resumed(
-    stage: StageDirectory,
+    stage: OpenStage,
     settings: Settings,
     beginning: Callable[[], Checkpoint],
     train: Callable[[Checkpoint | None], Result],
@@ -128,7 +126,7 @@ def _resumed(
     unit: str = "epoch",
 ) -> Result:
     """What `train` returns for the newest checkpoint; after a divergence, on request, at half the learning rate."""
-    checkpoint = stage.load_checkpoint()
+    checkpoint = stage.resume()
     rollback = settings.compute.on_nan == "rollback"
     if rollback and checkpoint is None:
         checkpoint = beginning()
@@ -167,7 +165,7 @@ def _slower(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, values=values)
 
 
-def _failure(stage: StageDirectory, error: Exception, where: str | None) -> TrainingFailedError:
+def _failure(stage: OpenStage, error: Exception, where: str | None) -> TrainingFailedError:
     last = f"The last good checkpoint, {where}, stays.\n" if where else ""
     return TrainingFailedError(
         f"stage '{stage.name}': {error}.\n{last}"
@@ -182,7 +180,7 @@ def _where(checkpoint: Checkpoint, unit: str) -> str:
     return f"{unit} {checkpoint.epoch}" + (f", step {checkpoint.step}" if checkpoint.step else "")
 
 
-def _monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
+def _monitor(stage: OpenStage, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
     """The stage's monitor; it takes up the history of an interrupted process."""
     history = checkpoint.values["history"] if checkpoint else []
     if checkpoint and (checkpoint.epoch or checkpoint.step):

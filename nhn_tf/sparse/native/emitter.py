@@ -161,12 +161,36 @@ class Function:
         if lanes is None or lanes >= self.lanes:
             self.do(f"store {self.vector} {value}, ptr {pointer}, align 4")
             return
-        mask = ", ".join(f"i1 {int(lane < lanes)}" for lane in range(self.lanes))
-        suffix = f"v{self.lanes}f32.p0"
+        self.store_lanes(value, pointer, [lane < lanes for lane in range(self.lanes)])
+
+    def store_lanes(self, value: Value, pointer: Value, chosen: Sequence[bool]) -> None:
+        """The chosen lanes of a vector; in memory, what lies at the others is left alone."""
+        if all(chosen):
+            self.store(value, pointer)
+            return
         self.do(
-            f"call void @llvm.masked.store.{suffix}({self.vector} {value}, ptr {pointer}, i32 4, "
-            f"<{self.lanes} x i1> <{mask}>)"
+            f"call void @llvm.masked.store.v{self.lanes}f32.p0({self.vector} {value}, ptr {pointer}, i32 4, "
+            f"{self._mask(chosen)})"
         )
+
+    def load_first(self, pointer: Value, lanes: int) -> Value:
+        """The first `lanes` of a vector; what lies behind them is not read."""
+        if lanes >= self.lanes:
+            return self.load(pointer)
+        mask = self._mask([lane < lanes for lane in range(self.lanes)])
+        return self.new(
+            f"call {self.vector} @llvm.masked.load.v{self.lanes}f32.p0(ptr {pointer}, i32 4, {mask}, "
+            f"{self.vector} poison)"
+        )
+
+    def shuffle(self, a: Value, b: Value, places: Sequence[str]) -> Value:
+        """A vector of lanes of two: for each its place, counted through both, or "poison" where it does not matter."""
+        order = ", ".join(f"i32 {place}" for place in places)
+        return self.new(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{self.lanes} x i32> <{order}>")
+
+    def _mask(self, chosen: Sequence[bool]) -> Value:
+        bits = ", ".join(f"i1 {int(lane)}" for lane in chosen)
+        return f"<{self.lanes} x i1> <{bits}>"
 
     def prefetch(self, pointer: Value) -> None:
         """Brings a cache line closer; any address will do."""
@@ -224,6 +248,7 @@ def declarations(lanes: int) -> str:
             f"declare {v} @llvm.maximum.v{lanes}f32({v}, {v})",
             f"declare float @llvm.vector.reduce.fmaximum.v{lanes}f32({v})",
             f"declare void @llvm.masked.store.v{lanes}f32.p0({v}, ptr, i32, <{lanes} x i1>)",
+            f"declare {v} @llvm.masked.load.v{lanes}f32.p0(ptr, i32, <{lanes} x i1>, {v})",
             "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
         )
     )

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.sparse.native import kernels
-from nhn_tf.sparse.native.convolution import Tap
+from nhn_tf.sparse.native import copies
+from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for
+from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Tables
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
 from nhn_tf.sparse.program import operations as ops
@@ -42,21 +44,42 @@ class Source:
     taps: tuple[Tap, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What was decided for one convolution.
+
+    Attributes:
+      op: its place in the plan's program.
+      density: live kernels of all.
+      sparse: whether only live kernels are computed, or all (of inputs that any filter of a group reads).
+      block: in registers.
+    """
+
+    op: int
+    density: float
+    sparse: bool
+    block: Block
+
+
 class Steps:
     """Steps in the order in which they run.
 
     Attributes:
       program: what they compute.
+      host: the machine that they are for.
+      lanes: float32 values in one of its vector registers.
       tables: what they read beside the arena.
-      lanes: float32 values in a vector register.
+      decisions: so far, one for each convolution.
     """
 
-    def __init__(self, program: Program, lanes: int):
+    def __init__(self, program: Program, host: Host):
         self.program = program
-        self.tables = Tables(lanes)
-        self.lanes = lanes
+        self.host = host
+        self.lanes = host.lanes
+        self.tables = Tables(host.lanes)
+        self.decisions: list[Decision] = []
         self._steps: list[Step] = []
-        self._layouts = map_layouts(program, lanes)
+        self._layouts = map_layouts(program, host.lanes)
         self._seamed: set[Buffer] = set()
         self._entries = 0
 
@@ -131,14 +154,23 @@ class Steps:
         if not rows:
             return
         self._spend(len(rows))
+        moves = vector_moves(rows, steps, self.lanes)
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()
             arguments = [
-                base, target_base, self.tables.indices(starts), self.tables.indices(target_starts), len(starts),
-                self.tables.indices(rows), len(rows),
-            ]  # fmt: skip
-            self.tables.call(kernels.copy, *steps, arguments=arguments)
+                base,
+                target_base,
+                self.tables.indices(starts),
+                self.tables.indices(target_starts),
+                len(starts),
+            ]
+            if moves:
+                arguments.append(self.tables.indices(moves.vectors))
+                self.tables.call(copies.copy_vectors, moves.patterns, arguments=arguments)
+            else:
+                arguments += [self.tables.indices(rows), len(rows)]
+                self.tables.call(copies.copy_values, *steps, arguments=arguments)
 
         self.step(emit, *values)
 

@@ -16,10 +16,9 @@ from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.layers.reduction import FactorizedReduction
-from nhn_tf.models.keras_graph import Graph, Node, trace, weights_of
+from nhn_tf.models.keras_graph import Graph, Node, obstacle, trace, weights_of
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program, ProgramError, Shape, UnsupportedLayerError
-from nhn_tf.sparse.program.optimize import optimize
 
 ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
     getattr(activations, name): name
@@ -27,12 +26,11 @@ ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
 }
 
 
-def read(model: keras.Model, simplify: Callable[..., Program] = optimize) -> Program:
-    """Translates a model.
+def read(model: keras.Model) -> Program:
+    """Translates a model, layer by layer.
 
     Args:
       model: functional.
-      simplify: makes the program of what was read, (operations, outputs).
 
     Raises:
       UnsupportedLayerError: it has a layer, or a layer's setting, that the runtime does not know.
@@ -40,24 +38,21 @@ def read(model: keras.Model, simplify: Callable[..., Program] = optimize) -> Pro
     """
     graph = trace(model)
     others = [name for name in graph.nodes if name not in graph.inputs]
-    return read_part(graph, [*graph.inputs, *others], graph.outputs, simplify)
+    return read_part(graph, [*graph.inputs, *others], graph.outputs)
 
 
-def read_part(
-    graph: Graph, names: Sequence[str], outputs: Sequence[str], simplify: Callable[..., Program] = optimize
-) -> Program:
+def read_part(graph: Graph, names: Sequence[str], outputs: Sequence[str]) -> Program:
     """Translates some layers, in order; what they read of others becomes the program's inputs, in order of use.
 
     Args:
       graph: of the model.
       names: of the layers, in topological order.
       outputs: names of those whose values are the result.
-      simplify: makes the program of what was read.
     """
     draft = Draft()
     for name in names:
         draft.read_layer(graph, name)
-    return simplify(draft.ops, tuple(draft.values[name] for name in outputs))
+    return Program(tuple(draft.ops), tuple(draft.values[name] for name in outputs))
 
 
 def input_names(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:
@@ -117,15 +112,8 @@ class Draft:
 
     @staticmethod
     def _reader(node: Node) -> Callable[[Draft, Node, list[int]], int]:
-        if not isinstance(node.layer, keras.Layer):
-            raise _Refusal("it is a bare operation (as of `x + y` or keras.ops), not a layer such as keras.layers.Add")
-        if type(node.layer) not in READERS:
-            known = ", ".join(sorted(kind.__name__ for kind in READERS))
-            raise _Refusal(f"its type is unknown. Known types: {known}")
-        if getattr(node.layer, "data_format", "channels_last") != "channels_last":
-            raise _Refusal("channels must come last. Received: data_format='channels_first'")
-        if getattr(node.layer, "lora_enabled", False) or getattr(node.layer, "quantization_mode", None):
-            raise _Refusal("its weights are quantized or adapted (LoRA)")
+        if reason := obstacle(node.layer, READERS):
+            raise _Refusal(reason)
         return READERS[type(node.layer)]
 
     def add(self, op: Op) -> int:
@@ -417,4 +405,4 @@ READERS: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
     layers.SpatialDropout2D: _read_same,
     layers.Identity: _read_same,
 }
-"""Layer type to reader. Subclasses are not looked up: theirs may compute something else."""
+"""Layer type to reader."""

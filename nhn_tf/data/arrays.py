@@ -1,0 +1,78 @@
+"""Images that a program has at hand, as a data set's source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nhn_tf.data.splits import DataError, Source, Split
+
+Labelled = tuple[np.ndarray, Sequence]
+
+
+def read(
+    x: np.ndarray,
+    y: Sequence,
+    val: Labelled | None = None,
+    test: Labelled | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Source:
+    """The source of arrays; arguments as for `datasets.from_arrays`.
+
+    Raises:
+      DataError: a shape, a type or a range is another, or a label has no name.
+    """
+    names = _names(np.asarray(y), class_names)
+    return Source(
+        train=_split("x", x, y, names),
+        test=None if test is None else _split("test", *test, names),
+        class_names=names,
+        flip=None,
+        val=None if val is None else _split("val", *val, names),
+    )
+
+
+def _names(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    if class_names is not None:
+        names = tuple(map(str, class_names))
+    elif labels.dtype.kind in "iu":
+        names = tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
+    else:
+        names = tuple(map(str, np.unique(labels)))
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"There must be at least two classes, each of its own name. Received: {', '.join(names)}.")
+    return names
+
+
+def _split(what: str, images: np.ndarray, labels: Sequence, names: tuple[str, ...]) -> Split:
+    images, given = np.asarray(images), np.asarray(labels)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        raise DataError(f"`{what}` must be images [N, H, W] or [N, H, W, 1 or 3]. Received: shape {images.shape}.")
+    if given.shape != images.shape[:1]:
+        raise DataError(f"`{what}` must have a label for each of {len(images)} images. Received: shape {given.shape}.")
+    numbers = given if given.dtype.kind in "iu" else _numbers(given, names)
+    unknown = (numbers < 0) | (numbers >= len(names))
+    if unknown.any():
+        raise DataError(f"`{what}` has a label that is none of the {len(names)} classes: {given[unknown][0]!r}.")
+    return Split(_levels(what, images), numbers.astype(np.int32))
+
+
+def _numbers(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """The number of each name, -1 for an unknown one."""
+    number = {name: label for label, name in enumerate(names)}
+    return np.array([number.get(str(label), -1) for label in labels])
+
+
+def _levels(what: str, images: np.ndarray) -> np.ndarray:
+    """Images as uint8 levels."""
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:  # false for NaN, too
+        return np.rint(images * 255).astype(np.uint8)
+    raise DataError(
+        f"`{what}` must be uint8, or floating-point numbers in [0, 1]. "
+        f"Received: {images.dtype} from {images.min()} to {images.max()}."
+    )

@@ -164,6 +164,30 @@ def test_reinforce_follows_the_gradient_of_the_expected_reward():
         assert -gradient[at] == pytest.approx((above - below) / 2e-2, rel=0.02, abs=2e-5), variable.path
 
 
+@pytest.mark.jax_slow
+def test_updates_are_adams_also_where_many_architectures_share_an_op():
+    rate, decay, epsilon = 0.01, 0.5, 1e-4
+    controller = make(controller_lr=rate, controller_beta_1=decay, controller_epsilon=epsilon)
+    plain = make()
+    ours, theirs = (c.likelihood.policy.trainable_variables for c in (controller, plain))
+    genes = TINY.enumerate()  # 64 architectures: in each layer 32 of them read the same embedding
+    advantages = 10 * np.random.default_rng(3).normal(size=len(genes))
+    first, second = [0.0] * len(ours), [0.0] * len(ours)
+    for step in (1, 2, 3):
+        before = [np.array(convert_to_numpy(v)) for v in ours]
+        for variable, value in zip(theirs, before, strict=True):
+            variable.assign(value)
+        gradients = gradient_of_step(plain, genes, advantages)
+        # Kingma & Ba 2015, section 2, with the bias corrections in the rate.
+        first = [decay * m + (1 - decay) * g for m, g in zip(first, gradients, strict=True)]
+        second = [0.999 * v + 0.001 * g**2 for v, g in zip(second, gradients, strict=True)]
+        corrected = rate * np.sqrt(1 - 0.999**step) / (1 - decay**step)
+        controller.update(genes, advantages)
+        for variable, value, m, v in zip(ours, before, first, second, strict=True):
+            expected = value - corrected * m / (np.sqrt(v) + epsilon)
+            np.testing.assert_allclose(convert_to_numpy(variable), expected, atol=2e-5, err_msg=variable.path)
+
+
 def test_entropy_bonus_and_skip_penalty_enter_the_loss_with_their_weights():
     genes = TINY.enumerate()[:10]
     outputs = make().likelihood.predict_on_batch(genes)

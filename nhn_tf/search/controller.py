@@ -140,7 +140,9 @@ class Policy(keras.layers.Layer):
             if self.space.num_layers == 1:
                 break
 
-            anchor, state = self.cell(self.op_embedding(op), state)
+            # As a product, not looked up: a lookup's gradient is sparse, and Keras's Adam does not sum the rows that
+            # TensorFlow gives twice.
+            anchor, state = self.cell(ops.matmul(chosen, self.op_embedding.embeddings), state)
             inputs = start
             if layer > 0:
                 query = self.anchor_query(anchor)[:, None, :]

@@ -67,7 +67,7 @@ def main() -> None:
     locations = LocationSupernet(genotype, **kind)
     locations.load_base(arrays)
     _compiled(locations)
-    codes = Evolution(locations.locations).generate(args.codes, rng)
+    codes = Evolution(locations.locations, LocationConfig()).generate(args.codes, rng)
     last = locations.locations.from_addons([Addon(space.num_layers - 1, 3, 1)])
     directions = DirectionSupernet(
         dataclasses.replace(genotype, addons=locations.locations.to_addons(codes[0])), directions=2, **kind

@@ -325,7 +325,7 @@ class AddonSearch(Searcher):
         self._candidates = [self.candidate_arrays(arrays, number) for number in range(len(self.trials))]
 
     def candidate_arrays(self, arrays: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
-        """Out of a state, the add-ons of the trial at a place from 0, by path."""
+        """Out of a state, the add-ons of trial `number`, from 0, by path."""
         return _part(f"candidate{number}", arrays)
 
     def _learned(self) -> dict[str, keras.Variable]:

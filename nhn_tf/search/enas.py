@@ -98,7 +98,7 @@ class EnasSearch(Searcher):
             use_batch_statistics=config.reward_bn == "batch",
             seed=seed,
         )
-        self.controller = Controller.from_config(space, config, seed=seed)
+        self.controller = Controller(space, config, seed=seed)
         self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
 
     # The loop.

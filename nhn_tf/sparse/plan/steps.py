@@ -25,8 +25,15 @@ MAX_ENTRIES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """One call, or a few, written down when all memory has its place."""
+    """One call, or a few, written down when all memory has its place.
 
+    Attributes:
+      op: the operation whose value needs it.
+      emit: writes it down.
+      buffers: that it reads or writes.
+    """
+
+    op: int
     emit: Callable[[], None]
     buffers: tuple[Buffer, ...]
 
@@ -70,6 +77,8 @@ class Steps:
       lanes: float32 values in one of its vector registers.
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
+      op: the operation that steps are added for.
+      call_ops: of each call that was written down, the operation.
     """
 
     def __init__(self, program: Program, host: Host):
@@ -78,6 +87,8 @@ class Steps:
         self.lanes = host.lanes
         self.tables = Tables(host.lanes)
         self.decisions: list[Decision] = []
+        self.op = 0
+        self.call_ops: list[int] = []
         self._steps: list[Step] = []
         self._layouts = map_layouts(program, host.lanes)
         self._seamed: set[Buffer] = set()
@@ -100,13 +111,14 @@ class Steps:
         size, regions = allocate(buffers, slack=2 * self.lanes)
         for step in self._steps:
             step.emit()
+            self.call_ops += [step.op] * (len(self.tables.calls) - len(self.call_ops))
         return size, regions
 
     def step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
         """Adds a step that reads or writes these values."""
         buffers = tuple(dict.fromkeys(buffer for value in values for buffer in value.buffers))
         self._spend(len(buffers))
-        self._steps.append(Step(emit, buffers))
+        self._steps.append(Step(self.op, emit, buffers))
 
     def _spend(self, entries: int) -> None:
         """Counts what is kept for later.

@@ -23,7 +23,13 @@ CALL_SIZE = 400
 
 
 class Tables:
-    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once."""
+    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once.
+
+    Attributes:
+      lanes: float32 values in a vector register.
+      kernels: what they were generated from, to (function's name, IR).
+      calls: (function's name, arguments), in order.
+    """
 
     def __init__(self, lanes: int):
         self.lanes = lanes
@@ -76,16 +82,18 @@ class Tables:
         tail = np.zeros(4 * LINE, self._dtypes[table])
         return np.concatenate([*self._parts[table], tail])
 
-    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> str:
+    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape], *, timed: bool = False) -> str:
         """The IR of all kernels and of the function that calls them for one image after another.
 
-        Images are taken from a counter that threads share, so that none waits for one that was held up.
+        Images are taken from a counter that threads share, so that none waits for one that was held up. With `timed`,
+        each call's turns of the processor's clock are added to an int64 of `%ticks`.
         """
         f = Function(
             ENTRY,
-            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end"],
+            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end",
+             "ptr %ticks"],
             self.lanes,
-        )
+        )  # fmt: skip
         with f.shared_loop("%next", "%end") as image:
             outside: dict[str, list[Value]] = {}
             for table, shapes in (("inputs", inputs), ("outputs", outputs)):
@@ -93,9 +101,12 @@ class Tables:
                 for number, shape in enumerate(shapes):
                     base = f.new(f"load ptr, ptr {f.at(f'%{table}', number, 'ptr')}, align 8")
                     outside[table].append(f.at(base, f.mul(image, int(np.prod(shape, dtype=np.int64)))))
-            for name, arguments in self.calls:
+            for number, (name, arguments) in enumerate(self.calls):
                 typed = ", ".join(self._argument(f, argument, outside) for argument in arguments)
+                begin = f.ticks() if timed else ""
                 f.do(f"call void @{name}({typed})")
+                if timed:
+                    f.count(f.at("%ticks", number, "i64"), f.new(f"sub i64 {f.ticks()}, {begin}"))
         texts = [text for _, text in self.kernels.values()]
         return "\n".join((declarations(self.lanes), *texts, str(f)))
 

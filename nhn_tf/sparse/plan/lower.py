@@ -97,5 +97,5 @@ def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(steps.decisions),
-        calls=tuple((op, name) for op, (name, _) in zip(steps.call_ops, steps.tables.calls, strict=True)),
+        calls=tuple((op, name) for op, (name, *_) in zip(steps.call_ops, steps.tables.calls, strict=True)),
     )

@@ -42,6 +42,7 @@ import keras
 import numpy as np
 
 import nhn_tf.sparse
+from benchmarks.zoo import settle
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.sparse.native import machine
@@ -109,7 +110,7 @@ def pruned_network(sparsity: float, *, filters: int, shape: tuple[int, int, int]
     for layer in model.layers:
         if isinstance(layer, MaskedConv2D):
             layer.set_mask(_random_mask(rng, tuple(layer.mask.shape), sparsity))
-    _settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
+    settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
     return model
 
 
@@ -124,7 +125,7 @@ def chain(side: int, filters: int, size: int, seed: int) -> keras.Model:
         layer.set_mask(_random_mask(rng, (filters, filters), 0.9))
         x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
-    _settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
+    settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
     return model
 
 
@@ -132,17 +133,6 @@ def _random_mask(rng: np.random.Generator, shape: tuple[int, ...], sparsity: flo
     mask = np.zeros(int(np.prod(shape)), bool)
     mask[rng.choice(mask.size, round((1 - sparsity) * mask.size), replace=False)] = True
     return mask.reshape(shape)
-
-
-def _settle(model: keras.Model, images: np.ndarray) -> None:
-    """Moving statistics that fit the weights, so that activations keep their scale."""
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(images, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def in_float64(model: keras.Model) -> keras.Model:

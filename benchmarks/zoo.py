@@ -13,14 +13,14 @@ from keras import layers
 def mobilenet_v2(side: int, sparsity: float, seed: int = 0) -> keras.Model:
     """MobileNetV2 for 1000 classes; `sparsity` of the weights of each 1x1 convolution are 0."""
     keras.utils.set_random_seed(seed)
-    model = keras.applications.MobileNetV2(input_shape=(side, side, 3), weights=None)
+    model = keras.applications.MobileNetV2(input_shape=(side, side, 3), weights=None, classifier_activation=None)
     return _pruned(model, (1, 1), sparsity, seed)
 
 
 def resnet50(side: int, sparsity: float, seed: int = 0) -> keras.Model:
     """ResNet50 for 1000 classes; `sparsity` of the kernels of each 3x3 convolution are 0."""
     keras.utils.set_random_seed(seed)
-    model = keras.applications.ResNet50(input_shape=(side, side, 3), weights=None)
+    model = keras.applications.ResNet50(input_shape=(side, side, 3), weights=None, classifier_activation=None)
     return _pruned(model, (3, 3), sparsity, seed)
 
 
@@ -54,4 +54,16 @@ def _pruned(model: keras.Model, size: tuple[int, int], sparsity: float, seed: in
             dead = rng.permutation(kernel[0, 0].size)[: round(sparsity * kernel[0, 0].size)]
             kernel.reshape(*size, -1)[:, :, dead] = 0
             layer.kernel.assign(kernel)
+    settle(model, rng.standard_normal((8, *model.input_shape[1:])).astype(np.float32))
     return model
+
+
+def settle(model: keras.Model, images: np.ndarray) -> None:
+    """Moving statistics that fit the weights, so that activations keep their scale."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum

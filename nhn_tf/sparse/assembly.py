@@ -25,14 +25,20 @@ def assemble(plan: Plan) -> MachineCode:
 
 
 class MachineCode:
-    """A plan's machine code, its tables, and arenas for those who run it."""
+    """A plan's machine code, its tables, and arenas for those who run it.
+
+    Attributes:
+      plan: that it runs.
+      ticks: int64, what each call of a timed plan has taken so far, by the processor's clock.
+    """
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.code = machine.NativeCode(plan.ir, ENTRY, [ctypes.c_void_p] * 6 + [ctypes.c_int64])
+        self.code = machine.NativeCode(plan.ir, ENTRY, [ctypes.c_void_p] * 6 + [ctypes.c_int64, ctypes.c_void_p])
         self.constants = _aligned(plan.constants.size)
         self.constants[:] = plan.constants
         self.indices = plan.indices
+        self.ticks = np.zeros(len(plan.calls), np.int64)
         self._free: collections.deque[np.ndarray] = collections.deque()  # its methods are atomic
 
     def run(
@@ -45,7 +51,9 @@ class MachineCode:
         tables = [(ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)) for arrays in (inputs, outputs)]
         constants, indices = self.constants.ctypes.data, self.indices.ctypes.data
         try:
-            self.code.call(arena.ctypes.data, constants, indices, *tables, ctypes.addressof(counter), end)
+            self.code.call(
+                arena.ctypes.data, constants, indices, *tables, ctypes.addressof(counter), end, self.ticks.ctypes.data
+            )
         finally:
             self._free.append(arena)
 

@@ -52,22 +52,25 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
     return compile_program(optimize(layers), threads=threads)  # Folded and fused: what a file keeps.
 
 
-def compile_program(program: Program, *, threads: int | None = None, lanes: int | None = None) -> SparseRuntime:
+def compile_program(
+    program: Program, *, threads: int | None = None, lanes: int | None = None, timed: bool = False
+) -> SparseRuntime:
     """The passes behind `optimize`, which need no Keras: what loading a file runs.
 
     Args:
       program: to compute.
       threads: that share a batch; by default one for each core that this process may use.
       lanes: vector width in float32 values; by default the machine's.
+      timed: whether it shall time its steps, which takes some time itself.
     """
     if lanes is not None and lanes not in machine.HOSTS:
         raise ValueError(f"`lanes` must be one of {', '.join(map(str, machine.HOSTS))}. Received: {lanes}.")
     checked_threads(threads)
     host = machine.host() if lanes is None else machine.HOSTS[lanes]
     merged = merge(program)  # Less work, perhaps more weights: what a file does not keep.
-    plan = lower(merged, host)  # Layouts, memory, blocks, tables, LLVM IR.
+    plan = lower(merged, host, timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
     code = assemble(plan)  # Instructions of this machine.
-    again = functools.partial(compile_program, program, threads=threads, lanes=lanes)
+    again = functools.partial(compile_program, program, threads=threads, lanes=lanes, timed=timed)
     return SparseRuntime(program, code, threads=threads, again=again)
 
 

@@ -125,6 +125,17 @@ class Function:
         narrow = self.new(f"load i32, ptr {self.at(pointer, at, 'i32')}, align 4")
         return self.new(f"sext i32 {narrow} to i64")
 
+    # Time.
+
+    def ticks(self) -> Value:
+        """What the processor's clock shows, in units that differ from machine to machine."""
+        return self.new("call i64 @llvm.readcyclecounter()")
+
+    def count(self, pointer: Value, number: Value) -> None:
+        """Adds to an int64 in memory."""
+        total = self.new(f"add i64 {self.new(f'load i64, ptr {pointer}')}, {number}")
+        self.do(f"store i64 {total}, ptr {pointer}")
+
     # Numbers.
 
     def constant(self, number: float) -> Value:
@@ -242,6 +253,7 @@ def declarations(lanes: int) -> str:
     return "\n".join(
         (
             "declare i64 @llvm.smin.i64(i64, i64)",
+            "declare i64 @llvm.readcyclecounter()",
             f"declare {v} @llvm.fmuladd.v{lanes}f32({v}, {v}, {v})",
             f"declare {v} @llvm.rint.v{lanes}f32({v})",
             f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {v})",

@@ -26,16 +26,20 @@ class Plan:
 
     Attributes:
       program: what is computed.
-      ir: a module whose function `run` (arena, constants, indices, inputs, outputs, next image, end) does it all.
+      host: the machine that it is for.
+      ir: a module whose function `run` does it all; its arguments: arena, constants, indices, inputs, outputs, next
+        image, end, ticks.
       constants: float32, the weights.
       indices: int32, where planes lie.
       arena: float32 values that each thread needs.
       regions: of the arena.
       inputs, outputs: shapes of the values that come and go.
       decisions: one for each convolution.
+      calls: (operation, kernel's name) of each call, in order.
     """
 
     program: Program
+    host: Host
     ir: str
     constants: np.ndarray
     indices: np.ndarray
@@ -44,6 +48,7 @@ class Plan:
     inputs: tuple[ops.Shape, ...]
     outputs: tuple[ops.Shape, ...]
     decisions: tuple[Decision, ...]
+    calls: tuple[tuple[int, str], ...]
 
 
 LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
@@ -63,8 +68,8 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
 """Operation to what adds its steps and returns its value, a function of (steps, its number, it, *values it reads)."""
 
 
-def lower(program: Program, host: Host) -> Plan:
-    """Plans a program.
+def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
+    """Plans a program; with `timed`, one that times its calls.
 
     Raises:
       CapacityError: it is too large.
@@ -72,16 +77,19 @@ def lower(program: Program, host: Host) -> Plan:
     steps = Steps(program, host)
     values: list[Planes | Vector] = []
     for number, op in enumerate(program.ops):
+        steps.op = number
         reads = [values[value] for value in op.inputs]
         values.append(LOWERINGS[type(op)](steps, number, op, *reads))
     for place, value in enumerate(program.outputs):
+        steps.op = value
         lower_ends.lower_output(steps, place, value, values[value])
     arena, regions = steps.place()
     inputs = tuple(program.shapes[value] for value in program.inputs)
     outputs = tuple(program.shapes[value] for value in program.outputs)
     return Plan(
         program=program,
-        ir=steps.tables.module(inputs, outputs),
+        host=host,
+        ir=steps.tables.module(inputs, outputs, timed=timed),
         constants=steps.tables.array("constants"),
         indices=steps.tables.array("indices"),
         arena=arena,
@@ -89,4 +97,5 @@ def lower(program: Program, host: Host) -> Plan:
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(steps.decisions),
+        calls=tuple((op, name) for op, (name, *_) in zip(steps.call_ops, steps.tables.calls, strict=True)),
     )

@@ -46,11 +46,7 @@ def plain(model: keras.Model) -> keras.Model:
             tensors[name] = inputs[0]
         else:
             tensors[name] = _replace(node, inputs)
-    inputs, outputs = (
-        keras.tree.map_structure(lambda tensor: tensors[keras_graph.layer_of(tensor)], part)
-        for part in keras_graph.structure_of(model)
-    )
-    return keras.Model(inputs, outputs, name=model.name)
+    return keras_graph.model_like(model, traced, tensors)
 
 
 def _replace(node: keras_graph.Node, inputs: list[Any]) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import keras
+import numpy as np
 from keras import layers as klayers
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
-from nhn_tf.models import keras_graph
+from nhn_tf.models import agreement, copying, keras_graph
 from nhn_tf.pruning import criteria
 from nhn_tf.pruning.masked import apply_masks, kernels_of
 
@@ -31,6 +33,7 @@ def prune(
     allow_disconnected: bool = False,
     seed: int = 0,
     layers: Sequence[str] | None = None,
+    check: bool = True,
 ) -> keras.Model:
     """Copies a model with its least important k x k kernels switched off (paper, section 2.2).
 
@@ -48,14 +51,17 @@ def prune(
       allow_disconnected: let a layer lose its last kernel; otherwise its strongest stays, with a warning.
       seed: of the `random` criterion.
       layers: names of the convolutions to prune. By default those with 3x3 or 5x5 kernels and `groups=1`, except
-        stems: convolutions with no other convolution between them and the model's input.
+        stems: convolutions with no other convolution between them and the model's input. A layer in a model within
+        the model goes by its path (`base/conv`).
+      check: compare the copy's outputs, before a kernel goes, with the model's on random images.
 
     Returns:
-      A new model, not compiled, of the same layer names and weights.
+      A new model, not compiled, of the same structure, layer names and weights.
 
     Raises:
       ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, or
-        a layer that cannot be pruned; the message names it.
+        a layer that cannot be copied; the message names it.
+      DisagreementError: the copy does not compute what the model does (see `nhn_tf.models.agreement`).
     """
     selection = propose(
         model,
@@ -82,7 +88,9 @@ def prune(
                 'scope="layer" prunes every layer alike.',
                 stacklevel=2,
             )
-    pruned = _masked_clone(model, frozenset(selection.masks))
+    pruned = _masked_clone(model, selection.masks)
+    if check:
+        agreement.check_same(model, lambda inputs: agreement.run(pruned, inputs)[0], "the copy with maskable layers")
     apply_masks(pruned, selection.masks)
     return pruned
 
@@ -123,13 +131,18 @@ def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[st
     Raises:
       ValueError: none qualifies, or one of `layers` is no Conv2D or MaskedConv2D with `groups=1`.
     """
-    nodes = keras_graph.trace(model).nodes
+    graph = keras_graph.trace(model)
+    nodes = graph.nodes
     behind_convolution: dict[str, bool] = {}
     for name, node in nodes.items():
         behind_convolution[name] = any(
             behind_convolution[parent] or _is_convolution(nodes[parent].layer) for parent in node.parents
         )
-    candidates = {name: node.layer for name, node in nodes.items() if _is_maskable(node.layer)}
+    candidates = {
+        name: node.layer
+        for name, node in nodes.items()
+        if _is_maskable(node.layer) and graph.calls[name][0] == name  # A shared layer has one mask for all its calls.
+    }
     if layers is not None:
         if isinstance(layers, str) or not layers:
             raise ValueError(f"`layers` must be a list of one or more layer names. Received: {layers!r}.")
@@ -151,19 +164,42 @@ def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[st
     return found
 
 
-def _masked_clone(model: keras.Model, masked: frozenset[str]) -> keras.Model:
-    def clone(layer: Any) -> Any:
-        kind = MaskedConv2D if layer.name in masked else type(layer)
-        return kind.from_config(layer.get_config())
+def _masked_clone(model: keras.Model, masked: Collection[str]) -> keras.Model:
+    """A copy, models within it copied too, in which the convolutions of these paths are MaskedConv2D."""
+    sources = keras_graph.layers_of(model)
+    new = {id(sources[path]) for path in masked if not isinstance(sources[path], MaskedConv2D)}
 
-    copy = keras.models.clone_model(model, clone_function=clone)
-    for source, target in zip(model.layers, copy.layers, strict=True):
-        # By name: a MaskedConv2D has a mask besides the weights of the Conv2D it replaces.
-        weights = keras_graph.weights_of(source)
-        for variable in target.variables:
-            if variable.name in weights:
-                variable.assign(weights[variable.name])
+    def clone(layer: Any) -> Any:
+        return copying.remake(layer, MaskedConv2D if id(layer) in new else None)
+
+    with _uncompiled(model):
+        copy = keras.models.clone_model(model, input_tensors=_inputs_alike(model), clone_function=clone, recursive=True)
+    for path, target in keras_graph.layers_of(copy).items():
+        whole = {"mask": np.ones(target.mask.shape, "float32")} if id(sources[path]) in new else {}
+        copying.carry(sources[path], target, **whole)
     return copy
+
+
+def _inputs_alike(model: keras.Model) -> Any:
+    """New inputs of the same names; Keras would name them after its tensors."""
+    if isinstance(model, keras.Sequential):
+        return None
+    return keras.tree.map_structure(
+        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=keras_graph.layer_of(t)), model.input
+    )
+
+
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Keeps Keras from compiling the copies of a model, which it cannot with a loss that has no registered name."""
+    models = [layer for layer in model._flatten_layers() if isinstance(layer, keras.Model) and layer.compiled]
+    for one in models:
+        one.compiled = False
+    try:
+        yield
+    finally:
+        for one in models:
+            one.compiled = True
 
 
 def _is_convolution(layer: Any) -> bool:
@@ -172,4 +208,4 @@ def _is_convolution(layer: Any) -> bool:
 
 
 def _is_maskable(layer: Any) -> bool:
-    return type(layer) in (klayers.Conv2D, MaskedConv2D) and layer.groups == 1
+    return keras_graph.kind_of(layer) in (klayers.Conv2D, MaskedConv2D) and layer.groups == 1

@@ -8,16 +8,17 @@ import keras
 import numpy as np
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.models import keras_graph
 from nhn_tf.values.masks import Masks
 
 
 def masked_layers(model: keras.Model, names: Sequence[str] | None = None) -> dict[str, MaskedConv2D]:
-    """The MaskedConv2D layers of a model by name, all of them or those in `names`.
+    """The MaskedConv2D layers of a model by path (see `keras_graph.layers_of`), all of them or those in `names`.
 
     Raises:
       ValueError: a name that is not that of a MaskedConv2D.
     """
-    found = {layer.name: layer for layer in model.layers if isinstance(layer, MaskedConv2D)}
+    found = {path: layer for path, layer in keras_graph.layers_of(model).items() if isinstance(layer, MaskedConv2D)}
     if names is None:
         return found
     if unknown := [name for name in names if name not in found]:

@@ -34,13 +34,16 @@ __all__ = [
 ]
 
 
-def compile(model: Any, *, threads: int | None = None, fallback: str | None = None) -> SparseRuntime | MixedRuntime:
+def compile(
+    model: Any, *, threads: int | None = None, fallback: str | None = None, check: bool = True
+) -> SparseRuntime | MixedRuntime:
     """Makes native code of a functional Keras model.
 
     Args:
       model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.program.from_keras.READERS`.
       threads: that share a batch; by default one for each core that this process may use.
-      fallback: "keras" lets Keras compute layers that the runtime does not know.
+      fallback: "keras" lets Keras compute layers that the runtime does not know, at inference as in `predict`.
+      check: compare its outputs with the model's on random images.
 
     Returns:
       A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
@@ -50,18 +53,23 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
       MissingLLVMError: llvmlite is not installed; the message says how to install it.
       UnsupportedLayerError: a layer is not known; the message names it.
       CapacityError: the network is far larger than those that the runtime is made for.
-      ValueError: `threads` or `fallback` is none; or the model is subclassed, has a model within it, or calls a layer
-        twice.
+      DisagreementError: the outputs differ (see `nhn_tf.models.agreement`).
+      ValueError: `threads` or `fallback` is none; or the model is subclassed, or has a layer of several outputs.
     """
     if fallback not in (None, "keras"):
         raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
     machine.host()
-    from nhn_tf.sparse import mixed  # They need Keras, which saved networks do without.
-    from nhn_tf.sparse.program import from_keras  # They need Keras, which saved networks do without.
+    from nhn_tf.models import agreement  # They need Keras, which saved networks do without.
+    from nhn_tf.sparse import mixed
+    from nhn_tf.sparse.program import from_keras
 
+    runtime: SparseRuntime | MixedRuntime
     try:
-        return SparseRuntime(from_keras.read(model), threads=threads)
+        runtime = SparseRuntime(from_keras.read(model), threads=threads)
     except from_keras.UnsupportedLayerError:
         if fallback is None:
             raise
-        return mixed.MixedRuntime(model, threads=threads)
+        runtime = mixed.MixedRuntime(model, threads=threads)
+    if check:
+        agreement.check_same(model, lambda inputs: agreement.as_list(runtime(*inputs)), "the compiled network")
+    return runtime

@@ -11,6 +11,9 @@ from nhn_tf import pruning
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import agreement, copying, keras_graph
 
+# Layers at which compaction ends are warned of; what they compute is looked at here.
+pytestmark = pytest.mark.filterwarnings("ignore:`compact` will keep")
+
 
 def shake(model: keras.Model, seed: int = 0) -> keras.Model:
     """Random weights and statistics everywhere, also in layers within layers."""

@@ -17,6 +17,7 @@ from nhn_tf.sparse.program.from_keras import READERS
 
 OURS = (
     nhn_tf.layers.MaskedConv2D,
+    nhn_tf.layers.MaskedDense,
     nhn_tf.layers.BatchNorm,
     nhn_tf.layers.FactorizedReduction,
     nhn_tf.layers.GroupedGlobalPool,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import keras
@@ -21,6 +21,7 @@ from keras import layers
 from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.models import keras_graph
 
@@ -91,15 +92,19 @@ def layer_cost(kind: type, weights: Weights, shape: Shape, *, name: str = "", ag
     )
 
 
-def layer_costs(model: keras.Model) -> dict[str, Cost]:
+def layer_costs(model: keras.Model, shapes: Sequence[Shape] | None = None) -> dict[str, Cost]:
     """Cost of every call of a layer in a functional model, by node name (see `keras_graph`).
 
     Parameters of a layer that is called more than once stand at its first call.
 
+    Args:
+      model: functional or Sequential.
+      shapes: of its inputs, batch axis first, where others are wanted than those that it was built with.
+
     Raises:
       ValueError: as in `layer_cost` and `keras_graph.trace`.
     """
-    graph = keras_graph.trace(model)
+    graph = keras_graph.trace(model, shapes)
     return {
         name: layer_cost(
             node.kind, all_weights(node.layer), computed_at(graph, name), name=name, again=graph.calls[name][0] != name
@@ -144,15 +149,15 @@ def _masked_entries(weights: Weights) -> int:
     """Kernel entries of masked connections."""
     if "mask" not in weights:
         return 0
-    kh, kw = weights["kernel"].shape[:2]
-    return kh * kw * int(np.sum(weights["mask"] == 0))
+    size = math.prod(weights["kernel"].shape[:-2])
+    return size * int(np.sum(weights["mask"] == 0))
 
 
 COUNTED: Final[Mapping[type, tuple[str, ...]]] = {
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D, MaskedConv2D, layers.Conv2DTranspose), ("kernel",)),
     **dict.fromkeys((layers.DepthwiseConv1D, layers.DepthwiseConv2D), ("kernel",)),
     **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), ("depthwise_kernel", "pointwise_kernel")),
-    layers.Dense: ("kernel",),
+    **dict.fromkeys((layers.Dense, MaskedDense), ("kernel",)),
     FactorizedReduction: ("kernel_a", "kernel_b"),
     GroupedGlobalPool: ("kernel",),
     **dict.fromkeys(

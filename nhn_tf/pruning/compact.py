@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_conv import Masked
 from nhn_tf.models import agreement, complexity, copying, keras_graph
 from nhn_tf.pruning import channels
 from nhn_tf.pruning.carrying import ConcatenateRule
 from nhn_tf.pruning.liveness import Analysis, analyse
+from nhn_tf.pruning.masked import UNMASKED
 
 
 def compact(model: keras.Model, *, keep_masks: bool = False, check: bool = True) -> keras.Model:
@@ -30,14 +31,14 @@ def compact(model: keras.Model, *, keep_masks: bool = False, check: bool = True)
     Args:
       model: functional, or built Sequential. Models within it are opened up: their layers stand in the new model
         itself.
-      keep_masks: a MaskedConv2D stays one, for training on. By default it becomes a Conv2D with zeros where a kernel is
-        masked, so that the compacted form of a model of plain Keras layers needs nothing but Keras. Nothing holds those
-        zeros in training; count live parameters and FLOPs on the masked model.
+      keep_masks: masked layers stay so, for training on. By default they become Conv2D and Dense with zeros where a
+        kernel is masked, so that the compacted form of a model of plain Keras layers needs nothing but Keras. Nothing
+        holds those zeros in training; count live parameters and FLOPs on the masked model.
       check: compare the new model's outputs with the old one's on random images.
 
     Returns:
       A new functional model, not compiled. Layers keep their names (those of models within it, where another layer has
-      the same, their path), and but for MaskedConv2D their classes; layers without a live output are gone.
+      the same, their path), and but for masked ones their classes; layers without a live output are gone.
 
     Raises:
       ValueError: a subclassed model, a layer with several outputs or one that cannot be copied; the message names it.
@@ -83,18 +84,18 @@ def _remade(node: keras_graph.Node, cut: channels.Cut, name: str, *, keep_masks:
     if not isinstance(node.layer, keras.Layer):
         return node.layer
     kind = None if cut.weights is None else node.kind
-    if node.kind is MaskedConv2D and not keep_masks:
-        kind = keras.layers.Conv2D
+    if node.kind in UNMASKED and not keep_masks:
+        kind = UNMASKED[node.kind]
     return copying.remake(node.layer, kind, **{**cut.config, "name": name})
 
 
 def _fill(layer: Any, source: Any, cut: channels.Cut) -> None:
     """Gives a new, built layer the weights of a cut."""
-    if cut.weights is None and not isinstance(source, MaskedConv2D):
+    if cut.weights is None and not isinstance(source, Masked):
         copying.carry(source, layer)
         return
     weights = keras_graph.weights_of(source) if cut.weights is None else cut.weights
-    if isinstance(source, MaskedConv2D) and not isinstance(layer, MaskedConv2D):
+    if isinstance(source, Masked) and not isinstance(layer, Masked):
         weights = _unmasked(weights)
     for variable in getattr(layer, "variables", ()):
         if variable.name in weights:  # All but the states of random generators.
@@ -111,7 +112,7 @@ def _new_names(graph: keras_graph.Graph) -> dict[str, str]:
 
 
 def _unmasked(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights of a Conv2D that computes what a MaskedConv2D does."""
+    """The weights of a Conv2D or Dense that computes what the masked layer does."""
     plain = {name: weight for name, weight in weights.items() if name != "mask"}
     return {**plain, "kernel": weights["kernel"] * (weights["mask"] > 0)}
 

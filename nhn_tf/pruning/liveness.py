@@ -15,8 +15,8 @@ import numpy as np
 
 from nhn_tf.models import keras_graph
 from nhn_tf.pruning import channels
-from nhn_tf.pruning.carrying import ConcatenateRule, NormalizationRule
-from nhn_tf.pruning.mixing import ConvRule
+from nhn_tf.pruning.carrying import ConcatenateRule, NormalizationRule, Wall
+from nhn_tf.pruning.mixing import ConvRule, LinearRule
 from nhn_tf.pruning.rules import rule_of
 
 
@@ -31,7 +31,7 @@ class LayerLiveness:
       live_inputs: those that the compacted model keeps.
       outputs: output channels.
       live_outputs: those that the compacted model keeps; the others are its dead neurons.
-      kernels: connections, Cin * Cout; 0 where the layer is no full convolution.
+      kernels: connections, Cin * Cout; 0 where the layer is neither a full convolution nor masked.
       live_kernels: those between live channels that are not masked.
     """
 
@@ -99,6 +99,25 @@ def analyse(model: keras.Model) -> Analysis:
     return Analysis(graph=traced, sites=sites, rules=rules, inputs=inputs, kept=kept)
 
 
+def walls(model: keras.Model) -> dict[str, str]:
+    """The layers behind the input at which compaction follows no channels: name to reason.
+
+    Preprocessing, which reads nothing but the model's inputs, costs no channels and is not among them.
+    """
+    analysis = analyse(model)
+    nodes = analysis.graph.nodes
+    at_input: set[str] = set(analysis.graph.inputs)
+    found = {}
+    for name, node in nodes.items():
+        if not isinstance(rule := analysis.rules[name], Wall):
+            continue
+        if node.parents and at_input.issuperset(node.parents):
+            at_input.add(name)
+        elif name == analysis.graph.calls[name][0]:
+            found[name] = f"{type(node.layer).__name__}: {rule.reason.partition('. Known')[0]}"
+    return found
+
+
 def liveness(model: keras.Model) -> dict[str, LayerLiveness]:
     """Counts live channels and kernels of every layer, without rebuilding the model.
 
@@ -114,8 +133,8 @@ def liveness(model: keras.Model) -> dict[str, LayerLiveness]:
     for name, site in analysis.sites.items():
         kept_inputs, kept = analysis.kept_inputs(name), analysis.kept[name]
         rule, kernels, live_kernels = analysis.rules[name], 0, 0
-        if isinstance(rule, ConvRule) and name == analysis.graph.calls[name][0]:
-            connected = rule.connected(site)
+        if (isinstance(rule, ConvRule) or "mask" in site.weights) and name == analysis.graph.calls[name][0]:
+            connected = rule.connected(site) if isinstance(rule, LinearRule) else site.weights["mask"] > 0
             kernels, live_kernels = connected.size, int(connected[kept_inputs[0]][:, kept].sum())
         counts[name] = LayerLiveness(
             name=name,

@@ -83,14 +83,16 @@ class LinearRule(Rule):
 
 
 class DenseRule(LinearRule):
+    """Dense and MaskedDense."""
+
     def connected(self, site: Site) -> np.ndarray:
-        return np.ones(site.weights["kernel"].shape, bool)
+        return site.weights["mask"] > 0 if "mask" in site.weights else np.ones(site.weights["kernel"].shape, bool)
 
     def sums(self, site: Site) -> np.ndarray:
-        return site.weights["kernel"].astype(np.float64)
+        return site.weights["kernel"].astype(np.float64) * self.connected(site)
 
     def cut_weights(self, site: Site, kept_in: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-        return {"kernel": site.weights["kernel"][kept_in][:, kept]}
+        return {name: w[kept_in][:, kept] for name, w in site.weights.items() if name in ("kernel", "mask")}
 
     def cut_config(self, site: Site, kept: np.ndarray) -> dict[str, Any]:
         return {"units": int(kept.sum())}

@@ -10,6 +10,7 @@ from keras import layers, ops
 from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.models import keras_graph
 from nhn_tf.models.keras_graph import operation
@@ -32,6 +33,7 @@ RULES: Final[Mapping[type, Rule]] = {
     layers.SeparableConv2D: mixing.SeparableRule(),
     FactorizedReduction: mixing.ReductionRule(),
     layers.Dense: mixing.DenseRule(),
+    MaskedDense: mixing.DenseRule(),
     layers.BatchNormalization: carrying.NormalizationRule(),
     BatchNorm: carrying.NormalizationRule(),
     layers.ReLU: carrying.ActivationRule(),

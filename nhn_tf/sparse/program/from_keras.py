@@ -15,6 +15,7 @@ from keras import activations, layers
 from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.models.keras_graph import Graph, Node, kind_of, obstacle, operation, trace, weights_of
 from nhn_tf.sparse.program import operations as ops
@@ -295,7 +296,7 @@ def _read_reduction(draft: Draft, node: Node, inputs: list[int]) -> int:
 
 def _read_dense(draft: Draft, node: Node, inputs: list[int]) -> int:
     weights = _weights(node.layer)
-    kernel = weights["kernel"]
+    kernel = weights["kernel"] * weights.get("mask", np.float32(1))
     bias = weights.get("bias", np.zeros(kernel.shape[1], np.float32))
     if len(draft.shapes[inputs[0]]) == 3:
         value = draft.add(_conv_op(kernel[None, None], bias, **_pointwise(draft, inputs[0])))
@@ -506,6 +507,7 @@ READERS: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
     layers.SeparableConv2D: _read_separable,
     FactorizedReduction: _read_reduction,
     layers.Dense: _read_dense,
+    MaskedDense: _read_dense,
     layers.BatchNormalization: _read_norm,
     BatchNorm: _read_norm,
     **dict.fromkeys((layers.ReLU, layers.LeakyReLU, layers.ELU), _read_activation_layer),

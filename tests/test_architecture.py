@@ -15,7 +15,7 @@ FLOORS: list[list[str]] = [
     ["values"],
     ["settings", "layers"],
     ["data", "models", "runs"],
-    ["training", "pruning", "sparse"],
+    ["training", "sparse", "pruning"],
     ["search", "report"],
     ["stages"],
     ["export"],

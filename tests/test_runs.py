@@ -320,7 +320,7 @@ def test_what_is_discarded_is_no_longer_in_the_journal(run):
     assert list(run.journal.read()["stages"]) == ["base"]
 
 
-def test_a_stage_that_is_gone_on_with_elsewhere_says_so(run, monkeypatch, capsys):
+def test_a_stage_that_is_resumed_elsewhere_says_so(run, monkeypatch, capsys):
     first = journal.computed_with()
     begun(run)
     monkeypatch.setattr(journal, "device", lambda: "gpu:0")

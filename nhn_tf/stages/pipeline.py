@@ -109,7 +109,7 @@ def run(
     Args:
       directory: the run's.
       settings: of each stage, by name.
-      overwrite: discard what the stages have left first. At once, so that an interrupted call goes on without it.
+      overwrite: discard what the stages have left first. At once, so that an interrupted call is resumed without it.
       remark: what to say of a stage and the content of its done.json, in front of its result.
 
     Returns:

@@ -1,7 +1,11 @@
-"""Runs all seven stages, then writes the report.
+"""Makes a network for a data set, and reports on it.
 
+    python pipeline.py --dataset=folder --data_dir=photos --time_limit=20m --model_dir=runs/photos
     python pipeline.py --preset=demo --model_dir=runs/demo
     python pipeline.py --repeat=runs/demo/run.json --model_dir=runs/again
+
+With --time_limit this machine is measured on these images, and what fits into the time is planned and done. With
+--preset all seven stages run as the preset has them (`--preset=paper`: 46 hours on a GTX 1080 Ti, says the paper).
 
 Started again with the same command it goes on where it stopped. A stage's setting carries its name: --base_epochs=40.
 Watch it with `tensorboard --logdir=runs/demo`. With --repeat, a run's stages run once more with the settings that its
@@ -19,10 +23,15 @@ from absl import flags
 from flags import entry
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
+from nhn_tf.settings.plan import seconds
+from nhn_tf.settings.presets import PAPER, SHARED, part_of
 from nhn_tf.settings.table import NAMES
 from nhn_tf.storage import files
 
 FLAGS = flags.FLAGS
+OWN_IMAGES = ("folder", "csv", "arrays")
+OWN_MINUTES = 20
+"""For images of one's own where neither preset nor time is given."""
 # What may be given beside --repeat: it decides nothing about the result.
 WITH_REPEAT = {"repeat", "model_dir", "debug", "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution",
                "on_nan", "checkpoint_minutes"}  # fmt: skip
@@ -33,14 +42,56 @@ def main() -> None:
         NAMES,
         choose_stage=False,
         prefixed=True,
-        texts={"repeat": "the run.json of a run whose stages shall run once more with the settings that it notes"},
+        texts={
+            "repeat": "the run.json of a run whose stages shall run once more with the settings that it notes",
+            "time_limit": "time for everything, such as 20m or 1h30m: what is done in it is planned",
+        },
     )
-    result = entry.guarded(
-        lambda: stage_flags.help_text(__doc__ or ""),
-        lambda: repeat(stage_flags) if FLAGS.repeat else run(stage_flags),
-    )
+    flags.DEFINE_boolean("baseline", True, "with --time_limit: also train a plain network, for as long as the base")
+    if len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(2)
+    result = entry.guarded(lambda: stage_flags.help_text(__doc__ or ""), lambda: chosen(stage_flags))
     if False in result.get("same", {}).values():
         sys.exit(1)
+
+
+def chosen(stage_flags: StageFlags) -> dict[str, Any]:
+    """What the flags ask for: a run again, a run within a time, or a run as a preset has it."""
+    if FLAGS.repeat:
+        return repeat(stage_flags)
+    if FLAGS.time_limit:
+        return run_timed(stage_flags, FLAGS.time_limit)
+    if not FLAGS["preset"].present and FLAGS.dataset in OWN_IMAGES and not entry.has_accelerator():
+        print(f"no --preset and no --time_limit: images of one's own get {OWN_MINUTES} minutes on a CPU")
+        return run_timed(stage_flags, f"{OWN_MINUTES}m")
+    return run(stage_flags)
+
+
+def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
+    """Plans and runs what fits into a time; see `nhn_tf.stages.pipeline.run_timed`."""
+    if FLAGS["preset"].present:
+        raise UserError("--preset and --time_limit exclude each other: the time decides every setting.")
+    try:
+        limit_s = seconds(limit)
+    except ValueError as error:
+        raise UserError(entry.in_flags(str(error))) from None
+    parts = {stage: stage_flags.configured(stage) for stage in NAMES}
+    changes = {name: value for name, value in stage_flags.typed().items() if part_of(name)[0] not in SHARED}
+    entry.check_backend()
+    from nhn_tf.runs import RunDirectory
+    from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
+
+    shared = {name: parts["base"][name] for name in SHARED}
+    return pipeline.run_timed(
+        RunDirectory(FLAGS.model_dir or os.path.join("runs", shared["data"].dataset)),
+        dataclasses.replace(PAPER, **shared),
+        limit_s=limit_s,
+        seed=FLAGS.seed,
+        baseline=FLAGS.baseline,
+        overwrite=FLAGS.overwrite,
+        changes=changes,
+    )
 
 
 def run(stage_flags: StageFlags) -> dict[str, Any]:

@@ -63,6 +63,11 @@ def check_backend() -> None:
         raise UserError(f"the Keras backend {backend} is not installed. Run: pip install '.[{backend}]'")
 
 
+def has_accelerator() -> bool:
+    """Whether this machine has an Nvidia GPU at hand, as far as can be told without loading a backend."""
+    return os.path.exists("/dev/nvidia0") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
 def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Parses the flags, calls `action`, prints its result and returns it; {} if only help was wanted.
 

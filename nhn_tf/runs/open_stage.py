@@ -228,21 +228,22 @@ class OpenStage:
         return checkpoint
 
     def finish(
-        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]
+        self, metrics: Mapping[str, Any], *, genotype: Genotype | None, weights: Mapping[str, np.ndarray]
     ) -> Done:
         """Writes the stage's results, done.json last, and drops its checkpoints.
 
         Args:
           metrics: the stage's figures.
-          genotype: what it found or trained.
+          genotype: what it found or trained; None for a network that has none.
           weights: arrays by variable path.
         """
-        genotype.save(self.path)
+        if genotype is not None:
+            genotype.save(self.path)
         files.save_npz(self / "weights.npz", weights)
         done = Done(
             stage=self.name,
             metrics=dict(metrics),
-            genotype=genotype.digest,
+            genotype=genotype.digest if genotype is not None else "",
             weights=files.digest_arrays(weights),
             config_digest=config_digest(self._config),
             wall_s=round(self.seconds, 3),

@@ -21,7 +21,17 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that one stage is asked to do."""
+    """Everything that one stage is asked to do.
+
+    Attributes:
+      config: the stage's own settings.
+      data: which images.
+      compute: how the numbers are computed.
+      seed: of everything random.
+      preset: where the settings come from; "" where none is named.
+      overwrite: discard what the stage has left and begin again.
+      behind_s: seconds that the stages behind this one are planned to take, for its progress lines; None without a plan.
+    """
 
     config: Config
     data: DataConfig
@@ -29,6 +39,7 @@ class Settings:
     seed: int = 0
     preset: str = ""
     overwrite: bool = False
+    behind_s: float | None = None
 
     def expect(self, kind: type[ConfigT]) -> ConfigT:
         """The stage's configuration, which must be of the stage's own class.
@@ -76,7 +87,7 @@ def of_preset(preset: Preset, *, seed: int = 0, name: str = "") -> dict[str, Set
     """
     return {
         stage: Settings(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
-        for stage in table.NAMES
+        for stage in (*table.NAMES, *table.CONTROL_NAMES)
     }
 
 

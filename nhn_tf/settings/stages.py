@@ -233,6 +233,17 @@ class BaseConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class BaselineConfig(TrainConfig):
+    """A plain network to compare with: three stages of two convolutions, what one would write oneself."""
+
+    filters: int = setting(32, "channels in the first stage", unit="channels", low=1, high=4096)
+    epochs: int = setting(100, "passes over the training images", unit="epochs", low=1, high=100_000)
+    lr_period_epochs: int = setting(
+        0, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, high=10**6
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class PruneConfig(SgdConfig):
     """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
 

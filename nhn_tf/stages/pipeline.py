@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +18,12 @@ from nhn_tf.report import write_report
 from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.runs.settings import of_preset
 from nhn_tf.settings import PRESETS, Preset
-from nhn_tf.settings.table import NAMES
-from nhn_tf.stages import repeating, runner
+from nhn_tf.settings.plan import Plan, seconds
+from nhn_tf.settings.presets import SHARED, part_of
+from nhn_tf.settings.table import CONTROL_NAMES, NAMES
+from nhn_tf.stages import planning, repeating, runner
+from nhn_tf.stages.feed import load_feed
+from nhn_tf.storage import files
 
 # What a stage's row of the table shows beside its time.
 FIGURES: Final = (
@@ -40,6 +46,7 @@ def pipeline(
     preset: str | Preset = "fast",
     seed: int = 0,
     overwrite: bool = False,
+    time_limit: str | float | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """Searches, trains, prunes, grows and reports; called again, it resumes where it stopped.
@@ -58,6 +65,8 @@ def pipeline(
       preset: where every setting comes from that is not given.
       seed: of everything random.
       overwrite: begin again, discarding what the directory holds.
+      time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
+        machine, whatever the preset; `changes` stand all the same.
       **changes: settings, as `pipeline.py` names them: those of one stage carry its name, such as `base_epochs`.
 
     Returns:
@@ -79,6 +88,10 @@ def pipeline(
         with directory.hold(preset=name, seed=seed):
             path = _keep(source, directory, overwrite=overwrite)
         chosen = chosen.replaced(dataset="arrays", data_dir=str(path))
+    if time_limit is not None:
+        own = {key: value for key, value in changes.items() if part_of(key)[0] not in SHARED}
+        limit_s = seconds(str(time_limit))
+        return run_timed(directory, chosen, limit_s=limit_s, seed=seed, overwrite=overwrite, changes=own)
     return run(directory, of_preset(chosen, seed=seed, name=name), overwrite=overwrite)
 
 
@@ -128,6 +141,87 @@ def run(
         done = runner.run(stage, directory, asked)
         rows.append((stage, done, remark(stage, done)))
         print(f"\n{table(rows)}\n", flush=True)
+    return _reported(directory, rows)
+
+
+def run_timed(
+    directory: RunDirectory,
+    asked: Preset,
+    *,
+    limit_s: float,
+    seed: int = 0,
+    baseline: bool = True,
+    overwrite: bool = False,
+    changes: Mapping[str, Any] = {},
+) -> dict[str, Any]:
+    """Plans a run for a time limit, runs it, and reports; resumed, it follows the plan that it began with.
+
+    Args:
+      directory: the run's.
+      asked: where the settings of data and computing come from.
+      limit_s: seconds for everything.
+      seed: of everything random.
+      baseline: whether to train the plain network too.
+      overwrite: discard what the run has left first.
+      changes: settings that stand whatever is planned, as `Preset.replaced` takes them.
+
+    Returns:
+      As `run`, and under "left_out" why which stages were left out.
+
+    Raises:
+      UserError: data, directory or settings do not admit it, or the limit is too short; nothing has been changed.
+    """
+    began = time.monotonic()
+    feed = load_feed(Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed))
+    runner.set_up(Settings(asked.base, asked.data, asked.compute, seed=seed))
+    if overwrite:
+        directory.discard((*NAMES, *CONTROL_NAMES), preset="", seed=seed)
+    plan = None if overwrite else _noted_plan(directory, limit_s)
+    if plan is None:
+        images = f"{len(feed.data.train):,} images"
+        print(f"measuring this machine on {images} for a plan of {limit_s / 60:g} minutes", flush=True)
+        machine = planning.measure(feed)
+        spent_s = time.monotonic() - began
+        plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline)
+    print(f"\n{plan.table()}\n", flush=True)
+    rows: list[Row] = []
+    for stage in plan.stages:
+        since = time.monotonic()
+        with directory.hold(seed=seed):
+            directory.journal.note_plan(plan.to_json())
+        settings = of_preset(plan.preset.replaced(**changes), seed=seed)[stage]
+        finished = directory.stage(stage).is_done
+        done = runner.run(stage, directory, dataclasses.replace(settings, behind_s=plan.behind(stage)))
+        rows.append((stage, done, ""))
+        print(f"\n{table(rows)}\n", flush=True)
+        if not finished:
+            took = max(done["wall_s"], time.monotonic() - since)
+            machine = planning.after(planning.Machine(**plan.machine), plan, stage, took)
+            passed = [name for name, _, _ in rows]
+            plan = planning.again(plan, machine, done=passed, spent_s=plan.spent_s + took)
+    with directory.hold(seed=seed):
+        directory.journal.note_plan(plan.to_json())
+    return {**_reported(directory, rows), "left_out": dict(plan.left_out)}
+
+
+def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
+    """The plan that a run is under, if there is one."""
+    try:
+        noted = directory.journal.read().get("plan")
+    except (FileNotFoundError, files.DamagedFileError):
+        return None
+    if noted is None:
+        return None
+    plan = Plan.from_json(noted)
+    if plan.limit_s != limit_s:
+        raise RunError(
+            f"{directory.path} was planned for {plan.limit_s / 60:g} minutes.\n"
+            f"Give `time_limit`={plan.limit_s / 60:g}m, another `model_dir`, or `overwrite` to begin the run again."
+        )
+    return plan
+
+
+def _reported(directory: RunDirectory, rows: Sequence[Row]) -> dict[str, Any]:
     report = write_report(directory.path)
     return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}
 

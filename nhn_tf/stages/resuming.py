@@ -65,7 +65,7 @@ def fit(
         begin, state = position(checkpoint)
         if state:
             training.restore(model, state)
-        watch = _monitor(stage, config.epochs, checkpoint)
+        watch = _monitor(stage, settings, config.epochs, checkpoint)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
         recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale)
         training.fit(
@@ -108,7 +108,7 @@ def search(
         if checkpoint:
             searcher.restore(checkpoint.arrays, checkpoint.values["search"])
         stage.rate_scale = searcher.rate_scale
-        watch = _monitor(stage, searcher.length, checkpoint, unit=searcher.unit)
+        watch = _monitor(stage, settings, searcher.length, checkpoint, unit=searcher.unit)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
         metrics = searcher.search(data, validation_data=evaluation, callbacks=[SearchRecorder(watch, saver)])
         watch.close()
@@ -174,9 +174,11 @@ def _failure(stage: OpenStage, error: Exception, position: str | None) -> Traini
     )
 
 
-def _monitor(stage: OpenStage, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
+def _monitor(
+    stage: OpenStage, settings: Settings, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch"
+) -> Monitor:
     """The stage's monitor; it takes up the history of an interrupted process."""
     history = checkpoint.values["history"] if checkpoint else []
     if checkpoint and (checkpoint.epoch or checkpoint.step):
         print(f"{stage.name}: going on after {position_in_words(checkpoint, unit, total)}")
-    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)
+    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history, behind_s=settings.behind_s)

@@ -1,13 +1,13 @@
-"""The training stages: `base`, `pruned`, `final`."""
+"""The training stages: `base`, `pruned`, `final`; and `baseline`, what they are compared with."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nhn_tf import training
-from nhn_tf.models import weights
+from nhn_tf.models import plain_cnn, weights
 from nhn_tf.runs import Done, ReadyStage, Settings
-from nhn_tf.settings import BaseConfig, RetrainConfig
+from nhn_tf.settings import BaseConfig, BaselineConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
@@ -31,6 +31,17 @@ def pruned(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
 def final(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Trains base and add-ons together (paper, section 3)."""
     return _retrain(stage, feed, settings)
+
+
+def baseline(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
+    """Trains the plain network that the run's is compared with."""
+    config = settings.expect(BaselineConfig)
+    data = feed.data
+    model = plain_cnn.build(data.image_shape, data.num_classes, filters=config.filters, dropout=config.dropout)
+    begun = stage.begin(data.digest, data.summary())
+    fit(begun, model, feed, settings)
+    figures = networks.figures(model, feed, settings)
+    return begun.finish(figures, genotype=None, weights=weights.to_arrays(model))
 
 
 def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:

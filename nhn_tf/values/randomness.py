@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     TRAIN_LIMIT = 3
     VAL_LIMIT = 4
     TEST_LIMIT = 5
+    PROBE = 6  # of the pictures' symmetry
     # Its batches.
     ORDER = 10  # of an epoch's images
     AUGMENTATION = 11  # of a batch

@@ -42,11 +42,13 @@ import keras
 import numpy as np
 
 import nhn_tf.sparse
+from benchmarks.zoo import settle
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.program import from_keras, optimize
 from nhn_tf.sparse.program import operations as ops
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Space
 
@@ -102,11 +104,13 @@ def pruned_network(sparsity: float, *, filters: int, shape: tuple[int, int, int]
     keras.utils.set_random_seed(seed)
     kinds = tuple(("conv3x3", "conv5x5")[layer % 2] for layer in range(12))
     skips = tuple((layer - 1,) if layer % 2 else () for layer in range(12))
-    model = network.build(Genotype(Space(), kinds, skips), input_shape=shape, num_classes=10, filters=filters)
+    model = network.build(
+        Genotype(Space(), kinds, skips), input_shape=shape, num_classes=10, form=Form(filters=filters)
+    )
     for layer in model.layers:
         if isinstance(layer, MaskedConv2D):
             layer.set_mask(_random_mask(rng, tuple(layer.mask.shape), sparsity))
-    _settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
+    settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
     return model
 
 
@@ -121,7 +125,7 @@ def chain(side: int, filters: int, size: int, seed: int) -> keras.Model:
         layer.set_mask(_random_mask(rng, (filters, filters), 0.9))
         x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
-    _settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
+    settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
     return model
 
 
@@ -129,17 +133,6 @@ def _random_mask(rng: np.random.Generator, shape: tuple[int, ...], sparsity: flo
     mask = np.zeros(int(np.prod(shape)), bool)
     mask[rng.choice(mask.size, round((1 - sparsity) * mask.size), replace=False)] = True
     return mask.reshape(shape)
-
-
-def _settle(model: keras.Model, images: np.ndarray) -> None:
-    """Moving statistics that fit the weights, so that activations keep their scale."""
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(images, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def in_float64(model: keras.Model) -> keras.Model:
@@ -217,7 +210,7 @@ def pytorch_engine(model: keras.Model, folder: Path, threads: int) -> Call:
     import torch
 
     torch.set_num_threads(threads)
-    program = from_keras.read(model, optimize.fold)
+    program = optimize.fold(from_keras.read(model))
     module = _torch_module(torch, program).eval().to(memory_format=torch.channels_last)
     example = torch.zeros(1, *program.shapes[0]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():

@@ -38,6 +38,7 @@ from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_gen
 from nhn_tf.search import Evolution  # noqa: E402
 from nhn_tf.settings import LocationConfig  # noqa: E402
 from nhn_tf.training import optimizers  # noqa: E402
+from nhn_tf.values.form import Form  # noqa: E402
 from nhn_tf.values.genotype import Addon, Genotype  # noqa: E402
 from nhn_tf.values.space import Space  # noqa: E402
 
@@ -57,19 +58,19 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     space = Space(args.layers, ops=("conv3x3", "conv5x5"))
     genotype = Genotype.from_genes(space, space.sample(rng, skip_probability=0.4)[0])
-    form = {"input_shape": (args.size, args.size, 3), "num_classes": 10, "filters": args.filters}
+    kind = {"input_shape": (args.size, args.size, 3), "num_classes": 10, "form": Form(filters=args.filters)}
     images = rng.standard_normal((args.batch, args.size, args.size, 3)).astype(np.float32)
     labels = rng.integers(10, size=args.batch).astype(np.int32)
 
-    whole = _compiled(network.build(genotype, **form))
+    whole = _compiled(network.build(genotype, **kind))
     arrays = weights.to_arrays(whole)
-    locations = LocationSupernet(genotype, **form)
+    locations = LocationSupernet(genotype, **kind)
     locations.load_base(arrays)
     _compiled(locations)
-    codes = Evolution(locations.locations).generate(args.codes, rng)
+    codes = Evolution(locations.locations, LocationConfig()).generate(args.codes, rng)
     last = locations.locations.from_addons([Addon(space.num_layers - 1, 3, 1)])
     directions = DirectionSupernet(
-        dataclasses.replace(genotype, addons=locations.locations.to_addons(codes[0])), directions=2, **form
+        dataclasses.replace(genotype, addons=locations.locations.to_addons(codes[0])), directions=2, **kind
     )
     directions.load_base(arrays)
     _compiled(directions)

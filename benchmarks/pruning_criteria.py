@@ -31,7 +31,7 @@ def accuracies(model_dir: str) -> dict[str, list[float]]:
     from nhn_tf.data import datasets
     from nhn_tf.runs import RunDirectory, Settings
     from nhn_tf.settings import ComputeConfig, DataConfig
-    from nhn_tf.stages.common import Feed, inherited
+    from nhn_tf.stages.feed import Feed, inherited
 
     run = RunDirectory(model_dir)
     base = run.stage("base")

@@ -172,7 +172,8 @@ def _help(parts: dict[str, dataclasses.Field]) -> str:
     for preset_name, preset in PRESETS.items():
         values = [_text(getattr(preset.stage(part), field.name)) for part in parts]
         defaults.append(f"{preset_name} {' / '.join(dict.fromkeys(values))}")
-    return f"{meta['help']} ({'; '.join([*notes, 'default: ' + ', '.join(defaults)])})"
+    text = re.sub(r"`(\w+)`", r"--\1", meta["help"])  # another setting of the same stage
+    return f"{text} ({'; '.join([*notes, 'default: ' + ', '.join(defaults)])})"
 
 
 def _text(value: object) -> str:

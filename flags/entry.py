@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,7 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
     except (flags.Error, UserError) as error:
         if "--debug" in sys.argv[1:]:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error))}", file=sys.stderr)
         sys.exit(2)
     except stopping.Stopped as stopped:
         where = stopped.saved or "what was finished or saved before stays"
@@ -91,6 +92,17 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
         sys.exit(128 + stopped.signal)
     print(json.dumps(result, sort_keys=True))
     return result
+
+
+def in_flags(message: str) -> str:
+    """A library's message with its `fields` written as the user writes them, --field, or --stage_field if need be."""
+    stage = re.match(r"stage '(\w+)'", message)
+
+    def flag(match: re.Match) -> str:
+        names = ([f"{stage[1]}_{match[1]}"] if stage else []) + [match[1]]
+        return next((f"--{name}" for name in names if name in FLAGS), match[0])
+
+    return re.sub(r"`(\w+)`", flag, message)
 
 
 def run_directory() -> RunDirectory:

@@ -11,8 +11,7 @@ import signal
 import pytest
 
 from nhn_tf.settings import PRESETS
-
-STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
+from nhn_tf.settings.table import NAMES as STAGES
 
 
 def smoke_settings(stage, *, compute=None, **changes):
@@ -34,6 +33,14 @@ def before(run, stage, path):
     for name in STAGES[STAGES.index(stage) :]:
         shutil.rmtree(copy.stage(name).path)
     return copy
+
+
+def newest_checkpoint(stage, **options):
+    """The newest readable checkpoint of a stage, by its record."""
+    from nhn_tf.runs.settings import config_digest
+    from nhn_tf.storage.checkpoints import Checkpoints
+
+    return Checkpoints(stage / "checkpoint").load(config_digest(stage.config), **options)
 
 
 @pytest.fixture(scope="session")

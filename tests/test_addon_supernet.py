@@ -9,6 +9,7 @@ from keras import ops
 
 from nhn_tf.layers import DirectedConv2D, Frozen, backend
 from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
@@ -23,7 +24,7 @@ BASE = Genotype(
     masks=Masks({"layer0_op": MASK, "layer3_op": np.random.default_rng(1).random((6, 6)) < 0.5}),
 )
 KIND = {"input_shape": (8, 8, 2), "num_classes": 3}
-FORM = {"filters": 3, "width_growth": 2}
+FORM = Form(filters=3)
 BATCH = 6
 NONE = np.full(8, -1)
 # 3x3 into layer 1 from its segment's input, into layer 3 from layer 2; 5x5 into layer 3 from its segment's input.
@@ -58,7 +59,7 @@ def perturbed(model, seed=0):
 
 @pytest.fixture(scope="module")
 def base():
-    model = network.build(BASE, **KIND, **FORM)
+    model = network.build(BASE, **KIND, form=FORM)
     weights.from_arrays(model, perturbed(model))
     return model
 
@@ -85,7 +86,7 @@ def scaled_up(supernet):
 @pytest.fixture(scope="module")
 def trained(base):
     """A location supernet and its variables before and after some steps under two codes."""
-    supernet = LocationSupernet(BASE, **KIND, **FORM)
+    supernet = LocationSupernet(BASE, **KIND, form=FORM)
     supernet.load_base(weights.to_arrays(base))
     compiled(supernet, momentum=0.9)
     before = weights.to_arrays(supernet)
@@ -96,13 +97,13 @@ def trained(base):
 
 
 def location(base):
-    supernet = LocationSupernet(BASE, **KIND, **FORM)
+    supernet = LocationSupernet(BASE, **KIND, form=FORM)
     supernet.load_base(weights.to_arrays(base))
     return supernet
 
 
 def grown(genotype, arrays):
-    model = network.build(genotype, **KIND, **FORM)
+    model = network.build(genotype, **KIND, form=FORM)
     weights.from_arrays(model, arrays)
     return model
 
@@ -116,7 +117,7 @@ def test_without_add_ons_the_supernet_is_the_network(base):
 
 
 def test_the_base_has_the_networks_paths_and_masks(base):
-    supernet = LocationSupernet(BASE, **KIND, **FORM)
+    supernet = LocationSupernet(BASE, **KIND, form=FORM)
     assert supernet.base_variables.keys() == weights.to_arrays(base).keys()
     np.testing.assert_array_equal(ops.convert_to_numpy(supernet.base_variables["layer0_op/mask"]), MASK)
     kernel = ops.convert_to_numpy(supernet.base_variables["layer0_op/kernel"])
@@ -284,7 +285,7 @@ def test_the_graph_holds_no_gradient_of_a_frozen_kernel_and_nothing_below_the_fi
 
 def test_a_part_below_which_nothing_is_active_needs_no_backward_pass(base):
     genotype = dataclasses.replace(BASE, addons=(Addon(2, 3, 0),))
-    supernet = DirectionSupernet(genotype, directions=2, **KIND, **FORM)
+    supernet = DirectionSupernet(genotype, directions=2, **KIND, form=FORM)
     assert [supernet.is_active(None, layer) for layer in range(-1, 4)] == [False, False, False, True, True]
 
 
@@ -306,7 +307,7 @@ GROWN = dataclasses.replace(BASE, addons=ADDONS)
 
 
 def direction(base, arrays=None, directions=3):
-    supernet = DirectionSupernet(GROWN, directions=directions, **KIND, **FORM)
+    supernet = DirectionSupernet(GROWN, directions=directions, **KIND, form=FORM)
     supernet.load_base(weights.to_arrays(base))
     if arrays is not None:
         supernet.load_addons(arrays)
@@ -368,7 +369,7 @@ def test_mixed_precision_trains(base):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        supernet = compiled(LocationSupernet(BASE, **KIND, **FORM))
+        supernet = compiled(LocationSupernet(BASE, **KIND, form=FORM))
         assert np.isfinite(supernet.train_on_batch(inputs(CODE), labels()))
         assert supernet.predict_on_batch(inputs(CODE)).dtype == np.float32
     finally:
@@ -377,9 +378,9 @@ def test_mixed_precision_trains(base):
 
 def test_what_does_not_fit_is_refused(base):
     with pytest.raises(ValueError, match="must have no add-ons yet"):
-        LocationSupernet(GROWN, **KIND, **FORM)
+        LocationSupernet(GROWN, **KIND, form=FORM)
     with pytest.raises(ValueError, match="without add-ons"):
-        DirectionSupernet(BASE, directions=2, **KIND, **FORM)
+        DirectionSupernet(BASE, directions=2, **KIND, form=FORM)
     supernet = direction(base)
     for genes in ([3], [-1], [0, 0], [0.5]):
         with pytest.raises(ValueError, match=r"one direction of 0\.\.2"):

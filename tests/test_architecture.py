@@ -15,7 +15,7 @@ FLOORS: list[list[str]] = [
     ["values"],
     ["settings", "layers"],
     ["data", "models", "runs"],
-    ["training", "pruning", "sparse"],
+    ["training", "sparse", "pruning"],
     ["search", "report"],
     ["stages"],
     ["export"],
@@ -73,6 +73,21 @@ def test_values_need_only_numpy(path):
 def test_the_library_reads_no_flags(path):
     roots = {name.split(".")[0] for name in imported_modules(path)}
     assert not roots & {"absl", "flags"}
+
+
+SPARSE_FLOORS = ["program", "native", "plan", "assembly", "runtime", "mixed", "compiler", "profiling", "__init__"]
+"""Inside the sparse compiler: a floor imports only floors before it. `program` and `native` do not know each other."""
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if room_of(path) == "sparse"], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_floor_of_the_sparse_compiler_imports_only_what_stands_below_it(path):
+    own = path.relative_to(PACKAGE / "sparse").parts[0].removesuffix(".py")
+    modules = [name.split(".") for name in imported_modules(path) if name.startswith("nhn_tf.sparse.")]
+    for floor in {parts[2] for parts in modules} - {own}:
+        assert SPARSE_FLOORS.index(floor) < SPARSE_FLOORS.index(own), f"{own} imports {floor}, which stands above it"
+        assert (own, floor) != ("native", "program")
 
 
 def test_backends_differ_in_one_file_only():

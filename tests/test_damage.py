@@ -23,7 +23,7 @@ from nhn_tf.storage import checkpoints, files, lock
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
-from tests.conftest import smoke_settings
+from tests.conftest import newest_checkpoint, smoke_settings
 from tests.test_datasets import GOOD, PYTHON, python2_array, python2_pickle, write_archive
 
 SETTINGS = smoke_settings("enas")
@@ -52,13 +52,10 @@ def run(tmp_path_factory):
         patch.setattr(journal, "_git_commit", lambda: None)
         run = RunDirectory(tmp_path_factory.mktemp("damage") / "run")
         with run.hold(preset="smoke"):
-            for name in ("enas", "base"):
-                stage = run.stage(name)
-                stage.begin(SETTINGS)
-                stage.start("images", {"train": 256})
+            enas, base = (run.ready(name, SETTINGS).begin("images", {"train": 256}) for name in ("enas", "base"))
             for epoch in (1, 2):
-                stage.save_checkpoint(checkpoint(epoch))
-            run.stage("enas").finish({"val_accuracy": 0.53125, "rewards": [1, 2]}, genotype=GENOTYPE, weights=WEIGHTS)
+                base.save_checkpoint(checkpoint(epoch))
+            enas.finish({"val_accuracy": 0.53125, "rewards": [1, 2]}, genotype=GENOTYPE, weights=WEIGHTS)
     return run
 
 
@@ -75,8 +72,8 @@ FILES = {
     "genotype.json": (lambda run: run.path / "1-enas" / "genotype.json", lambda run: run.stage("enas").genotype()),
     "masks.npz": (lambda run: run.path / "1-enas" / "masks.npz", lambda run: run.stage("enas").genotype()),
     "weights.npz": (lambda run: run.path / "1-enas" / "weights.npz", lambda run: numbers(run.stage("enas").weights())),
-    "config.json": (lambda run: run.path / "1-enas" / "config.json", lambda run: run.stage("enas").record()),
-    "done.json": (lambda run: run.path / "1-enas" / "done.json", lambda run: run.stage("enas").done()),
+    "config.json": (lambda run: run.path / "1-enas" / "config.json", lambda run: run.stage("enas").config),
+    "done.json": (lambda run: run.path / "1-enas" / "done.json", lambda run: run.stage("enas").done.to_json()),
     "run.json": (
         lambda run: run.path / "run.json",
         lambda run: journal.read(run.path / "run.json"),
@@ -88,7 +85,7 @@ NPZ = [name for name in FILES if name not in JSON]
 
 
 def digest(run):
-    return config_digest(run.stage("base").record())
+    return config_digest(run.stage("base").config)
 
 
 def value_of(run, name):
@@ -332,11 +329,11 @@ def test_the_checkpoint_before_is_used_when_the_newest_is_damaged(run, capsys):
     content = path.read_bytes()
     for damage in (b"", content[:-1], flipped(content, 999), FILES["weights.npz"][0](run).read_bytes(), npz()):
         path.write_bytes(damage)
-        loaded = run.stage("base").load_checkpoint()
+        loaded = newest_checkpoint(run.stage("base"))
         assert (loaded.epoch, loaded.arrays["w/kernel"][0]) == (1, 1.0)
         assert path.name in capsys.readouterr().err
     path.write_bytes(content)
-    assert run.stage("base").load_checkpoint().epoch == 2
+    assert newest_checkpoint(run.stage("base")).epoch == 2
 
 
 def test_a_stage_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(run):
@@ -345,9 +342,9 @@ def test_a_stage_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(run
     for path, content in zip(both, contents, strict=True):
         path.write_bytes(content[:-10])
     with pytest.raises(files.DamagedFileError) as error:
-        run.stage("base").load_checkpoint()
+        newest_checkpoint(run.stage("base"))
     assert all(str(path) in str(error.value) for path in both)
-    assert "--overwrite" in str(error.value)
+    assert "`overwrite`" in str(error.value)
     assert [path.stat().st_size for path in both] == [len(content) - 10 for content in contents]
     for path, content in zip(both, contents, strict=True):
         path.write_bytes(content)
@@ -495,7 +492,7 @@ def test_a_batch_that_cannot_be_read_is_named_once(tmp_path, kind, reason):
 
 def test_nothing_but_these_files_unpickles_or_opens_archives():
     """And nothing unpacks one, so that no member can escape its directory."""
-    root = Path(files.__file__).parent
+    root = Path(files.__file__).parent.parent
     importers = {"pickle": set(), "zipfile": set(), "tarfile": set(), "shelve": set(), "marshal": set(), "dill": set()}
     for path in root.rglob("*.py"):
         code = path.read_text()
@@ -507,5 +504,5 @@ def test_nothing_but_these_files_unpickles_or_opens_archives():
                 importers[name].add(str(path.relative_to(root)))
     assert {name: found for name, found in importers.items() if found} == {
         "pickle": {"data/cifar_archives.py"},
-        "zipfile": {"files.py"},
+        "zipfile": {"storage/files.py"},
     }

@@ -16,6 +16,7 @@ from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain,
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.storage import files, stopping
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.space import Space
 
@@ -46,9 +47,9 @@ def small_network(*, separable_as_dense=False, dropout=0.5):
         GENOTYPE,
         input_shape=(8, 12, 3),
         num_classes=5,
-        filters=5,  # odd: the two halves of a reduction differ
+        # An odd width: the two halves of a reduction differ.
+        form=Form(filters=5, separable_as_dense=separable_as_dense),
         dropout=dropout,
-        separable_as_dense=separable_as_dense,
     )
     return randomized(model, np.random.default_rng(0))
 
@@ -221,7 +222,7 @@ def test_a_run_is_exported_and_loaded_again_in_a_fresh_process(run_copy):
     images = (data.test.images / 255 - np.array(told["mean"])) / np.array(told["std"])
     model = keras.saving.load_model(run_copy.path / "export" / "network.keras", compile=False)
     accuracy = np.mean(answers(model, images.astype("float32")).argmax(1) == data.test.labels)
-    assert accuracy == pytest.approx(run_copy.stage("final").done()["metrics"]["test_accuracy"], abs=1e-6)
+    assert accuracy == pytest.approx(run_copy.stage("final").done.metrics["test_accuracy"], abs=1e-6)
     assert told["class_names"] == [str(digit) for digit in range(10)]
 
     text = (run_copy.path / "export" / "export.md").read_text()

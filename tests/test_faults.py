@@ -20,7 +20,7 @@ from nhn_tf.storage import files
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
-from tests.conftest import before, smoke_settings
+from tests.conftest import before, newest_checkpoint, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = smoke_settings("enas")
@@ -142,9 +142,7 @@ def begun(tmp_path):
     """A stage that has saved two checkpoints and is going on."""
     run = RunDirectory(tmp_path / "begun")
     with run.hold(preset="smoke"):
-        stage = run.stage("enas")
-        stage.begin(SETTINGS)
-        stage.start("images")
+        stage = run.ready("enas", SETTINGS).begin("images")
         for epoch in (1, 2):
             stage.save_checkpoint(checkpoint(epoch))
     return run.path
@@ -154,9 +152,9 @@ def begun(tmp_path):
 def finished(begun, tmp_path):
     """The same stage, finished."""
     shutil.copytree(begun, tmp_path / "finished")
-    stage = RunDirectory(tmp_path / "finished").stage("enas")
-    finish(stage)
-    return stage.run.path
+    run = RunDirectory(tmp_path / "finished")
+    finish(run.ready("enas", SETTINGS).begin("images"))
+    return run.path
 
 
 def weights():
@@ -222,12 +220,12 @@ def test_a_checkpoint_cut_off_anywhere_leaves_the_old_or_the_new_one(begun, mann
     epochs = set()
 
     def save_checkpoint(run):
-        run.stage("enas").save_checkpoint(checkpoint(3))
+        run.ready("enas", SETTINGS).begin("images").save_checkpoint(checkpoint(3))
 
     def check(run, ended):
-        stage = run.stage("enas")
-        assert stage.begin(SETTINGS) is None
-        loaded = stage.load_checkpoint()
+        ready = run.ready("enas", SETTINGS)
+        assert ready.done is None
+        loaded = ready.begin("images").load_checkpoint()
         assert loaded.epoch in ((3,) if ended else (2, 3))
         same(loaded, loaded.epoch)
         epochs.add(loaded.epoch)
@@ -244,21 +242,22 @@ def test_a_stages_end_cut_off_anywhere_is_unfinished_or_finished(begun, finished
     states = set()
 
     def finish_stage(run):
-        finish(run.stage("enas"))
+        finish(run.ready("enas", SETTINGS).begin("images"))
 
     def check(run, ended):
-        stage = run.stage("enas")
-        done = stage.begin(SETTINGS)
+        ready = run.ready("enas", SETTINGS)
+        done = ready.done
         states.add(done is not None)
         if done is None:
             assert not ended
-            stage.start("images")
-            same(stage.load_checkpoint(), 2)
-            done = finish(stage)
-        assert {**done, "wall_s": 0} == {**expected.done(), "wall_s": 0}
+            begun = ready.begin("images")
+            same(begun.load_checkpoint(), 2)
+            done = finish(begun)
+        assert dataclasses.replace(done, wall_s=0) == dataclasses.replace(expected.done, wall_s=0)
+        stage = run.stage("enas")
         assert stage.genotype() == expected.genotype()
         assert files.digest_arrays(stage.weights()) == files.digest_arrays(weights())
-        assert run.stage("enas").begin(SETTINGS) == done
+        assert run.ready("enas", SETTINGS).done == done
 
     calls, _ = cut_everywhere(finish_stage, begun, manner, check, block=block)
     assert calls > 40
@@ -274,21 +273,19 @@ def test_a_stage_begun_again_is_the_old_result_or_the_new_beginning(finished, ma
     states = set()
 
     def start(run):
-        stage = run.stage("enas")
-        stage.begin(again)
-        stage.start("images")
+        run.ready("enas", again).begin("images")
 
     def check(run, ended):
         stage = run.stage("enas")
         states.add(stage.is_done)
         if stage.is_done:
             assert not ended
-            assert stage.begin(SETTINGS)["genotype"] == stage.genotype().digest
+            assert run.ready("enas", SETTINGS).done.genotype == stage.genotype().digest
             assert files.digest_arrays(stage.weights()) == files.digest_arrays(weights())
         else:
-            assert stage.begin(dataclasses.replace(again, overwrite=False)) is None
-            stage.start("images")
-            assert stage.load_checkpoint() is None
+            ready = run.ready("enas", dataclasses.replace(again, overwrite=False))
+            assert ready.done is None
+            assert ready.begin("images").load_checkpoint() is None
 
     calls, _ = cut_everywhere(start, finished, manner, check)
     assert calls > 10
@@ -313,7 +310,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_told(begun, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    stage = RunDirectory(begun).stage("enas")
+    stage = RunDirectory(begun).ready("enas", SETTINGS).begin("images")
     with monkeypatch.context() as patch, pytest.raises(files.WriteError, match="checkpoint.*Operation not permitted"):
         patch.setattr(os, "unlink", refuse)
         stage.save_checkpoint(checkpoint(3))
@@ -325,7 +322,7 @@ def test_no_temporary_is_taken_for_a_checkpoint(begun):
     stage = RunDirectory(begun).stage("enas")
     both = sorted((stage / "checkpoint").iterdir())
     shutil.copy(both[1], both[1].with_name(f".{both[1].name[:-5]}9.npz.abc.tmp"))
-    assert stage.load_checkpoint().epoch == 2
+    assert newest_checkpoint(stage).epoch == 2
     with RunDirectory(begun).hold():
         assert sorted((stage / "checkpoint").iterdir()) == both
 
@@ -374,11 +371,11 @@ def test_only_known_places_open_files_for_writing():
         code = path.read_text()
         if path.name != "files.py" and any(word in code for word in words):
             found.add(str(path.relative_to(ROOT / "nhn_tf")))
-    reading = {"data/cifar_archives.py", "data/pictures.py", "sparse/file_format.py"}
-    drawing = {"plots.py"}  # into memory
+    reading = {"data/cifar_archives.py", "data/pictures.py", "sparse/program/file_format.py"}
+    drawing = {"report/figures.py"}  # into memory
     temporary = {"export/check.py", "export/formats.py", "export/reload.py"}  # in a directory that is then renamed
-    appending = {"event_writer.py"}
-    assert found - reading - drawing - temporary - appending <= {"runs/lock.py"}
+    appending = {"runs/event_writer.py"}
+    assert found - reading - drawing - temporary - appending <= {"storage/lock.py"}
 
 
 # A disk that is really full.
@@ -410,9 +407,7 @@ def fill(directory):
 def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_space(small_disk):
     run = RunDirectory(small_disk / "run")
     with pytest.raises(files.WriteError) as error, run.hold(preset="smoke"):
-        stage = run.stage("enas")
-        stage.begin(SETTINGS)
-        stage.start("images")
+        stage = run.ready("enas", SETTINGS).begin("images")
         stage.save_checkpoint(checkpoint(1))
         fill(small_disk)
         stage.save_checkpoint(checkpoint(2))
@@ -427,9 +422,9 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_space(small_disk)
         pass
     (small_disk / "filler").unlink()
     with run.hold():
-        stage = run.stage("enas")
-        assert stage.begin(SETTINGS) is None
-        stage.start("images")
+        ready = run.ready("enas", SETTINGS)
+        assert ready.done is None
+        stage = ready.begin("images")
         same(stage.load_checkpoint(), 1)
         stage.save_checkpoint(checkpoint(2))
         same(stage.load_checkpoint(), 2)
@@ -480,7 +475,7 @@ def test_a_training_stopped_by_a_full_disk_ends_bit_for_bit_once_there_is_space(
 DYING = """
 import os, sys
 import numpy as np
-from nhn_tf import files
+from nhn_tf.storage import files
 
 calls, cut = 0, int(sys.argv[2])
 def counted(function):

@@ -12,9 +12,9 @@ from absl import flags as absl_flags
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS
+from nhn_tf.settings.table import NAMES as STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
 
 def parse(*arguments, stages=STAGES, **options):

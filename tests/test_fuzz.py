@@ -25,6 +25,7 @@ from flags.define import StageFlags
 from nhn_tf.data import DataError, decoding, left_out, load, pictures
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, DataConfig, PruneConfig, TrainConfig
+from nhn_tf.settings.table import NAMES as STAGES
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
@@ -32,7 +33,6 @@ from nhn_tf.values.space import MAX_LAYERS, Space
 from tests.test_datasets import folder_config, grey, png_header, save, write_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final")
 
 
 def examples(count):
@@ -436,7 +436,7 @@ def test_images_too_large_for_memory_are_refused_before_they_take_it(tmp_path, m
     assert load(folder_config(root), seed=0).image_shape == (8, 8, 1)  # no network takes 1028 pixels a side
     monkeypatch.setattr(decoding.os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 100)
     monkeypatch.setattr(decoding, "_DECODER_VERSION", 99)  # not from the cache
-    with pytest.raises(DataError, match="The 6 images of .* take .* GiB of memory(.|\n)*--image_size"):
+    with pytest.raises(DataError, match="The 6 images of .* take .* GiB of memory(.|\n)*`image_size`"):
         load(folder_config(root), seed=0)
 
 

@@ -95,6 +95,12 @@ def test_equal_values_hash_alike_and_masks_tell_apart(pruned):
     assert other.digest != pruned.digest
 
 
+def test_without_addons_their_masks_go_and_the_others_stay(pruned):
+    grown = dataclasses.replace(pruned, masks=pruned.masks.merge({"addon1_conv": np.ones((2, 2), bool)}))
+    assert grown.without_addons() == dataclasses.replace(pruned, addons=())
+    assert dataclasses.replace(pruned, masks=None).without_addons().masks is None
+
+
 def test_masks_of_another_genotype_are_refused(pruned, tmp_path):
     pruned.save(tmp_path)
     Masks({"layer0_op": np.ones((2, 2), bool)}).save(tmp_path / "masks.npz")

@@ -19,7 +19,9 @@ from nhn_tf.search import DirectionSearch, LocationSearch
 from nhn_tf.search.addon_search import Stretch
 from nhn_tf.settings.presets import PAPER, DirectionConfig, LocationConfig
 from nhn_tf.training import DivergedError
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.locations import LocationSpace
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
@@ -27,7 +29,7 @@ from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run,
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # sources of the two layers: 1 and 2
 MASK = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0]], bool)
 BASE = Genotype(SPACE, ("conv3x3", "max_pool3x3"), ((), (0,)), masks=Masks({"layer0_op": MASK}))
-FORM = {"filters": 3}
+FORM = Form(filters=3)
 SMALL = {"cycles": 2, "population": 4, "iterations": 2, "batch_size": 8, "fitness_batch_size": 8}
 LOCATION = LocationConfig(**SMALL, none_probability=0.5)
 DIRECTION = DirectionConfig(**SMALL, density=0.3)
@@ -36,7 +38,7 @@ DIRECTION = DirectionConfig(**SMALL, density=0.3)
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
     keras.utils.set_random_seed(3)
-    return weights.to_arrays(network.build(BASE, **SHAPE, **FORM))
+    return weights.to_arrays(network.build(BASE, **SHAPE, form=FORM))
 
 
 def location(arrays, config: LocationConfig = LOCATION, kind=LocationSearch, **kwargs) -> LocationSearch:
@@ -179,11 +181,16 @@ def test_location_results(located, arrays):
     assert results["codes_ranked"] == results["random_codes_ranked"] <= 2
     assert results["random_search_val_accuracy"] >= results["random_search_mean_val_accuracy"]
     assert results["search_space_size"] == 4
-    bare = network.build(BASE, **SHAPE, **FORM)
+    bare = network.build(BASE, **SHAPE, form=FORM)
     weights.from_arrays(bare, arrays)
     assert results["no_addons_val_accuracy"] == training.accuracy(bare, validation())
     best = searcher.get_best_trials(1)[0]
     assert best.score == results["val_accuracy"]
+    assert {(c.figure, c.control, c.control_value) for c in searcher.comparisons} == {
+        ("val_accuracy", "random search", results["random_search_val_accuracy"]),
+        ("val_accuracy", "no add-ons", results["no_addons_val_accuracy"]),
+        ("mean_val_accuracy", "random search", results["random_search_mean_val_accuracy"]),
+    }
     assert best.source == "evolution"
     assert results["addons"] == len(best.genotype.addons) >= 1
     assert best.genotype.masks == BASE.masks
@@ -350,11 +357,8 @@ def test_summaries(located, directed, capsys):
     assert "layer 1: 5x5 from layer 0" in printed
 
 
-def test_the_papers_search_space_is_printed(capsys):
-    from nhn_tf.search import Evolution
-    from nhn_tf.values.locations import LocationSpace
-
-    assert f"{Evolution(LocationSpace(Space())).locations.size():.3g}" == "1.91e+08"
+def test_the_papers_search_space_has_the_size_that_the_paper_states():
+    assert f"{LocationSpace(Space()).size():.3g}" == "1.91e+08"
 
 
 # The direction search.
@@ -459,7 +463,7 @@ def test_a_direction_search_without_add_ons_is_refused(arrays):
 def test_both_searches_end_to_end():
     genotype = dataclasses.replace(BASE, masks=None)
     keras.utils.set_random_seed(0)
-    arrays = weights.to_arrays(network.build(genotype, **SHAPE, **FORM))
+    arrays = weights.to_arrays(network.build(genotype, **SHAPE, form=FORM))
     config = {**SMALL, "cycles": 1, "population": 2}
     first = LocationSearch(genotype, arrays, LocationConfig(**config), **SHAPE, form=FORM)
     assert 0 <= run(first)["val_accuracy"] <= 1

@@ -10,7 +10,7 @@ import pytest
 from nhn_tf import stages
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
-from nhn_tf.stages.common import load_feed
+from nhn_tf.stages.feed import load_feed
 from tests.conftest import STAGES, smoke_settings
 
 
@@ -56,7 +56,7 @@ def test_the_genotype_only_grows_from_stage_to_stage(smoke_run):
 
 def test_location_search_counts_its_evaluations_and_lists_its_candidates(smoke_run):
     stage = smoke_run.stage("lds_location")
-    metrics, config = stage.done()["metrics"], smoke_settings("lds_location").config
+    metrics, config = stage.done.metrics, smoke_settings("lds_location").config
     assert metrics["evaluations"] == config.cycles * config.population
     with open(stage / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -66,13 +66,13 @@ def test_location_search_counts_its_evaluations_and_lists_its_candidates(smoke_r
 
 def test_the_final_stage_reports_its_ablation(smoke_run):
     stage, settings = smoke_run.stage("final"), smoke_settings("final")
-    metrics, genotype = stage.done()["metrics"], stage.genotype()
+    metrics, genotype = stage.done.metrics, stage.genotype()
     feed = load_feed(settings)
     bare = network.build(
         dataclasses.replace(genotype, addons=(), masks=None),
         input_shape=feed.data.image_shape,
         num_classes=feed.data.num_classes,
-        **smoke_settings("base").config.form,
+        form=smoke_settings("base").config.form,
     )
     arrays = stage.weights()
     for path, variable in weights.variables_by_path(bare).items():
@@ -83,7 +83,7 @@ def test_the_final_stage_reports_its_ablation(smoke_run):
     accuracy = float(np.mean(bare.predict_on_batch(images).argmax(axis=1) == labels))
     assert metrics["test_accuracy_without_addons"] == pytest.approx(accuracy, abs=1.5 / len(labels))
     assert "val_accuracy" not in metrics  # it trained on them
-    assert metrics["live_params"] > smoke_run.stage("pruned").done()["metrics"]["live_params"]
+    assert metrics["live_params"] > smoke_run.stage("pruned").done.metrics["live_params"]
 
 
 @pytest.mark.slow

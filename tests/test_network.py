@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from nhn_tf.models import network, weights
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import OP_NAMES, Space
@@ -47,8 +48,8 @@ def genotype(ops=("conv3x3", "sep_conv5x5", "max_pool3x3", "avg_pool3x3"), skips
     return Genotype(SMALL, ops, skips, **kwargs)
 
 
-def build(of, **kwargs):
-    return network.build(of, **{"input_shape": (8, 8, 3), "num_classes": 5, "filters": 4, **kwargs})
+def build(of, *, form=Form(filters=4), **kwargs):
+    return network.build(of, form=form, **{"input_shape": (8, 8, 3), "num_classes": 5, **kwargs})
 
 
 def numbers(*shape, seed=0):
@@ -87,7 +88,7 @@ def test_only_outputs_that_are_read_again_are_reduced():
 
 
 def test_the_published_enas_network_builds_and_runs():
-    model = build(Genotype.from_enas_text(ENAS_24), filters=2, input_shape=(8, 8, 3))
+    model = build(Genotype.from_enas_text(ENAS_24), form=Form(filters=2))
     assert len([layer for layer in model.layers if layer.name.endswith("_op")]) == 24
     assert array(model(numbers(1, 8, 8, 3))).shape == (1, 5)
 
@@ -106,7 +107,7 @@ def test_twelve_layers_of_dense_convolutions_have_the_papers_size():
 
 def test_small_network_size_counted_by_hand():
     of = Genotype(Space(2, 1), ("conv3x3", "max_pool3x3"), ((), (0,)))
-    model = build(of, filters=4)
+    model = build(of)
     count = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     stem = 9 * 3 * 4 + 8
     first = (16 + 8) + (9 * 16 + 8)
@@ -117,13 +118,13 @@ def test_small_network_size_counted_by_hand():
 
 @pytest.mark.parametrize("as_dense", [True, False])
 def test_separable_convolutions_become_dense_ones_on_request(as_dense):
-    layer = build(genotype(), separable_as_dense=as_dense).get_layer("layer1_op")
+    layer = build(genotype(), form=Form(filters=4, separable_as_dense=as_dense)).get_layer("layer1_op")
     assert type(layer).__name__ == ("MaskedConv2D" if as_dense else "SeparableConv2D")
     assert layer.kernel_size == (5, 5)
 
 
 def test_width_grows_at_transitions_and_smooth_init_can_be_switched_off():
-    model = build(genotype(), width_growth=3, smooth_init=False)
+    model = build(genotype(), form=Form(filters=4, width_growth=3, smooth_init=False))
     assert model.get_layer("layer1_mix_bn").output.shape[-1] == 4
     assert model.get_layer("layer2_mix_bn").output.shape[-1] == 12
     assert type(model.get_layer("layer0_op").kernel_initializer).__name__ == "HeNormal"
@@ -184,7 +185,7 @@ def test_addons_read_inside_their_segment_and_take_masks():
 
 
 def test_a_network_trains_a_step_and_survives_serialisation(tmp_path):
-    model = build(genotype(), dropout=0.3, separable_as_dense=False)
+    model = build(genotype(), form=Form(filters=4, separable_as_dense=False), dropout=0.3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss)
     x = numbers(8, 8, 8, 3)
@@ -197,7 +198,7 @@ def test_a_network_trains_a_step_and_survives_serialisation(tmp_path):
 def test_every_op_builds_in_every_place():
     rng = np.random.default_rng(0)
     for genes in SMALL.sample(rng, 4):
-        assert build(Genotype.from_genes(SMALL, genes), filters=3).count_params() > 0
+        assert build(Genotype.from_genes(SMALL, genes), form=Form(filters=3)).count_params() > 0
     assert {op for genes in SMALL.sample(rng, 50) for op in Genotype.from_genes(SMALL, genes).ops} == set(OP_NAMES)
 
 

@@ -49,7 +49,7 @@ def test_wrong_settings_are_refused_before_the_first_stage(tmp_path, flag, culpr
 @pytest.mark.parametrize(
     ("flags", "culprit"),
     [
-        (["--final_batch_size=1000"], "stage 'final': --batch_size"),
+        (["--final_batch_size=1000"], "stage 'final': --final_batch_size"),
         (["--enas_ops=avg_pool3x3,max_pool3x3"], "no full convolution"),
     ],
 )
@@ -94,8 +94,8 @@ def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
     last = json.loads(result.stdout.strip().splitlines()[-1])
     assert last["same"] == {"base": True}
     again = RunDirectory(tmp_path / "run-repeat").stage("base")
-    assert again.done()["metrics"] == run.stage("base").done()["metrics"]
-    assert again.record()["config"]["lr_max"] == 0.04
+    assert again.done.metrics == run.stage("base").done.metrics
+    assert again.config["config"]["lr_max"] == 0.04
 
     noted = files.read_sealed(run.path / "run.json")
     noted["stages"]["base"]["weights"] = "0" * 16

@@ -14,7 +14,7 @@ from nhn_tf.data import datasets
 from nhn_tf.errors import UserError
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
-from nhn_tf.stages.common import Feed, load_feed
+from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from tests.conftest import STAGES, smoke_settings
 
@@ -37,11 +37,11 @@ def trained(smoke_run, tmp_path):
 
 def test_sparsity_is_what_was_asked_for_and_the_figures_agree(smoke_run):
     stage = smoke_run.stage("prune")
-    metrics, masks = stage.done()["metrics"], stage.genotype().masks
+    metrics, masks = stage.done.metrics, stage.genotype().masks
     assert metrics["kernel_sparsity"] == masks.sparsity == pytest.approx(0.5, abs=1 / masks.total)
     assert metrics["live_params"] < metrics["params"]
     assert metrics["live_flops"] < metrics["flops"]
-    assert metrics["test_accuracy_before"] == smoke_run.stage("base").done()["metrics"]["test_accuracy"]
+    assert metrics["test_accuracy_before"] == smoke_run.stage("base").done.metrics["test_accuracy"]
     with open(stage / "layers.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["params"]) for row in rows) == metrics["params"]
@@ -74,7 +74,7 @@ def test_retraining_inherits_masks_and_moves_the_weights(smoke_run):
     assert before.genotype() == after.genotype()
     changed = [not np.array_equal(array, after.weights()[path]) for path, array in before.weights().items()]
     assert sum(changed) > len(changed) / 2
-    assert after.done()["metrics"]["live_params"] == before.done()["metrics"]["live_params"]
+    assert after.done.metrics["live_params"] == before.done.metrics["live_params"]
 
 
 def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
@@ -82,7 +82,7 @@ def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
     stage = smoke_run.stage("pruned")
     model = network.build(
         stage.genotype(), input_shape=data.image_shape, num_classes=data.num_classes,
-        **smoke_settings("base").config.form,
+        form=smoke_settings("base").config.form,
     )  # fmt: skip
     weights.transfer(stage.weights(), model)
     small = pruning.compact(model)
@@ -94,7 +94,7 @@ def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
 
 def test_gradual_pruning_reaches_its_target(trained):
     stages.run("prune", trained, smoke_settings("prune", schedule="gradual"))
-    assert trained.stage("prune").done()["metrics"]["kernel_sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert trained.stage("prune").done.metrics["kernel_sparsity"] == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_interrupted_gradual_pruning_ends_bit_for_bit_the_same(trained, tmp_path
             stages.run("prune", twin, settings)
     stages.run("prune", twin, settings)
     assert twin.stage("prune").genotype() == trained.stage("prune").genotype()
-    assert twin.stage("prune").done()["weights"] == trained.stage("prune").done()["weights"]
+    assert twin.stage("prune").done.weights == trained.stage("prune").done.weights
 
 
 def test_a_layer_that_would_lose_everything_keeps_its_strongest_kernel(trained, capsys):
@@ -130,7 +130,7 @@ def test_the_random_control_keeps_as_many_kernels_of_the_base(trained):
         trained.stage("base").genotype(),
         input_shape=feed.data.image_shape,
         num_classes=feed.data.num_classes,
-        **smoke_settings("base").config.form,
+        form=smoke_settings("base").config.form,
     )
     weights.transfer(trained.stage("base").weights(), control)
     masks = trained.stage("prune").genotype().masks
@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(trained):
     path = next(path for path in arrays if path.endswith("_op/kernel"))
     arrays[path][0, 0, 0, 0] = np.nan
     files.save_npz(stage / "weights.npz", arrays)
-    files.write_sealed(stage / "done.json", {**stage.done(), "weights": files.digest_arrays(arrays)})
+    files.write_sealed(stage / "done.json", {**stage.done.to_json(), "weights": files.digest_arrays(arrays)})
     with pytest.raises(UserError, match=path.removesuffix("/kernel")):
         stages.run("prune", trained, smoke_settings("prune"))
 
@@ -159,7 +159,7 @@ def test_a_network_without_full_convolutions_says_what_to_do(trained, tmp_path):
     path.write_text("4\n5 0\n4 0 0\n")
     settings = dataclasses.replace(smoke_settings("base", genotype=str(path), epochs=1), overwrite=True)
     stages.run("base", trained, settings)
-    with pytest.raises(UserError, match=r"no full 3x3 or 5x5 convolution.*\n.*--ops"):
+    with pytest.raises(UserError, match=r"no full 3x3 or 5x5 convolution.*\n.*`ops`"):
         stages.run("prune", trained, smoke_settings("prune"))
     assert not trained.stage("prune").path.exists()
 
@@ -170,7 +170,7 @@ def test_what_builds_on_a_stage_that_has_been_run_again_is_refused(smoke_run, tm
     base = run.stage("base")
     arrays = {name: array + 1 for name, array in base.weights().items()}
     files.save_npz(base / "weights.npz", arrays)
-    files.write_sealed(base / "done.json", {**base.done(), "weights": files.digest_arrays(arrays)})
+    files.write_sealed(base / "done.json", {**base.done.to_json(), "weights": files.digest_arrays(arrays)})
     for stage in ("pruned", "lds_location", "final"):
         with pytest.raises(RunError, match="stage 'prune' .* that no stage holds any more"):
             stages.run(stage, run, smoke_settings(stage))

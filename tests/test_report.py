@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nhn_tf.errors import UserError
 from nhn_tf.models import complexity
 from nhn_tf.report import curves, drawing, markdown, published, reading, results, write_report
-from nhn_tf.runs import STAGES, RunDirectory, RunError, Settings
+from nhn_tf.runs import NAMES, RunDirectory, RunError, Settings
 from nhn_tf.settings import PRESETS
 from nhn_tf.storage import files
 from nhn_tf.storage.files import DamagedFileError
@@ -83,19 +83,18 @@ def history(stage):
     return "epoch,accuracy,loss,val_accuracy\n1,0.5,2.0,0.4\n2,0.9,1.0,0.8\n"
 
 
-def make_run(path, stages=tuple(STAGES), *, unfinished=(), preset="demo", **data):
+def make_run(path, stages=NAMES, *, unfinished=(), preset="demo", **data):
     """A run directory as the stages write it, with figures that are all different."""
     chosen = PRESETS[preset]
     run = RunDirectory(path)
     with run.hold(preset=preset, seed=5):
         before = None
         for name in (*stages, *unfinished):
-            stage = run.stage(name)
             config = chosen.stage(name)
             replaced = dataclasses.replace(chosen.data, **data)
             asked = Settings(config=config, data=replaced, compute=chosen.compute, seed=5, preset=preset)
-            stage.begin(asked, input_genotype=before)
-            stage.start("digest of the images", {"train": 500, "val": 96, "test": 97, "classes": 10})
+            ready = run.ready(name, asked, input_genotype=before)
+            stage = ready.begin("digest of the images", {"train": 500, "val": 96, "test": 97, "classes": 10})
             if history(name):
                 (stage / "metrics.csv").write_text(history(name))
             if name in stages:
@@ -138,7 +137,7 @@ def test_the_printed_score_is_that_of_the_printed_figures(row):
 
 
 def test_every_stage_has_the_papers_time():
-    assert list(published.HOURS) == list(STAGES)
+    assert list(published.HOURS) == list(NAMES)
 
 
 # Figures.
@@ -449,9 +448,9 @@ def test_reporting_changes_nothing_of_the_run(tmp_path):
     assert not (path / "lock").exists()
 
 
-@pytest.mark.parametrize("count", range(1, len(STAGES)))
+@pytest.mark.parametrize("count", range(1, len(NAMES)))
 def test_a_run_that_stopped_anywhere_is_reported(tmp_path, count):
-    names = tuple(STAGES)
+    names = NAMES
     path = make_run(tmp_path / "run", names[: count - 1], unfinished=names[count - 1 : count])
     value = value_of(path)
     states = [stage["state"] for stage in value["stages"]]

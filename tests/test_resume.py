@@ -14,7 +14,7 @@ import pytest
 from nhn_tf import stages
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.storage import files, stopping
-from tests.conftest import STAGES, before, smoke_settings
+from tests.conftest import STAGES, before, newest_checkpoint, smoke_settings
 
 SLOW = pytest.mark.slow
 JAX = pytest.mark.jax
@@ -41,7 +41,7 @@ def outcome(run, stage):
         "genotype": (directory / "genotype.json").read_bytes(),
         "masks": (directory / "masks.npz").read_bytes() if (directory / "masks.npz").exists() else None,
         "weights": files.digest_arrays(directory.weights()),
-        "metrics": directory.done()["metrics"],
+        "metrics": directory.done.metrics,
         "tables": tables,
     }
 
@@ -189,7 +189,7 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path
     run = before(smoke_run, first, tmp_path / "run")
     killed = Killed(run)
     for stage, count in kills.items():
-        seconds = smoke_run.stage(stage).done()["wall_s"]
+        seconds = smoke_run.stage(stage).done.wall_s
         for _ in range(count):
             if not run.stage(stage).is_done:
                 killed.kill_in(stage, rng.uniform(0, 0.6 * seconds / count))  # this process may be the faster one
@@ -213,7 +213,7 @@ def test_a_process_that_is_told_to_end_saves_within_its_epoch(smoke_run, tmp_pat
     assert process.returncode == 128 + signal.SIGTERM
     assert "stage 'base' is saved after epoch" in message and "Go on with:\n  python train.py" in message
     stage = run.stage("base")
-    checkpoint = stage.load_checkpoint()
+    checkpoint = newest_checkpoint(stage)
     assert checkpoint.epoch >= 2
     assert len(list((stage / "checkpoint").glob("*.npz"))) == 2
     assert not (run.path / "lock").exists()

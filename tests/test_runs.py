@@ -26,10 +26,9 @@ GENOTYPE = Genotype(Space(3, 3), ("conv3x3",) * 3, ((), (0,), ()))
 
 
 def begun(run, settings=SETTINGS, **kwargs):
-    stage = run.stage("enas")
-    assert stage.begin(settings, **kwargs) is None
-    stage.start("images")
-    return stage
+    ready = run.ready("enas", settings, **kwargs)
+    assert ready.done is None
+    return ready.begin("images")
 
 
 def changed(**fields):
@@ -46,8 +45,8 @@ def run(tmp_path):
 def test_a_finished_stage_returns_its_result_for_the_same_settings(run):
     stage = begun(run)
     done = stage.finish({"val_accuracy": 0.5}, genotype=GENOTYPE, weights={"a": np.ones(2)})
-    assert run.stage("enas").begin(SETTINGS) == done
-    assert {"stage", "metrics", "config_digest", "wall_s", "device"} <= set(done)
+    assert run.ready("enas", SETTINGS).done == done
+    assert {"stage", "metrics", "config_digest", "wall_s", "device"} <= set(files.read_sealed(stage / "done.json"))
     assert run.require("enas", SETTINGS).genotype() == GENOTYPE
 
 
@@ -56,7 +55,7 @@ def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
     stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
     files.save_npz(stage / "weights.npz", {"a": np.zeros(2)})
     with pytest.raises(files.DamagedFileError, match=r"weights\.npz is not what stage 'enas' finished with"):
-        stage.weights()
+        run.stage("enas").weights()
     Genotype(Space(6, 3), ("conv3x3",) * 6, ((),) * 6).save(stage.path)
     with pytest.raises(files.DamagedFileError, match=r"genotype\.json is not what stage 'enas' finished with"):
         run.require("enas", SETTINGS).genotype()
@@ -64,19 +63,19 @@ def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
 
 def test_other_settings_are_an_error_that_names_the_fields(run):
     begun(run)
-    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*--overwrite"):
-        run.stage("enas").begin(changed(epochs=5))
+    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*`overwrite`"):
+        run.ready("enas", changed(epochs=5))
 
 
 def test_overwrite_begins_again(run):
     stage = begun(run)
     stage.finish({}, genotype=GENOTYPE, weights={})
     again = dataclasses.replace(changed(epochs=5), overwrite=True)
-    stage = run.stage("enas")
-    assert stage.begin(again) is None
-    assert stage.is_done  # nothing is lost until the new one starts
-    stage.start("images")
-    assert not stage.is_done
+    ready = run.ready("enas", again)
+    assert ready.done is None
+    assert run.stage("enas").is_done  # nothing is lost until the new one begins
+    ready.begin("images")
+    assert not run.stage("enas").is_done
 
 
 def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(run):
@@ -87,24 +86,22 @@ def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(ru
         compute=dataclasses.replace(SETTINGS.compute, steps_per_execution=4),
         preset="",
     )
-    assert run.stage("enas").begin(elsewhere) is None
+    assert run.ready("enas", elsewhere).done is None
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
     [
         ("", "begun on another result of stage 'enas'"),
-        ("arc.txt", "another architecture than --genotype=arc.txt holds now"),
+        ("arc.txt", "another architecture than `genotype`=arc.txt holds now"),
     ],
 )
 def test_the_input_genotype_is_part_of_the_identity(run, file, message):
     base = dataclasses.replace(SETTINGS, config=dataclasses.replace(SMOKE.base, genotype=file))
-    stage = run.stage("base")
-    stage.begin(base, input_genotype=GENOTYPE)
-    stage.start("images")
+    run.ready("base", base, input_genotype=GENOTYPE).begin("images")
     other = dataclasses.replace(GENOTYPE, ops=("conv5x5",) * 3)
     with pytest.raises(RunError, match=message):
-        run.stage("base").begin(base, input_genotype=other)
+        run.ready("base", base, input_genotype=other)
 
 
 def test_a_missing_predecessor_names_the_command_to_run(run):
@@ -151,12 +148,8 @@ def test_the_journal_says_what_a_stage_was_begun_with_and_what_it_left(run):
     expected = {**SETTINGS.to_json(), "data_digest": "images", "computed_with": journal.computed_with()}
     assert run.journal.read()["stages"] == {"enas": expected}
     done = stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
-    assert run.journal.read()["stages"] == {
-        "enas": {**expected, "genotype": GENOTYPE.digest, "weights": done["weights"]}
-    }
-    again = run.stage("enas")
-    again.begin(dataclasses.replace(SETTINGS, overwrite=True))
-    again.start("others")
+    assert run.journal.read()["stages"] == {"enas": {**expected, "genotype": GENOTYPE.digest, "weights": done.weights}}
+    run.ready("enas", dataclasses.replace(SETTINGS, overwrite=True)).begin("others")
     assert run.journal.read()["stages"]["enas"] == {**expected, "data_digest": "others"}
 
 
@@ -248,8 +241,8 @@ def test_wall_time_adds_up_over_interruptions(run):
     stage._started -= 100
     stage.save_checkpoint(checkpoint(1))
     again = begun(run)
-    again.load_checkpoint()
-    assert again.finish({}, genotype=GENOTYPE, weights={})["wall_s"] >= 100
+    again.resume()
+    assert again.finish({}, genotype=GENOTYPE, weights={}).wall_s >= 100
 
 
 def test_what_is_refused_before_it_starts_leaves_no_directory(tmp_path):
@@ -260,13 +253,12 @@ def test_what_is_refused_before_it_starts_leaves_no_directory(tmp_path):
 
 
 def test_other_images_are_refused_until_the_stage_begins_again(run):
-    stage = begun(run)
-    stage.check_data("images")
+    begun(run)
+    ready = run.ready("enas", SETTINGS)
+    ready.check_data("images")
     with pytest.raises(RunError, match="other images"):
-        stage.check_data("others")
-    again = run.stage("enas")
-    again.begin(dataclasses.replace(SETTINGS, overwrite=True))
-    again.check_data("others")
+        ready.check_data("others")
+    run.ready("enas", dataclasses.replace(SETTINGS, overwrite=True)).check_data("others")
 
 
 @pytest.mark.parametrize("name", ["done.json", "config.json"])
@@ -276,7 +268,7 @@ def test_a_damaged_record_is_named(run, name, content):
     stage.finish({}, genotype=GENOTYPE, weights={})
     (stage / name).write_text(content)
     with pytest.raises(files.DamagedFileError, match=name):
-        run.stage("enas").begin(SETTINGS)
+        run.ready("enas", SETTINGS)
 
 
 @pytest.mark.parametrize("content", ['{"schema": 1, "calls": []}', "", "[1]"])
@@ -296,7 +288,7 @@ def test_a_missing_artifact_is_named(run, name):
     stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
     (stage / name).unlink()
     with pytest.raises(files.DamagedFileError, match=f"{name} is missing"):
-        stage.genotype() if name == "genotype.json" else stage.weights()
+        run.stage("enas").genotype() if name == "genotype.json" else run.stage("enas").weights()
 
 
 def test_a_home_directory_is_found(tmp_path, monkeypatch):
@@ -310,41 +302,35 @@ def test_a_result_without_its_settings_is_not_taken_for_one_of_others(run):
     record = (stage / "config.json").read_bytes()
     (stage / "config.json").unlink()
     with pytest.raises(files.DamagedFileError, match=r"config\.json is missing"):
-        run.stage("enas").begin(changed(epochs=5))
+        run.ready("enas", changed(epochs=5))
     (stage / "config.json").write_bytes(record)
     other = RunDirectory(run.path / "other")
     with other.hold():
         begun(other, changed(epochs=5))
     shutil.copy(other.stage("enas") / "config.json", stage / "config.json")
     with pytest.raises(files.DamagedFileError, match=r"config\.json is not what stage 'enas' finished with"):
-        run.stage("enas").begin(changed(epochs=5))
+        run.ready("enas", changed(epochs=5))
 
 
 def test_what_is_discarded_is_no_longer_in_the_journal(run):
     stage = begun(run)
     stage.finish({}, genotype=GENOTYPE, weights={"a": np.ones(2)})
-    stage = run.stage("base")
-    stage.begin(dataclasses.replace(SETTINGS, config=SMOKE.base), input_genotype=GENOTYPE)
-    stage.start("images")
+    run.ready("base", dataclasses.replace(SETTINGS, config=SMOKE.base), input_genotype=GENOTYPE).begin("images")
     run.journal.forget(["enas"])
     assert list(run.journal.read()["stages"]) == ["base"]
 
 
-def test_a_stage_that_is_gone_on_with_elsewhere_says_so(run, monkeypatch, capsys):
+def test_a_stage_that_is_resumed_elsewhere_says_so(run, monkeypatch, capsys):
     first = journal.computed_with()
-    stage = begun(run)
+    begun(run)
     monkeypatch.setattr(journal, "device", lambda: "gpu:0")
     for _ in range(2):
-        stage = run.stage("enas")
-        stage.begin(SETTINGS)
-        stage.start("images")
+        begun(run)
     assert f"device {first['device']} -> gpu:0" in capsys.readouterr().err
     noted = run.journal.read()["stages"]["enas"]
     assert noted["computed_with"] == first
     assert noted["also_computed_with"] == [{**first, "device": "gpu:0"}]
-    again = run.stage("enas")
-    again.begin(dataclasses.replace(SETTINGS, overwrite=True))
-    again.start("images")
+    run.ready("enas", dataclasses.replace(SETTINGS, overwrite=True)).begin("images")
     assert run.journal.read()["stages"]["enas"]["computed_with"] == {**first, "device": "gpu:0"}
 
 
@@ -354,11 +340,8 @@ def test_the_last_checkpoint_of_whole_epochs_outlives_an_interruption(run):
     for epoch, step in ((1, 0), (2, 0), (2, 5)):
         stage.save_checkpoint(Checkpoint(epoch, arrays, {}, step))
     for step in (6, 7):
-        stage = run.stage("enas")
-        stage.begin(SETTINGS)
+        stage = begun(run)
         assert stage.load_checkpoint().step == step - 1
         stage.save_checkpoint(Checkpoint(2, arrays, {}, step))
-        back = run.stage("enas")
-        back.begin(SETTINGS)
-        found = back.load_checkpoint(whole_epochs=True)
+        found = begun(run).load_checkpoint(whole_epochs=True)
         assert (found.epoch, found.step) == (2, 0)

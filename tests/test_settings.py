@@ -8,6 +8,7 @@ import pytest
 
 from nhn_tf import settings
 from nhn_tf.settings import PRESETS, BaseConfig, DataConfig, EnasConfig, TrainConfig
+from nhn_tf.values.form import Form
 
 
 def test_paper_preset_carries_the_papers_numbers():
@@ -68,10 +69,10 @@ def test_every_field_explains_itself():
                     assert field.metadata["help"], f"{part.name}.{field.name}"
 
 
-def test_the_form_is_what_network_build_takes():
-    assert BaseConfig(filters=8).form == {
-        "filters": 8, "width_growth": 2, "separable_as_dense": True, "smooth_init": True,
-    }  # fmt: skip
+def test_the_base_gives_the_networks_form():
+    assert BaseConfig().form == Form()
+    given = {"filters": 8, "width_growth": 3, "separable_as_dense": False, "smooth_init": False}
+    assert BaseConfig(epochs=1, **given).form == Form(**given)
 
 
 def test_ranges_read_as_sentences():

@@ -13,7 +13,7 @@ import sparse_reference as reference
 
 import nhn_tf.sparse
 from nhn_tf.sparse.native.machine import HOSTS
-from nhn_tf.sparse.plan.lowering import make_plan
+from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.plan.memory import CapacityError
 from nhn_tf.sparse.program import file_format
 from nhn_tf.sparse.program import operations as ops
@@ -245,7 +245,7 @@ def test_a_depthwise_convolution_of_many_channels_takes_no_quadratic_memory():
     slide = {"window": (1, 1), "strides": (1, 1), "pads": (0, 0), "size": (1, 1)}
     conv = ops.Depthwise(inputs=(0,), multiplier=1, kernels=kernels, bias=bias, **slide)
     tracemalloc.start()
-    plan = make_plan(ops.Program((ops.Input(inputs=(), size=(1, 1, channels)), conv), (1,)), HOSTS[4])
+    plan = lower(ops.Program((ops.Input(inputs=(), size=(1, 1, channels)), conv), (1,)), HOSTS[4])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1000 * channels
@@ -306,7 +306,7 @@ def _mutate(rng, value):
 def fuzz(path, rng, rounds):
     """Loads mutated files; those that are still sound must run."""
     pytest.importorskip("llvmlite")
-    from nhn_tf.sparse.runtime import SparseRuntime
+    from nhn_tf.sparse.compiler import compile_program
 
     data = path.read_bytes()
     sound = 0
@@ -329,7 +329,7 @@ def fuzz(path, rng, rounds):
         if sum(int(np.prod(shape)) for shape in program.shapes) < 1e6:
             sound += 1
             if sound <= max(rounds // 200, 3):
-                runtime = SparseRuntime(program, threads=1)
+                runtime = compile_program(program, threads=1)
                 runtime(*(np.zeros((1, *shape), np.float32) for shape in runtime.input_shapes))
     assert sound < rounds / 2
 

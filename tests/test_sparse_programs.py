@@ -1,6 +1,8 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
 import ctypes
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +10,14 @@ import sparse_reference as reference
 
 pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
+from nhn_tf.sparse.assembly import assemble, new_arena
+from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
-from nhn_tf.sparse.plan.lowering import make_plan
+from nhn_tf.sparse.plan.lower import lower
+from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
-from nhn_tf.sparse.runtime import SparseRuntime, _Native, new_arena
+from nhn_tf.sparse.program.optimize import merge
 
 LANES = list(machine.HOSTS)
 """On machines of narrower vectors LLVM splits the wide ones."""
@@ -20,7 +25,7 @@ LANES = list(machine.HOSTS)
 
 def check(program, seed, lanes, tolerance=1e-5):
     rng = np.random.default_rng(seed)
-    runtime = SparseRuntime(program, lanes=lanes, threads=1)
+    runtime = compile_program(program, lanes=lanes, threads=1)
     images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
     results = runtime(*images)
     for result, expected in zip(
@@ -81,7 +86,7 @@ def test_activations_are_exact_to_float32_over_their_range(activation):
     values = np.concatenate([np.linspace(-80, 80, 400), np.linspace(-1, 1, 99)]).astype(np.float32)
     op = ops.Elementwise(inputs=(0,), activation=activation, slope=0.3)
     program = ops.Program((ops.Input(inputs=(), size=(len(values),)), op), (1,))
-    result = SparseRuntime(program, threads=1)(values[None])
+    result = compile_program(program, threads=1)(values[None])
     expected = reference.activate(values[None].astype(float), activation, 0.3)
     np.testing.assert_allclose(result, expected, rtol=3e-6, atol=2e-7)
 
@@ -90,7 +95,7 @@ def test_softmax_stands_large_logits_and_ignores_unused_lanes():
     program = ops.Program((ops.Input(inputs=(), size=(5,)), ops.Softmax(inputs=(0,))), (1,))
     logits = np.float32([[1000, 999, -1000, 0, 1000], [-2000, -2001, -2002, -2003, -2004]])
     expected = reference.compute(program, logits)[0]
-    np.testing.assert_allclose(SparseRuntime(program, threads=1)(logits), expected, atol=1e-6)
+    np.testing.assert_allclose(compile_program(program, threads=1)(logits), expected, atol=1e-6)
 
 
 def test_long_sums_round_less_than_in_order():
@@ -104,7 +109,7 @@ def test_long_sums_round_less_than_in_order():
     products = conv.kernels.reshape(24, channels) * images[0, 0, 0]
     in_order = np.cumsum(products, axis=1, dtype=np.float32)[:, -1]
     expected = reference.compute(program, images)[0].ravel()
-    found = SparseRuntime(program, threads=1)(images).ravel()
+    found = compile_program(program, threads=1)(images).ravel()
     off, off_in_order = (np.abs(values / expected - 1).mean() for values in (found, in_order))
     assert off < 3e-7 < off_in_order
 
@@ -114,7 +119,7 @@ def test_a_nan_in_an_image_reaches_the_result():
     program = single(rng, (8, 8, 2), 3, window=(3, 3), activation="relu")
     images = rng.standard_normal((1, 8, 8, 2)).astype(np.float32)
     images[0, 4, 4, 0] = np.nan
-    assert np.isnan(SparseRuntime(program, threads=1)(images)[0, 3:6, 3:6]).all()
+    assert np.isnan(compile_program(program, threads=1)(images)[0, 3:6, 3:6]).all()
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -125,7 +130,7 @@ def test_a_nan_goes_through_maxima_and_activations(lanes):
     whole = ops.GlobalPool(inputs=(0,), kind="max")
     curves = [ops.Elementwise(inputs=(0,), activation=name) for name in ops.ACTIVATIONS]
     program = ops.Program((images, pool, whole, *curves, ops.Softmax(inputs=(2,))), tuple(range(1, 4 + len(curves))))
-    runtime = SparseRuntime(program, threads=1, lanes=lanes)
+    runtime = compile_program(program, threads=1, lanes=lanes)
     for y, x in ((0, 0), (2, 3), (4, 6)):
         values = np.zeros((1, 5, 7, 2), np.float32)
         values[0, y, x, 0] = np.nan
@@ -143,7 +148,7 @@ def test_the_exponential_is_zero_and_infinite_where_float32_is():
     program = ops.Program((ops.Input(inputs=(), size=(len(values),)), op), (1,))
     with np.errstate(over="ignore"):
         expected = np.exp(values)
-    np.testing.assert_allclose(SparseRuntime(program, threads=1)(values[None])[0], expected, rtol=3e-6, atol=1e-37)
+    np.testing.assert_allclose(compile_program(program, threads=1)(values[None])[0], expected, rtol=3e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -154,14 +159,14 @@ def test_nothing_is_read_that_was_not_written(seed, poison):
     """
     rng = np.random.default_rng(100 + seed)
     program = reference.random_program(rng, length=6)
-    plan = make_plan(program, machine.HOSTS[LANES[seed % len(LANES)]])
-    native = _Native(plan)
+    plan = lower(merge(program), machine.HOSTS[LANES[seed % len(LANES)]])
+    code = assemble(plan)
     images = [rng.standard_normal((1, *shape)).astype(np.float32) for shape in plan.inputs]
 
     def run(arena):
         outputs = [np.empty((1, *shape), np.float32) for shape in plan.outputs]
-        native._free = [arena]
-        native.run(images, outputs, ctypes.c_int64(0), 1)
+        code._free = [arena]
+        code.run(images, outputs, ctypes.c_int64(0), 1)
         return outputs
 
     expected = run(new_arena(plan))
@@ -175,6 +180,40 @@ def test_nothing_is_read_that_was_not_written(seed, poison):
     assert not np.array_equal(poisoned, new_arena(plan), equal_nan=True)
     for result, wanted in zip(run(arena), expected, strict=True):
         np.testing.assert_array_equal(result, wanted)
+
+
+def test_every_second_value_is_copied_by_vectors_that_overlap_at_the_end():
+    moves = vector_moves([(10, 0, 6)], (2, 1), 4)  # Values 0, 2, 4, 6, 8, 10 to 10..15.
+    assert moves.patterns == (((0, 2, 4, 6), 2),)
+    np.testing.assert_array_equal(moves.vectors, [[10, 0], [12, 4]])
+
+
+def test_rows_that_share_a_target_row_are_copied_together():
+    moves = vector_moves([(0, 0, 2), (1, 20, 2), (7, 50, 1)], (1, 2), 4)  # Two parts; a lone value to 7.
+    assert moves.patterns == (((0, None, None, None), 1), ((0, 20, 1, 21), 1))
+    np.testing.assert_array_equal(moves.vectors, [[7, 50], [0, 0]])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_vectors_copy_what_rows_say_and_write_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    lanes, steps = int(rng.choice([4, 8, 16])), (int(rng.integers(1, 5)), int(rng.integers(1, 4)))
+    rows, to = [], 0
+    for _ in range(int(rng.integers(1, 8))):
+        count = int(rng.integers(1, 40))
+        rows.append((to, int(rng.integers(0, 300)), count))
+        to += count * steps[1] + int(rng.integers(16, 40))
+    source, expected = rng.standard_normal(500), np.zeros(to)
+    for start, first, count in rows:
+        expected[start : start + count * steps[1] : steps[1]] = source[first : first + count * steps[0] : steps[0]]
+    moves = vector_moves(rows, steps, lanes)
+    found = np.zeros(to)
+    patterns = [pattern for pattern, count in moves.patterns for _ in range(count)]
+    for (target, first), pattern in zip(moves.vectors, patterns, strict=True):
+        for lane, offset in enumerate(pattern):
+            if offset is not None:
+                found[target + lane] = source[first + offset]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (5, 3), (1, 1), (4, 16), (9, 2)])
@@ -198,6 +237,39 @@ def test_seams_make_every_part_see_its_neighbours(height, width, parts):
             start = layout.origin + local * layout.stride + part
             row = plane[start - 2 * parts : start + (width + 2) * parts : parts]
             np.testing.assert_array_equal(row, padded[part * layout.grid.rows + local + 2])
+
+
+PROTECTED = """
+import ctypes, mmap, sys
+import numpy as np
+sys.path.insert(0, "tests")
+import sparse_reference as reference
+from nhn_tf.sparse.compiler import compile_program
+from nhn_tf.sparse.program import operations as ops
+
+libc = ctypes.CDLL(None, use_errno=True)
+def image(shape):  # It ends where memory ends.
+    size = 4 * int(np.prod(shape))
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(start + pages), mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(memory, np.float32, size // 4, pages - size).reshape(shape)
+
+rng = np.random.default_rng(0)
+for lanes in (4, 8, 16):
+    for shape in ((1, 1, 1), (5, 7, 3), (8, 8, 2), (3, 3, 17), (20, 33, 1)):
+        conv = reference.random_conv(rng, shape, 2, window=(3, 3))
+        runtime = compile_program(ops.Program((ops.Input(inputs=(), size=shape), conv), (0, 1)), threads=1, lanes=lanes)
+        images = image((1, *shape))
+        images[:] = rng.standard_normal(images.shape)
+        np.testing.assert_array_equal(runtime(images)[0], images)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects memory as Linux does")
+def test_nothing_behind_an_image_is_read():
+    subprocess.run([sys.executable, "-c", PROTECTED], check=True)
 
 
 def test_narrow_maps_are_cut_into_parts_that_fill_a_vector():

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from nhn_tf import stages
 from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.runs.monitor import Monitor
+from nhn_tf.settings import table
+from nhn_tf.stages import runner
 from tests.conftest import before, smoke_settings
 
 SLOW = pytest.mark.slow
@@ -22,9 +25,16 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def test_every_stage_has_a_body_of_one_screen():
+    for stage in table.STAGES:
+        body = runner.body(stage)
+        assert list(inspect.signature(body).parameters) == ["stage", "feed", "settings"]
+        assert len(inspect.getsource(body).splitlines()) <= 25, stage.name
+
+
 def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
     stage = smoke_run.stage("enas")
-    done = stage.done()
+    done = stage.done.to_json()
     assert done["stage"] == "enas"
     assert done["wall_s"] > 0
     assert set(done["metrics"]) >= {
@@ -45,8 +55,8 @@ def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
 
 
 def test_base_trains_the_genotype_that_enas_found(smoke_run):
-    done = smoke_run.stage("base").done()
-    assert done["input_genotype"] == smoke_run.stage("enas").done()["genotype"]
+    done = smoke_run.stage("base").done.to_json()
+    assert done["input_genotype"] == smoke_run.stage("enas").done.genotype
     metrics = done["metrics"]
     assert set(metrics) >= TRAINING_METRICS
     assert metrics["test_error"] == pytest.approx(100 * (1 - metrics["test_accuracy"]))
@@ -57,7 +67,7 @@ def test_a_finished_stage_returns_at_once_and_says_so(run_copy, capsys):
     written = (run_copy.stage("base") / "done.json").stat().st_mtime_ns
     done = stages.run("base", run_copy, smoke_settings("base"))
     assert "already finished" in capsys.readouterr().out
-    assert done == run_copy.stage("base").done()
+    assert done == run_copy.stage("base").done.to_json()
     assert (run_copy.stage("base") / "done.json").stat().st_mtime_ns == written
 
 
@@ -92,7 +102,7 @@ def test_overwrite_keeps_the_old_result_until_the_new_run_can_start(smoke_run, r
     too_large = dataclasses.replace(smoke_settings("base", batch_size=4096), overwrite=True)
     with pytest.raises(UserError):
         stages.run("base", run_copy, too_large)
-    assert run_copy.stage("base").done() == smoke_run.stage("base").done()
+    assert run_copy.stage("base").done == smoke_run.stage("base").done
 
 
 def test_a_batch_larger_than_the_data_is_refused(smoke_run, tmp_path):
@@ -151,7 +161,7 @@ def test_an_interrupted_stage_ends_bit_for_bit_like_an_uninterrupted_one(smoke_r
     assert not run.stage(stage).is_done
     stages.run(stage, run, smoke_settings(stage))
     expected, found = smoke_run.stage(stage), run.stage(stage)
-    assert found.done()["metrics"] == expected.done()["metrics"]
+    assert found.done.metrics == expected.done.metrics
     assert found.genotype() == expected.genotype()
     weights, resumed = expected.weights(), found.weights()
     assert set(weights) == set(resumed)
@@ -169,7 +179,7 @@ def test_two_searches_with_one_seed_agree_and_another_seed_differs(smoke_run, tm
         return run.stage("enas")
 
     expected, same, other = smoke_run.stage("enas"), search(0, "same"), search(1, "other")
-    assert same.done()["weights"] == expected.done()["weights"]
-    assert same.done()["metrics"] == expected.done()["metrics"]
+    assert same.done.weights == expected.done.weights
+    assert same.done.metrics == expected.done.metrics
     assert same.genotype() == expected.genotype()
-    assert other.done()["weights"] != expected.done()["weights"]
+    assert other.done.weights != expected.done.weights

@@ -23,7 +23,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests in the background has it ignored
 import hashlib, sys, time
 from flags import entry
-from nhn_tf import stopping
+from nhn_tf.storage import stopping
 """
 
 

@@ -38,7 +38,7 @@ TEST_FRACTION = 0.2
 FEWEST_MEASURED = 20
 # Chooses test images, whatever the seed of a run: figures of different seeds are of the same images.
 _TEST_SEED = 0
-_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv")
+_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv", "arrays")
 
 
 def load(config: DataConfig, *, seed: int) -> Dataset:
@@ -136,9 +136,9 @@ def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Au
     if pad < 0:
         pad = int(dataset.choices["pad"].value) if "pad" in dataset.choices else proportional_pad(side)
     if pad >= side:
-        raise DataError(f"--pad must be smaller than the image, {side} pixels. Received: {pad}.")
+        raise DataError(f"`pad` must be smaller than the image, {side} pixels. Received: {pad}.")
     if cutout >= 2 * side:
-        raise DataError(f"--cutout must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
+        raise DataError(f"`cutout` must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
     return Augmentation(
         pad=pad,
         flip=dataset.flip if config.flip == "auto" else config.flip == "on",
@@ -156,10 +156,14 @@ def _read(config: DataConfig) -> Source:
     if config.dataset in ("folder", "csv"):
         if not config.data_dir:
             given = "DIR, DIR holding train/<class>/ or <class>/" if config.dataset == "folder" else "labels.csv"
-            raise DataError(f"--dataset={config.dataset} needs --data_dir={given}.")
+            raise DataError(f"`dataset`={config.dataset} needs `data_dir`={given}.")
         lists = folder_listing.read if config.dataset == "folder" else table_listing.read
         listing = lists(expanded(config.data_dir))
         return listed.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
+    if config.dataset == "arrays":
+        if not config.data_dir:
+            raise DataError("`dataset`=arrays needs `data_dir`=FILE, the images.npz of a run that was given arrays.")
+        return _resized(arrays.load(expanded(config.data_dir)), config.image_size)
     if config.dataset == "digits":
         return _resized(_read_digits(), config.image_size)
     if config.data_dir:
@@ -198,11 +202,11 @@ def _check_shapes(name: str, train: Split, *others: Split) -> None:
     if max(height, width) > MAX_IMAGE_SIZE:
         raise DataError(
             f"Images must have at most {MAX_IMAGE_SIZE} pixels a side. The images of '{name}' are {width} x {height}.\n"
-            "Pass --image_size=N to scale and crop all of them to N x N pixels."
+            "Pass `image_size`=N to scale and crop all of them to N x N pixels."
         )
     if height % 4 or width % 4:
         side = max(4, round(min(height, width) / 4) * 4)
         raise DataError(
             f"Height and width of images must be divisible by 4: networks of three segments halve them twice. "
-            f"The images of '{name}' are {width} x {height}.\nPass --image_size={side}."
+            f"The images of '{name}' are {width} x {height}.\nPass `image_size`={side}."
         )

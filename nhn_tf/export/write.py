@@ -21,10 +21,10 @@ from nhn_tf.errors import UserError
 from nhn_tf.export import check, markdown
 from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
 from nhn_tf.models import complexity
-from nhn_tf.runs import STAGES, RunDirectory, StageDirectory
+from nhn_tf.runs import RunDirectory, StageRecord
 from nhn_tf.runs.journal import device
-from nhn_tf.settings import DataConfig
-from nhn_tf.stages import common
+from nhn_tf.settings import DataConfig, table
+from nhn_tf.stages import networks
 from nhn_tf.storage import files
 
 SOURCES = ("final", "pruned", "base")
@@ -82,7 +82,7 @@ def write_exports(
         reference = _reference(stage, data_dir)
         compacted = pruning.compact(reference.model)
         network = Network(compacted)
-        directory = stage.run.path / "export"
+        directory = stage.run / "export"
         value = _facts(stage, reference, compacted)
         files.remove_leftovers(directory, older_than_s=3600)
         with files.writing(directory):
@@ -110,7 +110,7 @@ def write_exports(
     }
 
 
-def _last_stage(model_dir: str | os.PathLike[str]) -> StageDirectory:
+def _last_stage(model_dir: str | os.PathLike[str]) -> StageRecord:
     path = Path(model_dir)
     if not (path / "run.json").exists():
         raise ExportError(f"--model_dir={path} holds no run (no run.json). Give the directory of a run.")
@@ -120,7 +120,7 @@ def _last_stage(model_dir: str | os.PathLike[str]) -> StageDirectory:
             return run.stage(name)
     raise ExportError(
         f"no training stage of {path} has finished, so there is no network to export.\n"
-        f"Run: python {STAGES['base'][2]} --model_dir={path}"
+        f"Run: python {table.find(SOURCES[-1]).command} --model_dir={path}"
     )
 
 
@@ -135,14 +135,14 @@ def _float32() -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _reference(stage: StageDirectory, data_dir: str | None) -> _Reference:
-    record = stage.record()
+def _reference(stage: StageRecord, data_dir: str | None) -> _Reference:
+    record = stage.config
     config = DataConfig.from_json(record["data"])
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=data_dir)
     data = datasets.load(config, seed=record["seed"])
     stage.check_data(data.digest)
-    model = common.inherited(stage.run, stage, data)
+    model = networks.inherited(stage, data)
     normalization = Normalization.of(data.train)
     images = normalization(data.test.images[:IMAGES])
     model.compile(jit_compile=keras.backend.backend() == "jax")
@@ -151,14 +151,14 @@ def _reference(stage: StageDirectory, data_dir: str | None) -> _Reference:
     return _Reference(model, data, normalization, images, logits)
 
 
-def _facts(stage: StageDirectory, reference: _Reference, compacted: keras.Model) -> dict[str, Any]:
-    done = stage.done()
+def _facts(stage: StageRecord, reference: _Reference, compacted: keras.Model) -> dict[str, Any]:
+    done = stage.done
     return {
         "schema": 1,
-        "run": stage.run.path.name,
+        "run": stage.run.name,
         "stage": stage.name,
-        "genotype": done["genotype"],
-        "weights": done["weights"],
+        "genotype": done.genotype,
+        "weights": done.weights,
         "dataset": reference.data.name,
         "images": len(reference.images),
         "params": complexity.model_cost(reference.model).params,

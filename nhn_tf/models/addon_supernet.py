@@ -21,6 +21,8 @@ from keras import ops
 from nhn_tf.layers import AddOnChoice, BatchNorm, DirectedConv2D, Frozen, SmoothInit
 from nhn_tf.models import network, weights
 from nhn_tf.models.superset import Superset
+from nhn_tf.values import names
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.locations import KERNEL_SIZES, NONE, LocationSpace
 
@@ -37,7 +39,7 @@ class AddonSupernet(Superset):
       input_shape: (H, W, C) of the images.
       num_classes: of the logits.
       gene_length: G.
-      filters, smooth_init, separable_as_dense, width_growth: as for `network.build`.
+      form: as for `network.build`.
     """
 
     def __init__(
@@ -47,20 +49,12 @@ class AddonSupernet(Superset):
         input_shape: Sequence[int],
         num_classes: int,
         gene_length: int,
-        filters: int = 96,
-        smooth_init: bool = True,
-        separable_as_dense: bool = True,
-        width_growth: int = 2,
+        form: Form = Form(),
         **kwargs: Any,
     ):
         super().__init__(input_shape=input_shape, num_classes=num_classes, gene_length=gene_length, **kwargs)
         self.genotype = genotype
-        self.form: dict[str, Any] = {
-            "filters": filters,
-            "smooth_init": smooth_init,
-            "separable_as_dense": separable_as_dense,
-            "width_growth": width_growth,
-        }
+        self.form = form
         self.frozen: list[Frozen] = []
         images = keras.Input(self.image_shape, name="images")
         genes = keras.Input((gene_length,), dtype="int32", name="genes")
@@ -68,13 +62,13 @@ class AddonSupernet(Superset):
             genotype,
             images,
             num_classes=num_classes,
-            **self.form,
+            form=form,
             apply=lambda reads, part, *inputs: self._freeze(part, inputs, self.is_active(genes[0], reads)),
             join=lambda layer, x, sources: self.join(layer, x, sources, genes[0]),
         )
         self.network = keras.Model({"images": images, "genes": genes}, logits)
-        own = dataclasses.replace(genotype, addons=(), masks=_without_addons(genotype))
-        network.set_masks((layer for frozen in self.frozen for layer in frozen.network.layers), own)
+        layers = (layer for frozen in self.frozen for layer in frozen.network.layers)
+        network.set_masks(layers, genotype.without_addons())
         self.build()
 
     @abc.abstractmethod
@@ -138,12 +132,13 @@ class AddonSupernet(Superset):
             "genotype": dataclasses.replace(self.genotype, masks=None).to_json(),
             "input_shape": list(self.image_shape),
             "num_classes": self.num_classes,
-            **self.form,
+            "form": self.form.to_json(),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> AddonSupernet:
-        return cls(**{**config, "genotype": Genotype.from_json(config["genotype"])})
+        genotype, form = Genotype.from_json(config["genotype"]), Form(**config["form"])
+        return cls(**{**config, "genotype": genotype, "form": form})
 
 
 @keras.saving.register_keras_serializable("nhn_tf")
@@ -175,22 +170,22 @@ class LocationSupernet(AddonSupernet):
 
     def join(self, layer: int, x: Any, sources: Sequence[Any], genes: Any) -> Any:
         for size in KERNEL_SIZES:
-            choose = AddOnChoice(
-                len(sources), size, smooth_init=self.form["smooth_init"], name=_choice_name(layer, size)
-            )
+            name = names.addon_choice(layer, size)
+            choose = AddOnChoice(len(sources), size, smooth_init=self.form.smooth_init, name=name)
             x = choose(x, list(sources), genes[self.locations.gene_index(layer, size)])
         return x
 
     def addon_arrays(self, genotype: Genotype) -> dict[str, np.ndarray]:
         arrays = {}
         for number, addon in enumerate(genotype.addons):
-            choice = self.network.get_layer(_choice_name(addon.target, addon.kernel_size))
+            choice = self.network.get_layer(names.addon_choice(addon.target, addon.kernel_size))
             kernel = ops.convert_to_numpy(choice.kernels[addon.source])
-            arrays[f"addon{number}_conv/kernel"] = np.array(kernel)
-            arrays[f"addon{number}_conv/mask"] = np.ones(kernel.shape[2:], np.float32)
+            conv, bn = names.addon(number, "conv"), names.addon(number, "bn")
+            arrays[f"{conv}/kernel"] = np.array(kernel)
+            arrays[f"{conv}/mask"] = np.ones(kernel.shape[2:], np.float32)
             for name in ("gamma", "beta", "moving_mean", "moving_variance"):
                 stack = ops.convert_to_numpy(getattr(choice.bn, name))
-                arrays[f"addon{number}_bn/{name}"] = np.array(stack[addon.source])
+                arrays[f"{bn}/{name}"] = np.array(stack[addon.source])
         return arrays
 
 
@@ -231,8 +226,8 @@ class DirectionSupernet(AddonSupernet):
             if addon.target == layer:
                 y = self._convolution(number, addon, x.shape[-1])(sources[addon.source], genes[0])
                 # As in AddOnChoice: fresh add-ons change nothing.
-                y = BatchNorm(gamma_initializer="zeros", name=f"addon{number}_bn")(y)
-                x = keras.layers.Add(name=f"addon{number}_add")([x, y])
+                y = BatchNorm(gamma_initializer="zeros", name=names.addon(number, "bn"))(y)
+                x = keras.layers.Add(name=names.addon(number, "add"))([x, y])
         return x
 
     def _convolution(self, number: int, addon: Addon, channels: int) -> DirectedConv2D:
@@ -241,15 +236,15 @@ class DirectionSupernet(AddonSupernet):
             addon.kernel_size,
             directions=self.directions,
             padding="same",
-            kernel_initializer=SmoothInit("he_normal") if self.form["smooth_init"] else "he_normal",
-            name=_convolution_name(number),
+            kernel_initializer=SmoothInit("he_normal") if self.form.smooth_init else "he_normal",
+            name=names.addon(number, "conv"),
         )
 
     @property
     def kernels(self) -> dict[str, np.ndarray]:
         """The add-ons' whole kernels [k, k, C, C] by layer name, whatever the masks."""
-        names = [_convolution_name(number) for number in range(len(self.genotype.addons))]
-        return {name: np.array(ops.convert_to_numpy(self.network.get_layer(name).kernel)) for name in names}
+        convolutions = [names.addon(number, "conv") for number in range(len(self.genotype.addons))]
+        return {name: np.array(ops.convert_to_numpy(self.network.get_layer(name).kernel)) for name in convolutions}
 
     def set_directions(self, directions: Mapping[str, np.ndarray]) -> None:
         """Sets the masks, bool [n, C, C] by layer name."""
@@ -279,17 +274,3 @@ class DirectionSupernet(AddonSupernet):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "directions": self.directions}
-
-
-def _choice_name(layer: int, kernel_size: int) -> str:
-    return f"layer{layer}_add_on{kernel_size}x{kernel_size}"
-
-
-def _convolution_name(number: int) -> str:
-    return f"addon{number}_conv"
-
-
-def _without_addons(genotype: Genotype) -> Any:
-    """The genotype's masks, except those of add-ons."""
-    names = {_convolution_name(number) for number in range(len(genotype.addons))}
-    return {name: mask for name, mask in (genotype.masks or {}).items() if name not in names}

@@ -14,6 +14,7 @@ from keras import ops
 
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MixedOp, SmoothInit
 from nhn_tf.models.superset import Superset
+from nhn_tf.values import names
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Space
 
@@ -45,7 +46,7 @@ class MacroSupernet(Superset):
         *,
         input_shape: Sequence[int],
         num_classes: int,
-        filters: int = 36,
+        filters: int,
         dropout: float = 0.0,
         smooth_init: bool = True,
         use_batch_statistics: bool = False,
@@ -67,33 +68,33 @@ class MacroSupernet(Superset):
 
         kernel = SmoothInit("he_normal") if smooth_init else "he_normal"
         self.stem_conv = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, kernel_initializer=kernel, name="stem_conv"
+            filters, 3, padding="same", use_bias=False, kernel_initializer=kernel, name=names.STEM_CONV
         )
-        self.stem_bn = self._batch_norm("stem_bn")
+        self.stem_bn = self._batch_norm(names.STEM_BN)
         self.mixed_ops = [
             MixedOp(
                 space.ops if self._static is None else (self._static.ops[layer],),
                 filters,
                 smooth_init=smooth_init,
                 use_batch_statistics=use_batch_statistics,
-                name=f"layer{layer}_op",
+                name=names.layer(layer, "op"),
             )
             for layer in range(space.num_layers)
         ]
-        self.skip_bns = [self._batch_norm(f"layer{layer}_bn") for layer in range(1, space.num_layers)]
+        self.skip_bns = [self._batch_norm(names.layer(layer, "bn")) for layer in range(1, space.num_layers)]
         # For each transition, the reduction of each output (by its number) that is still read after it.
         self.reductions: list[dict[str, FactorizedReduction]] = []
         self.reduction_bns: list[dict[str, BatchNorm]] = []
         for number, layer in enumerate(space.transitions, start=1):
-            read = [str(i) for i in range(layer + 2) if self._is_read_after(layer, i)]
+            read = [i for i in range(layer + 2) if self._is_read_after(layer, i)]
             self.reductions.append(
-                {i: FactorizedReduction(filters, name=f"transition{number}_reduce{i}") for i in read}
+                {str(i): FactorizedReduction(filters, name=names.transition(number, "reduce", i)) for i in read}
             )
-            self.reduction_bns.append({i: self._batch_norm(f"transition{number}_bn{i}") for i in read})
-        self.global_pool = GroupedGlobalPool(name="global_pool")
-        self.dropout = keras.layers.Dropout(dropout, seed=seed, name="dropout")
+            self.reduction_bns.append({str(i): self._batch_norm(names.transition(number, "bn", i)) for i in read})
+        self.global_pool = GroupedGlobalPool(name=names.GLOBAL_POOL)
+        self.dropout = keras.layers.Dropout(dropout, seed=seed, name=names.DROPOUT)
         # Softmax and loss want float32, whatever the precision of the layers.
-        self.logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")
+        self.logits = keras.layers.Dense(num_classes, dtype="float32", name=names.LOGITS)
         self.build()
 
     def _batch_norm(self, name: str) -> BatchNorm:

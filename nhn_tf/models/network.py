@@ -12,6 +12,8 @@ from typing import Any
 import keras
 
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
+from nhn_tf.values import names
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Op, op_named
 
@@ -28,11 +30,8 @@ def build(
     *,
     input_shape: Sequence[int],
     num_classes: int,
-    filters: int = 96,
+    form: Form = Form(),
     dropout: float = 0.0,
-    smooth_init: bool = True,
-    separable_as_dense: bool = True,
-    width_growth: int = 2,
     seed: int = 0,
 ) -> keras.Model:
     """Builds the derived network (paper, sections 2.1 to 2.3; ENAS, macro).
@@ -41,20 +40,14 @@ def build(
     with the outputs its skips name and mixed by ReLU - 1x1 convolution - BN; the results of its add-ons are added. At
     a transition every output that is still read is halved by a factorized reduction and BN, and widened.
 
-    Layer names, which masks and weights go by: `stem_conv`, `stem_bn`, `layer{k}_in_conv`, `_in_bn`, `_in_relu`,
-    `_op`, `_op_bn`, `_op_relu`, `_concat`, `_mix_relu`, `_mix_conv`, `_mix_bn`, `transition{t}_reduce{i}`,
-    `transition{t}_bn{i}` (t the segment it leads into, i the output), `addon{n}_conv`, `addon{n}_bn`, `addon{n}_add`
-    (n the add-on's place in the genotype), `global_pool`, `dropout`, `logits`.
+    The layers are called as `values/names.py` says.
 
     Args:
       genotype: ops, skips, add-ons, and masks to be set on the layers they name.
       input_shape: (H, W, C) of the images; H and W divisible by 2 for each transition.
       num_classes: of the logits.
-      filters: channels of the first segment.
+      form: its widths and kernels.
       dropout: share of the classifier's inputs dropped in training.
-      smooth_init: smooth the initial k x k kernels (paper, section 2.2).
-      separable_as_dense: build separable convolutions as full ones, which can be pruned.
-      width_growth: the channels are multiplied by this at each transition.
       seed: of the dropout.
 
     Returns:
@@ -64,17 +57,7 @@ def build(
       ValueError: the image cannot be halved as often, or a mask does not fit.
     """
     images = keras.Input(tuple(input_shape), name="images")
-    logits = wire(
-        genotype,
-        images,
-        num_classes=num_classes,
-        filters=filters,
-        dropout=dropout,
-        smooth_init=smooth_init,
-        separable_as_dense=separable_as_dense,
-        width_growth=width_growth,
-        seed=seed,
-    )
+    logits = wire(genotype, images, num_classes=num_classes, form=form, dropout=dropout, seed=seed)
     model = keras.Model(images, logits, name="network")
     set_masks(model.layers, genotype)
     return model
@@ -85,11 +68,8 @@ def wire(
     images: Any,
     *,
     num_classes: int,
-    filters: int = 96,
+    form: Form = Form(),
     dropout: float = 0.0,
-    smooth_init: bool = True,
-    separable_as_dense: bool = True,
-    width_growth: int = 2,
     seed: int = 0,
     apply: Apply | None = None,
     join: Join | None = None,
@@ -99,7 +79,7 @@ def wire(
     Args:
       genotype: as for `build`, except that its masks are left to `set_masks`.
       images: symbolic, [B, H, W, C].
-      num_classes, filters, dropout, smooth_init, separable_as_dense, width_growth, seed: as for `build`.
+      num_classes, form, dropout, seed: as for `build`.
       apply: calls each part of the network, see `Apply`; by default it just calls it.
       join: adds to each layer's output, see `Join`; by default the genotype's add-ons.
 
@@ -116,7 +96,7 @@ def wire(
             f"`input_shape` must be (H, W, C), H and W multiples of {factor} for {space.num_segments} segments. "
             f"Received: {tuple(images.shape[1:])}."
         )
-    blocks = _Blocks(filters=filters, smooth_init=smooth_init, separable_as_dense=separable_as_dense)
+    blocks = _Blocks(form)
     apply = apply or (lambda reads, part, *inputs: part(*inputs))
     join = join or functools.partial(_join_addons, genotype, blocks)
 
@@ -127,7 +107,7 @@ def wire(
         first = layer - layer % space.layers_per_segment
         outputs.append(join(layer, x, outputs[first:]))
         if layer in space.transitions:
-            blocks.filters *= width_growth
+            blocks.filters *= form.width_growth
             number = space.segment_of(layer) + 1
             outputs = [
                 apply(i - 1, functools.partial(blocks.reduce, number, i), output)
@@ -157,33 +137,33 @@ def set_masks(layers: Iterable[keras.layers.Layer], genotype: Genotype) -> None:
 
 def _layer(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
     """The output [B, H, W, C] of one layer from its immediate input and the outputs its skips name."""
-    name = f"layer{layer}"
-    x = blocks.convolve_bn(x, 1, f"{name}_in_conv", f"{name}_in_bn")
-    x = keras.layers.ReLU(name=f"{name}_in_relu")(x)
-    x = blocks.op(x, op_named(genotype.ops[layer]), name)
+    name = functools.partial(names.layer, layer)
+    x = blocks.convolve_bn(x, 1, name("in_conv"), name("in_bn"))
+    x = keras.layers.ReLU(name=name("in_relu"))(x)
+    x = blocks.op(x, op_named(genotype.ops[layer]), layer)
     if layer:
         if joined:
-            x = keras.layers.Concatenate(name=f"{name}_concat")([x, *joined])
-        x = keras.layers.ReLU(name=f"{name}_mix_relu")(x)
-        x = blocks.convolve_bn(x, 1, f"{name}_mix_conv", f"{name}_mix_bn")
+            x = keras.layers.Concatenate(name=name("concat"))([x, *joined])
+        x = keras.layers.ReLU(name=name("mix_relu"))(x)
+        x = blocks.convolve_bn(x, 1, name("mix_conv"), name("mix_bn"))
     return x
 
 
 def _join_addons(genotype: Genotype, blocks: _Blocks, layer: int, x: Any, sources: Sequence[Any]) -> Any:
     for number, addon in enumerate(genotype.addons):
         if addon.target == layer:
-            source = sources[addon.source]
-            y = blocks.masked_bn(source, addon.kernel_size, f"addon{number}_conv", f"addon{number}_bn")
-            x = keras.layers.Add(name=f"addon{number}_add")([x, y])
+            conv, bn = names.addon(number, "conv"), names.addon(number, "bn")
+            y = blocks.masked_bn(sources[addon.source], addon.kernel_size, conv, bn)
+            x = keras.layers.Add(name=names.addon(number, "add"))([x, y])
     return x
 
 
 def _head(x: Any, *, num_classes: int, dropout: float, seed: int) -> Any:
     """Logits [B, num_classes] of the last output."""
-    x = GroupedGlobalPool(name="global_pool")(x)
-    x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
+    x = GroupedGlobalPool(name=names.GLOBAL_POOL)(x)
+    x = keras.layers.Dropout(dropout, seed=seed, name=names.DROPOUT)(x)
     # Softmax and loss want float32, whatever the precision of the layers.
-    return keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.layers.Dense(num_classes, dtype="float32", name=names.LOGITS)(x)
 
 
 def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
@@ -194,16 +174,15 @@ def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
 class _Blocks:
     """Makes the pieces of a network; `filters` is the width of the segment being built."""
 
-    def __init__(self, *, filters: int, smooth_init: bool, separable_as_dense: bool):
-        self.filters = filters
-        self.smooth_init = smooth_init
-        self.separable_as_dense = separable_as_dense
+    def __init__(self, form: Form):
+        self.form = form
+        self.filters = form.filters
 
     def kernel_initializer(self) -> Any:
-        return SmoothInit("he_normal") if self.smooth_init else "he_normal"
+        return SmoothInit("he_normal") if self.form.smooth_init else "he_normal"
 
     def stem(self, images: Any) -> Any:
-        return self.convolve_bn(images, 3, "stem_conv", "stem_bn")
+        return self.convolve_bn(images, 3, names.STEM_CONV, names.STEM_BN)
 
     def convolve_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
         """A dense convolution that is never pruned, and BN."""
@@ -220,26 +199,27 @@ class _Blocks:
         )
         return BatchNorm(name=bn)(layer(x))
 
-    def op(self, x: Any, op: Op, name: str) -> Any:
+    def op(self, x: Any, op: Op, layer: int) -> Any:
         """The op of a layer; a convolution with its BN and ReLU."""
+        name, bn, relu = (names.layer(layer, part) for part in ("op", "op_bn", "op_relu"))
         if not op.is_convolution:
             pool = keras.layers.AveragePooling2D if op.kind == "avg_pool" else keras.layers.MaxPooling2D
-            return pool(op.kernel_size, strides=1, padding="same", name=f"{name}_op")(x)
-        if op.kind == "conv" or self.separable_as_dense:
-            x = self.masked_bn(x, op.kernel_size, f"{name}_op", f"{name}_op_bn")
+            return pool(op.kernel_size, strides=1, padding="same", name=name)(x)
+        if op.kind == "conv" or self.form.separable_as_dense:
+            x = self.masked_bn(x, op.kernel_size, name, bn)
         else:
-            layer = keras.layers.SeparableConv2D(
+            separable = keras.layers.SeparableConv2D(
                 self.filters,
                 op.kernel_size,
                 padding="same",
                 use_bias=False,
                 depthwise_initializer=self.kernel_initializer(),
                 pointwise_initializer="he_normal",
-                name=f"{name}_op",
+                name=name,
             )
-            x = BatchNorm(name=f"{name}_op_bn")(layer(x))
-        return keras.layers.ReLU(name=f"{name}_op_relu")(x)
+            x = BatchNorm(name=bn)(separable(x))
+        return keras.layers.ReLU(name=relu)(x)
 
     def reduce(self, number: int, output: int, x: Any) -> Any:
-        x = FactorizedReduction(self.filters, name=f"transition{number}_reduce{output}")(x)
-        return BatchNorm(name=f"transition{number}_bn{output}")(x)
+        x = FactorizedReduction(self.filters, name=names.transition(number, "reduce", output))(x)
+        return BatchNorm(name=names.transition(number, "bn", output))(x)

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from nhn_tf.layers import backend
-from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_conv import Masked
 from nhn_tf.pruning import criteria
-from nhn_tf.pruning.masked import apply_masks, kernels_of, masked_layers, masks_of
+from nhn_tf.pruning.masked import apply_masks, kernels_of, kinds_of, masked_layers, masks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class PruningSchedule(keras.callbacks.Callback):
       scope: as for `prune`.
       allow_disconnected: as for `prune`.
       seed: as for `prune`.
-      layers: names of MaskedConv2D layers; by default all of the model.
+      layers: names of masked layers; by default all of the model.
 
     Raises:
       ValueError: values out of range; in `fit`, a model without such layers (`prune(model, sparsity=0.0)` makes them).
@@ -150,7 +150,7 @@ class PruningSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         if not masked_layers(self.model, self.layer_names):
             raise ValueError(
-                f"model {self.model.name!r} has no MaskedConv2D layer to prune. Train the result of "
+                f"model {self.model.name!r} has no masked layer to prune. Train the result of "
                 "nhn_tf.pruning.prune(model, sparsity=0.0) instead."
             )
         # Later steps are evaluated as they end; the first of all, step 0, never does.
@@ -176,6 +176,7 @@ class PruningSchedule(keras.callbacks.Callback):
         selection = criteria.select(
             criteria.score(kernels_of(layers), self.criterion, seed=self.seed),
             scope=self.scope,
+            kinds=kinds_of(layers),
             current={name: mask for name, mask in masks_of(self.model).items() if name in layers},
             may_return=True,
             allow_disconnected=self.allow_disconnected,
@@ -192,9 +193,9 @@ class PruningSchedule(keras.callbacks.Callback):
             _forget_pruned(self.model.optimizer, layer)
 
 
-def _forget_pruned(optimizer: keras.optimizers.Optimizer, layer: MaskedConv2D) -> None:
+def _forget_pruned(optimizer: keras.optimizers.Optimizer, layer: Masked) -> None:
     """Zeroes momenta and averages of pruned kernels, which would move them away from zero again."""
-    mask = keras.ops.convert_to_numpy(layer.mask)
+    mask = keras.ops.convert_to_numpy(layer.mask)  # [Cin, Cout]
     slot = layer.kernel.path.replace("/", "_") + "_"
     for variable in optimizer.variables:
         if variable.name.startswith(slot) and variable.shape == layer.kernel.shape:

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nhn_tf.report import figures, results
-from nhn_tf.report.reading import Run, StageRecord, Table
+from nhn_tf.report.reading import Run
+from nhn_tf.runs import StageRecord
+from nhn_tf.runs.record import Table
 
 _TRAININGS: Final = {"base": "Base network", "pruned": "Pruned network", "final": "Final network"}
 _ADDON_SEARCHES: Final = {"lds_location": "Search for locations", "lds_direction": "Search for directions"}

@@ -22,6 +22,7 @@ from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 
 from nhn_tf.report import figures
+from nhn_tf.values import names
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Op, op_named
 
@@ -159,7 +160,7 @@ def _op_label(op: Op) -> str:
 
 def _kept(genotype: Genotype, layer: int) -> str:
     """The share of the layer's kernels that pruning kept, "" where it has no mask."""
-    mask = genotype.masks.get(f"layer{layer}_op") if genotype.masks is not None else None
+    mask = genotype.masks.get(names.layer(layer, "op")) if genotype.masks is not None else None
     return "" if mask is None else f"{100 * mask.mean():.0f}%"
 
 

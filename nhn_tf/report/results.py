@@ -7,14 +7,17 @@ them is that file: a done.json, but for the layers of pruning. What is calculate
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from nhn_tf.models import complexity
 from nhn_tf.report import published
-from nhn_tf.report.reading import Run, StageRecord
-from nhn_tf.runs import NOT_IN_DIGEST, STAGES
+from nhn_tf.report.reading import Run
+from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
+from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
 
 SCHEMA: Final = 1
@@ -23,10 +26,6 @@ SEARCHES: Final = ("enas", "lds_location", "lds_direction")
 
 # Stages that end in a trained network, and what its row in Table 1 is called.
 TRAINED: Final = {"base": "ENAS base network", "pruned": "pruned and retrained", "final": "NHN"}
-
-# In a search's figures: first part of the name of a control's figure -> what the control is. Without that part it is
-# the name of the search's own figure.
-CONTROLS: Final = {"random_search_": "random search", "no_addons_": "no add-ons"}
 
 # Of the per-layer table of pruning: what is summed up.
 _COUNTS: Final = ("kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops")
@@ -51,7 +50,7 @@ def collect(run: Run) -> Json:
         "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1]},
         "main_row": rows[-1] if rows else None,
         "stages": [_stage(stage) for stage in run.stages.values()],
-        "computed": {"wall_s": sum(stage.done["wall_s"] for stage in run.finished if stage.done)},
+        "computed": {"wall_s": sum(stage.done.wall_s for stage in run.finished)},
         "genotype": _genotype(run),
         "ablations": _ablations(run),
         "controls": [row for name in SEARCHES for row in controls(run.stages[name])],
@@ -64,15 +63,15 @@ def collect(run: Run) -> Json:
 
 def _identity(run: Run) -> Json:
     """Where the figures come from: settings, versions, devices."""
-    first = run.begun[0].config or {}
+    first = run.begun[0].config
     call = {key: run.call.get(key) for key in ("versions", "git_commit", "cpus")}
     return {
         "name": run.path.resolve().name,
-        "presets": _distinct(stage.config.get("preset") for stage in run.begun if stage.config),
-        "seeds": _distinct(stage.config.get("seed") for stage in run.begun if stage.config),
+        "presets": _distinct(stage.config.get("preset") for stage in run.begun),
+        "seeds": _distinct(stage.config.get("seed") for stage in run.begun),
         "dataset": first["data"].get("dataset"),
-        "devices": _distinct(stage.done["device"] for stage in run.finished if stage.done),
-        "backends": _distinct(stage.done.get("backend") for stage in run.finished if stage.done),
+        "devices": _distinct(stage.done.device for stage in run.finished),
+        "backends": _distinct(stage.done.backend for stage in run.finished),
         **call,
     }
 
@@ -90,7 +89,6 @@ def _measured_row(stage: StageRecord, method: str) -> Json | None:
     params = metrics.get("live_params", metrics.get("params"))
     if "test_error" not in metrics or params is None:
         return None
-    assert stage.config is not None
     with_cutout = stage.config["config"].get("cutout", 0) != 0
     row = {
         "method": method + (" + c/o" if with_cutout else ""),
@@ -118,7 +116,7 @@ def _published_row(row: published.Row) -> Json:
 
 def caveat_of_data(run: Run) -> str | None:
     """Why the measured rows cannot be compared with the published ones; None when they can."""
-    dataset = (run.begun[0].config or {})["data"].get("dataset")
+    dataset = run.begun[0].config["data"].get("dataset")
     if dataset == "cifar10":
         return None
     if dataset == "folder":
@@ -131,19 +129,19 @@ def caveat_of_data(run: Run) -> str | None:
 
 def caveats(run: Run) -> list[str]:
     """What a reader must know before comparing this run with the paper, a sentence or two each."""
-    data = (run.begun[0].config or {})["data"]
+    data = run.begun[0].config["data"]
     told = [caveat] if (caveat := caveat_of_data(run)) else []
-    if images := next((stage.done["images"] for stage in run.begun if stage.done and stage.done.get("images")), None):
+    if images := next((stage.done.images for stage in run.finished if stage.done.images), None):
         limited = data.get("train_limit") or data.get("eval_limit")
         told.append(
             f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test images of "
             f"{images['classes']} classes{' (at most so many were asked for)' if limited else ''}."
         )
     for stage in run.begun:
-        if stage.config and stage.config["config"].get("eval_split") == "test":
+        if stage.config["config"].get("eval_split") == "test":
             told.append(f"Stage {stage.name} selected on test images, as the paper did; its test figures are too good.")
     told += _stale(run)
-    if missing := [stage.name for stage in run.stages.values() if not stage.done]:
+    if missing := [stage.name for stage in run.stages.values() if not stage.is_done]:
         told.append(f"The run is not complete. Without a result: {', '.join(missing)}.")
     if run.finished:
         told.append("Every measured figure is of a single run with a single seed.")
@@ -152,19 +150,7 @@ def caveats(run: Run) -> list[str]:
 
 def _stale(run: Run) -> list[str]:
     """Stages that began from a network or from weights that have been replaced since."""
-    told = []
-    weights = {stage.done.get("weights") for stage in run.finished if stage.done}
-    for stage in run.finished:
-        assert stage.config is not None and stage.done is not None
-        before = STAGES[stage.name][1]
-        earlier = run.stages[before].done if before else None
-        own = stage.config["config"].get("genotype")
-        inherited = stage.config.get("input_weights")
-        if earlier and not own and stage.done.get("input_genotype") != earlier.get("genotype"):
-            told.append(f"Stage {stage.name} began from another network than stage {before} now holds.")
-        elif inherited and inherited not in weights:
-            told.append(f"Stage {stage.name} began from weights that no stage holds any more.")
-    return told
+    return [f"Stage {name} began from {departure}." for name, departure in lineage.departures(run.stages).items()]
 
 
 # Stages.
@@ -172,11 +158,11 @@ def _stale(run: Run) -> list[str]:
 
 def _stage(stage: StageRecord) -> Json:
     result: Json = {"stage": stage.name, "state": stage.state, "paper": {"time": published.HOURS[stage.name]}}
-    if stage.done:
+    if stage.is_done:
         result |= {
             "source": f"{stage.directory}/done.json",
-            "wall_s": stage.done["wall_s"],
-            "device": stage.done["device"],
+            "wall_s": stage.done.wall_s,
+            "device": stage.done.device,
             "metrics": _jsonable(stage.metrics),
         }
     return result
@@ -191,7 +177,7 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def finite(metrics: Json) -> dict[str, float]:
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The figures among `metrics`: finite numbers, by name."""
     return {
         name: value
@@ -241,7 +227,7 @@ def source_name(genotype: Genotype, target: int, source: int) -> str:
 def _ablations(run: Run) -> list[Json]:
     """Test accuracies along the way, those that there are; names as in done.json."""
     prune = run.stages["prune"]
-    gradual = bool(prune.config and prune.config["config"].get("schedule") == "gradual")
+    gradual = bool(prune.has_begun and prune.config["config"].get("schedule") == "gradual")
     wanted = (
         ("base", "test_accuracy", "base network", "base"),
         ("prune", "test_accuracy_before", "base network, measured again before pruning", None),
@@ -264,17 +250,16 @@ def _ablations(run: Run) -> list[Json]:
 
 def controls(stage: StageRecord) -> list[Json]:
     """A search's accuracies beside those of its controls."""
-    metrics = finite(stage.metrics)
-    rows: list[Json] = []
-    for name, value in metrics.items():
-        marker = next((marker for marker in CONTROLS if name.startswith(marker)), None)
-        own = name.removeprefix(marker) if marker else ""
-        if marker and own in metrics and "accuracy" in own:
-            row: Json = {"stage": stage.name, "source": f"{stage.directory}/done.json", "figure": own}
-            row |= {"found": metrics[own], "control": CONTROLS[marker]}
-            row |= {"control_figure": name, "control_value": value, "computed": {"gain": metrics[own] - value}}
-            rows.append(row)
-    return rows
+    return [
+        {
+            "stage": stage.name,
+            "source": f"{stage.directory}/done.json",
+            **dataclasses.asdict(comparison),
+            "control_figure": comparison.control_figure,
+            "computed": {"gain": comparison.gain},
+        }
+        for comparison in Comparison.read(finite(stage.metrics))
+    ]
 
 
 def settings_beside_the_paper(run: Run) -> list[Json]:
@@ -283,7 +268,6 @@ def settings_beside_the_paper(run: Run) -> list[Json]:
     rows: list[Json] = []
     seen = set()
     for stage in run.begun:
-        assert stage.config is not None
         sections = {"data": paper.data, "compute": paper.compute, stage.name: paper.stage(stage.name)}
         for section, reference in sections.items():
             here = stage.config["config" if section == stage.name else section]

@@ -51,8 +51,8 @@ def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
 def _figures(run: Run) -> dict[str, Figure]:
     figures = {}
     if run.genotype is not None:
-        base = run.stages["base"].config
-        as_dense = bool(base and base["config"].get("separable_as_dense"))
+        base = run.stages["base"]
+        as_dense = bool(base.has_begun and base.config["config"].get("separable_as_dense"))
         figures["network"] = drawing.draw(run.genotype, title=_title(run.genotype), separable_as_dense=as_dense)
     return figures | curves.draw(run)
 

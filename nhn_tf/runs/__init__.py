@@ -5,13 +5,28 @@
                                            checkpoint/ tensorboard/ done.json
 
 `done.json` is written last. A stage whose done.json carries the same digest returns at once; another digest is an
-error that names the fields that changed. A stage without done.json goes on from its newest readable checkpoint.
+error that names the fields that changed. A stage without done.json is resumed from its newest readable checkpoint.
 """
 
 from nhn_tf.errors import RunError
-from nhn_tf.storage.checkpoints import Checkpoint
 from nhn_tf.runs.directory import RunDirectory
-from nhn_tf.runs.settings import NOT_IN_DIGEST, STAGES, Settings
-from nhn_tf.runs.stage import StageDirectory
+from nhn_tf.runs.open_stage import OpenStage, ReadyStage
+from nhn_tf.runs.record import Done, StageRecord
+from nhn_tf.runs.settings import NOT_IN_DIGEST, Settings
+from nhn_tf.settings.table import NAMES, STAGES, Stage
+from nhn_tf.storage.checkpoints import Checkpoint
 
-__all__ = ["NOT_IN_DIGEST", "STAGES", "Checkpoint", "RunDirectory", "RunError", "Settings", "StageDirectory"]
+__all__ = [
+    "NAMES",
+    "NOT_IN_DIGEST",
+    "STAGES",
+    "Checkpoint",
+    "Done",
+    "OpenStage",
+    "ReadyStage",
+    "RunDirectory",
+    "RunError",
+    "Settings",
+    "Stage",
+    "StageRecord",
+]

@@ -11,9 +11,13 @@ from pathlib import Path
 from nhn_tf.storage import files
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.storage import lock
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.settings import table
 from nhn_tf.runs.journal import NAME, Journal
-from nhn_tf.runs.settings import STAGES, Settings
-from nhn_tf.runs.stage import StageDirectory
+from nhn_tf.runs.open_stage import ReadyStage, ready
+from nhn_tf.runs.record import StageRecord
+from nhn_tf.runs.settings import Settings
+from nhn_tf.settings.table import STAGES
 
 
 class RunDirectory:
@@ -34,11 +38,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"the run directory {self.path} cannot be read: {error.strerror}.") from None
         if is_file:
-            raise RunError(f"--model_dir must be a directory. Received: {self.path}, which is a file.")
+            raise RunError(f"`model_dir` must be a directory. Received: {self.path}, which is a file.")
         if is_other:
             raise RunError(
                 f"{self.path} is not empty and holds no run (no run.json).\n"
-                f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
+                f"Choose another `model_dir`, empty this one, or, if it is a run, write {{}} into its run.json."
             )
         self.journal = Journal(self.path)
 
@@ -83,18 +87,34 @@ class RunDirectory:
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""
-        for path in (self.path, *(self.path / directory for directory, _, _ in STAGES.values())):
+        for path in (self.path, *(self.path / stage.directory for stage in STAGES)):
             files.remove_leftovers(path)
             if (path / "done.json").exists():
                 shutil.rmtree(path / "checkpoint", ignore_errors=True)
             files.remove_leftovers(path / "checkpoint")
 
-    def stage(self, name: str) -> StageDirectory:
-        """The directory of the stage called `name`, whether or not it has begun."""
-        return StageDirectory(self, name)
+    def stage(self, name: str) -> StageRecord:
+        """The stage called `name` as it stands, whether or not it has begun."""
+        return StageRecord(self.path, table.find(name))
 
-    def require(self, name: str, settings: Settings) -> StageDirectory:
-        """The directory of a finished stage.
+    @property
+    def stages(self) -> dict[str, StageRecord]:
+        """Every stage of the pipeline as it stands, by name, in its order."""
+        return {stage.name: StageRecord(self.path, stage) for stage in STAGES}
+
+    def ready(
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        source: StageRecord | None = None,
+        input_genotype: Genotype | None = None,
+    ) -> ReadyStage:
+        """The stage called `name`, compared with what is asked of it; see `open_stage.ready`."""
+        return ready(self.stage(name), self.journal, settings, source=source, input_genotype=input_genotype)
+
+    def require(self, name: str, settings: Settings) -> StageRecord:
+        """A finished stage.
 
         Args:
           name: of the stage.
@@ -106,7 +126,7 @@ class RunDirectory:
         stage = self.stage(name)
         if not stage.is_done:
             run = f"Run: {settings.command(name, self.path)}"
-            if (stage / "config.json").exists():
+            if stage.has_begun:
                 run = f"It has begun but not ended: give its command again, {self.path / 'run.json'} lists it."
             raise RunError(f"this needs the finished stage '{name}' in {self.path}.\n{run}")
         return stage

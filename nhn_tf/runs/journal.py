@@ -67,9 +67,9 @@ class Journal:
         files.write_sealed(self.path, record)
 
     def note_stage(self, name: str, entry: Mapping[str, Any], *, resumed: bool) -> None:
-        """Notes what a stage is begun or, `resumed`, gone on with, in place of what it was before.
+        """Notes what a stage is begun with, or `resumed` with, in place of what it was before.
 
-        What it is first computed with stays; whatever else it is gone on with is warned of and noted beside that.
+        What it is first computed with stays; whatever else it is resumed with is warned of and noted beside that.
         """
         record, now = self._record(), computed_with()
         before = record["stages"].get(name) if resumed else None

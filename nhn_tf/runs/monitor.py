@@ -48,7 +48,7 @@ class Monitor:
         """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
         now = time.monotonic()
         if self._first_step is None:
-            self._first_step = step - 1  # of an epoch that is gone on with
+            self._first_step = step - 1  # of a resumed epoch
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now

@@ -1,4 +1,4 @@
-"""The seven stages, what one of them is asked to do, and which of that decides what comes out."""
+"""What a stage is asked to do, and which of that decides what comes out."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nhn_tf.storage import files
-from nhn_tf.settings import PRESETS, ComputeConfig, Config, DataConfig
-
-# Each stage: its directory, the stage it builds on, and the command that runs it.
-STAGES: dict[str, tuple[str, str | None, str]] = {
-    "enas": ("1-enas", None, "search.py --stage=enas"),
-    "base": ("2-base", "enas", "train.py --stage=base"),
-    "prune": ("3-prune", "base", "prune.py"),
-    "pruned": ("4-pruned", "prune", "train.py --stage=pruned"),
-    "lds_location": ("5-lds_location", "pruned", "search.py --stage=lds_location"),
-    "lds_direction": ("6-lds_direction", "lds_location", "search.py --stage=lds_direction"),
-    "final": ("7-final", "lds_direction", "train.py --stage=final"),
-}
+from nhn_tf.settings import table
+from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
 NOT_IN_DIGEST = {
@@ -50,9 +40,14 @@ class Settings:
             raise TypeError(f"`config` must be a {kind.__name__}. Received: {type(self.config).__name__}.")
         return self.config
 
+    @property
+    def architecture(self) -> str:
+        """The file (or text) of an architecture that takes the place of the searched one; "" where there is none."""
+        return self.config.genotype if isinstance(self.config, BaseConfig) else ""
+
     def command(self, stage: str, model_dir: Path) -> str:
         """The command that runs `stage` on the same data."""
-        parts = [f"python {STAGES[stage][2]} --model_dir={model_dir}"]
+        parts = [f"python {table.find(stage).command} --model_dir={model_dir}"]
         if self.preset:
             parts.append(f"--preset={self.preset}")
             defaults = PRESETS[self.preset].data.to_json()
@@ -69,6 +64,20 @@ class Settings:
             "compute": self.compute.to_json(),
             "config": self.config.to_json(),
         }
+
+
+def of_preset(preset: Preset, *, seed: int = 0, name: str = "") -> dict[str, Settings]:
+    """The settings of every stage as a preset has them, by name.
+
+    Args:
+      preset: what is asked.
+      seed: of everything random.
+      name: the preset's, if it has one.
+    """
+    return {
+        stage: Settings(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
+        for stage in table.NAMES
+    }
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from nhn_tf.search.directions import DirectionSearch
 from nhn_tf.search.enas import EnasSearch
 from nhn_tf.search.evolution import Evolution, Population
 from nhn_tf.search.locations import LocationSearch
+from nhn_tf.search.progress import Progress
 from nhn_tf.search.searcher import SearchCallback, Searcher, Trial
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Evolution",
     "LocationSearch",
     "Population",
+    "Progress",
     "SearchCallback",
     "Searcher",
     "Trial",

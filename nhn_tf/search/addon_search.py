@@ -8,7 +8,6 @@ Source: paper, section 2.3 (algorithm 1) and section 3.
 from __future__ import annotations
 
 import abc
-import dataclasses
 import logging
 import math
 import os
@@ -21,12 +20,13 @@ import numpy as np
 from nhn_tf import training
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
+from nhn_tf.search.progress import Progress
 from nhn_tf.search.searcher import Searcher, Trial, rank
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
+from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class AddonSearch(Searcher):
       config: the search's settings. `eval_split` is only reported: the caller brings the batches.
       input_shape: (H, W, C) of the images.
       num_classes: of the labels.
-      form: keyword arguments of `network.build` that the network was built with: filters, width_growth, ....
+      form: as the network was built with.
       seed: of every random choice, at least 0.
       directory: as for `Searcher`.
       project_name: as for `Searcher`.
@@ -91,7 +91,7 @@ class AddonSearch(Searcher):
         *,
         input_shape: Sequence[int],
         num_classes: int,
-        form: Mapping[str, Any] | None = None,
+        form: Form = Form(),
         seed: int = 0,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
@@ -101,10 +101,10 @@ class AddonSearch(Searcher):
         self.genotype = genotype
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
-        self.form = dict(form or {})
+        self.form = form
         self.base_accuracy: float | None = None
         keras.utils.set_random_seed(seed)
-        self.supernet = self.build_supernet(input_shape=self.input_shape, num_classes=self.num_classes, **self.form)
+        self.supernet = self.build_supernet(input_shape=self.input_shape, num_classes=self.num_classes, form=form)
         self.supernet.load_base(arrays)
         self._base_digest = files.digest_arrays(self._base_arrays())
         # Of each trial, its add-ons' arrays by path, masks included.
@@ -156,7 +156,9 @@ class AddonSearch(Searcher):
             seed=int(self.rng(Stream.FITNESS_ORDER).integers(2**31)),
             drop_remainder=True,
         )
-        self.base_accuracy = training.accuracy(self._build_network(self._bare(), self._base_arrays()), validation_data)
+        self.base_accuracy = training.accuracy(
+            self._build_network(self.genotype.without_addons(), self._base_arrays()), validation_data
+        )
 
     def _compile(self, steps: int) -> None:
         """Compiles the supernet with one cosine over `steps` iterations; only add-ons get optimizer slots."""
@@ -172,26 +174,27 @@ class AddonSearch(Searcher):
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One cycle: every individual trains and is measured; then the next ones are made.
 
-        Of a cycle that is gone on with, those individuals come that have not had their turn.
+        In a resumed cycle only those individuals come that have not had their turn.
         """
         population = self.config.population
-        if not self.underway:
+        if self.progress is None:
             rate = float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
-            self.underway = {"lr": rate, "individuals": []}
-        done: list[tuple[float, float, float]] = self.underway["individuals"]
+            self.progress = Progress("individuals", done={"lr": rate, "individuals": []})
+        rate, done = self.progress.done["lr"], list(self.progress.done["individuals"])
         genes = self.propose(epoch)
         for individual in range(len(done), population):
             number = epoch * population + individual
             loss, accuracy = self._train(genes[individual], number)
             done.append((loss, accuracy, self._measure(genes[individual], number)))
+            self.progress = self.progress.advanced(len(done), individuals=list(done))
             self.report_step(individual + 1, population)
         losses, accuracies, fitness = np.array(done).T
         metrics = {
             "train_loss": float(np.mean(losses)),
             "train_accuracy": float(np.mean(accuracies)),
-            "lr": self.underway["lr"],
+            "lr": rate,
         }
-        self.underway = {}
+        self.progress = None
         return {**metrics, **self._fitness_metrics(epoch, fitness), **self.learn(epoch, fitness)}
 
     def _train(self, genes: np.ndarray, number: int) -> tuple[float, float]:
@@ -293,16 +296,8 @@ class AddonSearch(Searcher):
         """The first layer of a layer's segment."""
         return layer - layer % self.space.layers_per_segment
 
-    def _bare(self) -> Genotype:
-        """The network without add-ons."""
-        own = {f"addon{number}_conv" for number in range(len(self.genotype.addons))}
-        masks = self.genotype.masks
-        if masks is not None:
-            masks = Masks({name: mask for name, mask in masks.items() if name not in own})
-        return dataclasses.replace(self.genotype, addons=(), masks=masks)
-
     def _build_network(self, genotype: Genotype, arrays: Mapping[str, np.ndarray]) -> keras.Model:
-        model = network.build(genotype, input_shape=self.input_shape, num_classes=self.num_classes, **self.form)
+        model = network.build(genotype, input_shape=self.input_shape, num_classes=self.num_classes, form=self.form)
         weights.from_arrays(model, arrays)
         return model
 
@@ -330,7 +325,7 @@ class AddonSearch(Searcher):
         self._candidates = [self.candidate_arrays(arrays, number) for number in range(len(self.trials))]
 
     def candidate_arrays(self, arrays: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
-        """Out of a state, the add-ons of the trial at a place from 0, by path."""
+        """Out of a state, the add-ons of trial `number`, from 0, by path."""
         return _part(f"candidate{number}", arrays)
 
     def _learned(self) -> dict[str, keras.Variable]:
@@ -342,7 +337,7 @@ class AddonSearch(Searcher):
             **super().identity(),
             "genotype": self.genotype.digest,
             "base network": self._base_digest,
-            "form": self.form,
+            "form": self.form.to_json(),
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
         }

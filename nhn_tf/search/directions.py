@@ -17,8 +17,10 @@ from nhn_tf.models import DirectionSupernet
 from nhn_tf.pruning.criteria import kernel_std
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.evolution import generate_direction, strongest_direction
-from nhn_tf.search.searcher import Trial
+from nhn_tf.search.searcher import Conclusion, Trial
 from nhn_tf.settings import DirectionConfig
+from nhn_tf.values import names
+from nhn_tf.values.comparison import NO_ADDONS, Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream
@@ -55,7 +57,7 @@ class DirectionSearch(AddonSearch):
         )
         self.config: DirectionConfig = config
         self.supernet: DirectionSupernet
-        if any(path.startswith("addon0_") for path in arrays):
+        if any(path.startswith(names.addon(0, "conv")) for path in arrays):
             self.supernet.load_addons(arrays)
         self.best_seen: dict[str, Any] | None = None
 
@@ -103,7 +105,7 @@ class DirectionSearch(AddonSearch):
         for row in self.describe(self.genotype):
             print(f"  {row}")
 
-    def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
+    def conclude(self) -> Conclusion:
         """Compares the best direction seen with the strongest connections."""
         density, kernels = self.config.density, self.supernet.kernels
         seen = self.best_seen or {"cycle": 0, "individual": 0, "fitness": math.nan}
@@ -114,22 +116,21 @@ class DirectionSearch(AddonSearch):
         }
         order = self.compare([(self._directed(masks), source) for source, masks in candidates.items()])
         scores = {trial.source: trial.score for trial in order}
-        results = {
-            "val_accuracy": order[0].score,
+        figures = {
             "winner": order[0].source,
             "best_seen_val_accuracy": scores[BEST_SEEN],
             "strongest_val_accuracy": scores[STRONGEST],
-            "no_addons_val_accuracy": self.base_accuracy,
             "addon_kernels_kept": sum(int(mask.sum()) for mask in candidates[order[0].source].values()),
             "addon_kernels": sum(mask.size for mask in candidates[order[0].source].values()),
             "evaluations": self.evaluations,
             "eval_split": self.config.eval_split,
         }
-        return order, results
+        comparison = Comparison("val_accuracy", order[0].score, NO_ADDONS, self.base_accuracy)
+        return Conclusion(order, [comparison], figures)
 
     def _directed(self, masks: Mapping[str, np.ndarray]) -> Genotype:
         """The network whose add-ons have these masks, bool [C, C] by layer name."""
-        base = self._bare().masks or Masks({})
+        base = self.genotype.without_addons().masks or Masks({})
         return dataclasses.replace(self.genotype, masks=base.merge(masks))
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
@@ -144,7 +145,7 @@ class DirectionSearch(AddonSearch):
         self.best_seen = values["best_seen"]
 
     def read_trials(self, arrays: Mapping[str, np.ndarray], values: Sequence[Mapping[str, Any]]) -> list[Trial]:
-        base = self._bare().masks or Masks({})
+        base = self.genotype.without_addons().masks or Masks({})
         trials = []
         for number, value in enumerate(values):
             own = self.candidate_arrays(arrays, number)

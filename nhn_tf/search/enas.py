@@ -22,9 +22,11 @@ from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
-from nhn_tf.search.searcher import RANKED, Searcher, Trial, rank
+from nhn_tf.search.progress import Progress
+from nhn_tf.search.searcher import Conclusion, Searcher, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.training import optimizers
+from nhn_tf.values.comparison import RANDOM_SEARCH, Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream
 from nhn_tf.values.space import Space
@@ -96,7 +98,7 @@ class EnasSearch(Searcher):
             use_batch_statistics=config.reward_bn == "batch",
             seed=seed,
         )
-        self.controller = Controller.from_config(space, config, seed=seed)
+        self.controller = Controller(space, config, seed=seed)
         self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
 
     # The loop.
@@ -131,20 +133,21 @@ class EnasSearch(Searcher):
         )
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        if "supernet" not in self.underway:
-            self.underway = {"supernet": self._train_supernet(epoch)}
+        if self.progress is None or self.progress.phase == "supernet":
+            self.progress = Progress("controller", done={"supernet": self._train_supernet(epoch)})
             self.report_step(len(self._train_data), self._steps_an_epoch())
-        metrics = {**self.underway["supernet"], **self._train_controller(epoch)}
-        self.underway = {}
+        metrics = {**self.progress.done["supernet"], **self._train_controller(epoch)}
+        self.progress = None
         return metrics
 
     def _train_supernet(self, epoch: int) -> dict[str, float]:
         """One pass over the training images, an architecture for each batch; what is done of it is not done again."""
         steps = len(self._train_data)
-        # The controller has not moved since the epoch began: the same architectures again in a pass gone on with.
+        # The controller has not moved since the epoch began: the same architectures again in a resumed pass.
         self._train_data.genes = self.controller.sample(steps, self.rng(Stream.CHILD, epoch))
-        self.underway = self.underway or {"step": 0, "lr": self._learning_rate()}
-        begin = training.Position(epoch, self.underway["step"], self._restored_metrics)
+        self.progress = self.progress or Progress("supernet", done={"lr": self._learning_rate()})
+        rate = self.progress.done["lr"]
+        begin = training.Position(epoch, self.progress.step, self._restored_metrics)
         logs = training.fit(
             self.supernet,
             self._train_data,
@@ -153,20 +156,21 @@ class EnasSearch(Searcher):
             callbacks=[FollowEpoch(self._train_batches), _StepReporter(self, begin.step)],
         )
         self._restored_metrics = ()
-        return {"train_loss": logs["loss"], "train_accuracy": logs["accuracy"], "lr": self.underway["lr"]}
+        return {"train_loss": logs["loss"], "train_accuracy": logs["accuracy"], "lr": rate}
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.supernet.optimizer.learning_rate))
 
     def passed(self, step: int) -> None:
         """Called within a pass over the training images, `step` of them done; the last one is told by the epoch."""
-        if step < len(self._train_data):
-            self.underway["step"] = step
+        if self.progress and step < len(self._train_data):
+            self.progress = self.progress.advanced(step)
             self.report_step(step, self._steps_an_epoch())
 
     def _train_controller(self, epoch: int) -> dict[str, float]:
         """The controller's updates of one epoch that are not done yet."""
-        config, done = self.config, self.underway.setdefault("controller", [])
+        config, progress = self.config, self.progress or Progress("controller")
+        done = list(progress.done.get("controller", ()))
         for step in range(len(done), config.controller_steps):
             sampled = self.controller.sample(config.samples_per_step, self.rng(Stream.CONTROLLER, epoch, step))
             first = (epoch * config.controller_steps + step) * config.samples_per_step
@@ -174,6 +178,7 @@ class EnasSearch(Searcher):
             advantages = self.controller.advantages(np.where(np.isnan(measured), 0.0, measured))
             logs = self.controller.update(sampled, advantages)
             done.append({"logs": logs, "genes": sampled.tolist(), "rewards": measured.tolist()})
+            self.progress = progress.advanced(len(done), controller=list(done))
             self.report_step(len(self._train_data) + step + 1, self._steps_an_epoch())
         if not done:
             return {}
@@ -235,7 +240,7 @@ class EnasSearch(Searcher):
 
     # The end.
 
-    def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
+    def conclude(self) -> Conclusion:
         """Ranks the controller's architectures and the random ones on the whole validation split."""
         config = self.config
         sampled = distinct_rows(self.controller.sample(config.final_samples, self.rng(Stream.FINAL_ARCHITECTURES)))
@@ -243,17 +248,18 @@ class EnasSearch(Searcher):
         control: list[Trial] = []
         if config.random_control:
             control = self._rank(self._random_architectures(len(sampled)), RANDOM)
-        results = {
-            "val_accuracy": found[0].score,
-            "random_search_val_accuracy": control[0].score if control else None,
-            "mean_val_accuracy": _mean_score(found),
-            "random_search_mean_val_accuracy": _mean_score(control),
+        best_of_control, mean_of_control = (control[0].score, mean_score(control)) if control else (None, None)
+        comparisons = (
+            Comparison("val_accuracy", found[0].score, RANDOM_SEARCH, best_of_control),
+            Comparison("mean_val_accuracy", mean_score(found), RANDOM_SEARCH, mean_of_control),
+        )
+        figures = {
             "mean_reward_first": self.history[0].get("reward") if self.history else None,
             "mean_reward_last": self.history[-1].get("reward") if self.history else None,
             "architectures_evaluated": len(found),
             "random_architectures_evaluated": len(control),
         }
-        return rank(found[: config.top_k] + control[: config.top_k]), results
+        return Conclusion(rank(found[: config.top_k] + control[: config.top_k]), comparisons, figures)
 
     def _random_architectures(self, count: int) -> np.ndarray:
         """`count` distinct architectures, uniformly drawn; fewer only where the space is nearly exhausted."""
@@ -262,10 +268,13 @@ class EnasSearch(Searcher):
 
     def _rank(self, genes: np.ndarray, source: str) -> list[Trial]:
         """Trials of architectures int32 [n, G], best first; what is known of their scores is not measured again."""
-        scores = self.underway.setdefault(RANKED, {}).setdefault(source, [])
+        ranked = dict(self.progress.done.get("ranked", {})) if self.progress else {}
+        scores = ranked.get(source, [])
         for start in range(len(scores), len(genes), RANKED_AT_ONCE):
             rows = genes[start : start + RANKED_AT_ONCE]
-            scores += self.supernet.accuracies(rows, self._validation_data).tolist()
+            scores = [*scores, *self.supernet.accuracies(rows, self._validation_data).tolist()]
+            ranked[source] = scores
+            self.progress = Progress("ranking", sum(map(len, ranked.values())), {"ranked": dict(ranked)})
             self.report_step(len(scores), len(genes))
         trials = [
             Trial(Genotype.from_genes(self.space, row), score, source) for row, score in zip(genes, scores, strict=True)
@@ -284,7 +293,8 @@ class EnasSearch(Searcher):
     # State.
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        within = training.metric_state(self.supernet) if self.underway.get("step") else ()
+        passing = self.progress is not None and self.progress.phase == "supernet" and self.progress.step > 0
+        within = training.metric_state(self.supernet) if passing else ()
         parts = {
             "supernet": weights.to_arrays(self.supernet),
             "optimizer": self._optimizer_arrays(),
@@ -324,7 +334,3 @@ class _StepReporter(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.searcher.passed(self.first + batch + 1)
-
-
-def _mean_score(trials: Sequence[Trial]) -> float | None:
-    return float(np.mean([trial.score for trial in trials])) if trials else None

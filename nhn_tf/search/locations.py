@@ -16,8 +16,9 @@ from nhn_tf.models import LocationSupernet
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.evolution import Evolution, Population
-from nhn_tf.search.searcher import Trial
+from nhn_tf.search.searcher import Conclusion, Trial, mean_score
 from nhn_tf.settings import LocationConfig
+from nhn_tf.values.comparison import NO_ADDONS, RANDOM_SEARCH, Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.locations import LocationSpace
 from nhn_tf.values.randomness import Stream
@@ -54,13 +55,7 @@ class LocationSearch(AddonSearch):
             genotype, arrays, config, **{**kwargs, "project_name": kwargs.get("project_name") or "location"}
         )
         self.config: LocationConfig = config
-        self.evolution = Evolution(
-            LocationSpace(genotype.space),
-            size=config.population,
-            none_probability=config.none_probability,
-            mutation=config.mutation,
-            mutation_rate=config.mutation_rate,
-        )
+        self.evolution = Evolution(LocationSpace(genotype.space), config)
         self.population = self.evolution.start(self.rng(Stream.FIRST_POPULATION))
 
     def build_supernet(self, **kwargs: Any) -> LocationSupernet:
@@ -90,7 +85,7 @@ class LocationSearch(AddonSearch):
         print("  each layer, 3x3 and 5x5: an add-on from its segment's input or an earlier layer of it, or none")
         print(f"  locations: {locations.size():.3g} with an add-on everywhere, {locations.size_with_none():.3g} in all")
 
-    def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
+    def conclude(self) -> Conclusion:
         """Compares the survivors of the last cycle and the random control."""
         codes = distinct_rows(self._survivors())
         candidates = [(self._grown(code), EVOLUTION) for code in codes]
@@ -100,12 +95,13 @@ class LocationSearch(AddonSearch):
         found = [trial for trial in trials if trial.source == EVOLUTION]
         control = [trial for trial in trials if trial.source == RANDOM]
         best = found[0]
-        results = {
-            "val_accuracy": best.score,
-            "random_search_val_accuracy": control[0].score if control else None,
-            "no_addons_val_accuracy": self.base_accuracy,
-            "mean_val_accuracy": float(np.mean([trial.score for trial in found])),
-            "random_search_mean_val_accuracy": float(np.mean([t.score for t in control])) if control else None,
+        best_of_control, mean_of_control = (control[0].score, mean_score(control)) if control else (None, None)
+        comparisons = (
+            Comparison("val_accuracy", best.score, RANDOM_SEARCH, best_of_control),
+            Comparison("val_accuracy", best.score, NO_ADDONS, self.base_accuracy),
+            Comparison("mean_val_accuracy", mean_score(found), RANDOM_SEARCH, mean_of_control),
+        )
+        figures = {
             "addons": len(best.genotype.addons),
             "evaluations": self.evaluations,
             "codes_ranked": len(found),
@@ -113,7 +109,7 @@ class LocationSearch(AddonSearch):
             "search_space_size": float(self.evolution.locations.size()),
             "eval_split": self.config.eval_split,
         }
-        return trials, results
+        return Conclusion(trials, comparisons, figures)
 
     def _random_codes(self, count: int) -> np.ndarray:
         """`count` distinct codes int32 [count, G], drawn as those of the first population; fewer in tiny spaces."""

@@ -4,36 +4,34 @@ A search is epochs of training shared weights together with whatever proposes ar
 cycles), and then a ranking of candidates. `Searcher` runs the loop, calls the callbacks, ranks the trials and carries
 the state; a subclass says what one epoch does and how it finishes.
 
-A search can be stopped at any step that it reports and go on elsewhere: `state_arrays` and `state_values` hold all
+A search can be stopped at any step that it reports and resumed elsewhere: `state_arrays` and `state_values` hold all
 there is, and every random choice is a pure function of (seed, stream, epoch, step).
 """
 
 from __future__ import annotations
 
 import abc
-import copy
 import dataclasses
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
 
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import Superset
+from nhn_tf.search.progress import Progress
 from nhn_tf.settings import GradientConfig
 from nhn_tf.storage import files
+from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
-
-RANKED = "ranked"
-"""The entry of `Searcher.underway` with what is known of the final candidates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +64,25 @@ def rank(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (math.isnan(trial.score), -trial.score))
 
 
+def mean_score(trials: Sequence[Trial]) -> float:
+    """The mean of the trials' scores, of which there is one at least."""
+    return float(np.mean([trial.score for trial in trials]))
+
+
+class Conclusion(NamedTuple):
+    """What a search came to.
+
+    Attributes:
+      trials: those to keep, best first.
+      comparisons: its figures beside those of its controls.
+      figures: its other figures.
+    """
+
+    trials: list[Trial]
+    comparisons: Sequence[Comparison]
+    figures: dict[str, Any]
+
+
 class SearchCallback(Protocol):
     """What `search` calls.
 
@@ -94,7 +111,7 @@ class Searcher(abc.ABC):
       trials: the architectures kept at the end, best first.
       results: the search's figures, `None` until it has finished.
       concluding: whether the final candidates are being measured: no epoch is under way any more.
-      underway: what is done of the epoch or of the final measurements under way, as a JSON value; {} between them.
+      progress: what is done of the epoch or of the final measurements under way; None between them.
       rate_scale: multiplies the learning rate of the shared weights; 1 unless it is set before `search`.
     """
 
@@ -122,7 +139,7 @@ class Searcher(abc.ABC):
         self.trials: list[Trial] = []
         self.results: dict[str, Any] | None = None
         self.concluding = False
-        self.underway: dict[str, Any] = {}
+        self.progress: Progress | None = None
         self.rate_scale = 1.0
         self._callbacks: Sequence[SearchCallback] = ()
         self._restored_optimizer: dict[str, np.ndarray] = {}
@@ -135,13 +152,13 @@ class Searcher(abc.ABC):
 
     @abc.abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Does all of epoch `epoch` that `underway` does not say is done, and empties that; returns the metrics."""
+        """Does all of epoch `epoch` that `progress` does not say is done, sets it to None, and returns the metrics."""
 
     @abc.abstractmethod
-    def conclude(self) -> tuple[list[Trial], dict[str, Any]]:
-        """Measures the final candidates; returns the trials to keep, best first, and the search's figures.
+    def conclude(self) -> Conclusion:
+        """Measures the final candidates.
 
-        It depends on seed and state only: interrupted, it is run again with the same result; what `underway` says is
+        It depends on seed and state only: interrupted, it is run again with the same result; what `progress` says is
         done need not be done again.
         """
 
@@ -172,7 +189,7 @@ class Searcher(abc.ABC):
         epochs: int | None = None,
         callbacks: Sequence[SearchCallback] = (),
     ) -> dict[str, Any]:
-        """Searches; goes on where a restored state stopped.
+        """Searches; a restored state is resumed.
 
         Args:
           train_batches: `Batches` of the training split.
@@ -193,8 +210,8 @@ class Searcher(abc.ABC):
         epochs = self.length if epochs is None else epochs
         self._callbacks = tuple(callbacks)
         self.prepare(train_batches, validation_data, epochs)
-        if self.epoch < epochs and RANKED in self.underway:
-            self.underway = {}  # it was about to finish a shorter search
+        if self.epoch < epochs and self.progress is not None and self.progress.phase == "ranking":
+            self.progress = None  # it was about to finish a shorter search
         while self.epoch < epochs:
             metrics = self.run_epoch(self.epoch)
             self.history.append(metrics)
@@ -211,13 +228,21 @@ class Searcher(abc.ABC):
         if self.results is None:
             self.concluding = True
             try:
-                self.trials, self.results = self.conclude()
+                trials, comparisons, figures = self.conclude()
             finally:
                 self.concluding = False
-            self.underway = {}
+            self.trials, self.results = trials, figures
+            for comparison in comparisons:
+                self.results |= comparison.metrics()
+            self.progress = None
             if self.project_dir is not None:
                 self.save()
         return self.results
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """The search's figures beside those of its controls, as far as they were measured; none before the end."""
+        return Comparison.read(self.results or {})
 
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials."""
@@ -255,7 +280,7 @@ class Searcher(abc.ABC):
             "search": self.identity(),
             "epoch": self.epoch,
             "history": [dict(metrics) for metrics in self.history],
-            "underway": copy.deepcopy(self.underway),
+            "underway": self.progress.to_json() if self.progress else {},
             "rate_scale": self.rate_scale,
             "trials": [trial.to_json() for trial in self.trials],
             "results": self.results,
@@ -282,7 +307,7 @@ class Searcher(abc.ABC):
         """
         self.epoch = values["epoch"]
         self.history = [dict(metrics) for metrics in values["history"]]
-        self.underway = copy.deepcopy(values["underway"])
+        self.progress = Progress.from_json(values["underway"])
         self.rate_scale = values["rate_scale"]
         self.trials = self.read_trials(arrays, values["trials"])
         self.results = values["results"]

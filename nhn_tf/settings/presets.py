@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+from typing import Any
 
 from nhn_tf.settings.field import Config
 from nhn_tf.settings.stages import (
@@ -16,6 +18,7 @@ from nhn_tf.settings.stages import (
     PruneConfig,
     RetrainConfig,
 )
+from nhn_tf.settings.table import NAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,33 @@ class Preset:
     def stage(self, name: str) -> Config:
         """The configuration of the stage called `name`."""
         return getattr(self, name)
+
+    def replaced(self, **changes: Any) -> Preset:
+        """A copy with settings put in.
+
+        Args:
+          **changes: settings of data and computing under their own names, those of a stage with its name in front, as
+            `pipeline.py` has them: `base_epochs`.
+
+        Raises:
+          ValueError: there is no such setting, or a value is out of range.
+        """
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            part, field = _part_of(name)
+            parts.setdefault(part, {})[field] = value
+        replaced = {part: getattr(self, part).replaced(**values) for part, values in parts.items()}
+        return dataclasses.replace(self, **replaced)
+
+
+def _part_of(name: str) -> tuple[str, str]:
+    """The part of a preset that a setting belongs to, and its field there."""
+    for part in ("data", "compute", *NAMES):
+        field = name.removeprefix(f"{part}_") if part in NAMES else name
+        kind = typing.get_type_hints(Preset)[part]
+        if (part not in NAMES or field != name) and field in {f.name for f in dataclasses.fields(kind)}:
+            return part, field
+    raise ValueError(f"there is no setting `{name}`; those of a stage carry its name, such as base_epochs.")
 
 
 PAPER = Preset(

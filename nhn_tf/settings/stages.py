@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from nhn_tf.settings.field import Config, setting
+from nhn_tf.values.form import Form
 from nhn_tf.values.space import MAX_LAYERS, OP_NAMES, Space
 
 # Networks for small images: larger ones are to be scaled.
@@ -217,24 +218,25 @@ class BaseConfig(TrainConfig):
     """The base network and its training (paper, sections 2.1, 2.2). Later stages inherit the network's form."""
 
     genotype: str = setting("", "train this architecture, a file in ENAS's text form, instead of the search's result")
-    filters: int = setting(96, "channels in the first segment", unit="channels", low=2, high=4096, source="ENAS")
+    filters: int = setting(
+        Form.filters, "channels in the first segment", unit="channels", low=2, high=4096, source="ENAS"
+    )
     width_growth: int = setting(
-        2, "the channels are multiplied by this at each transition", low=1, high=4, source="ENAS"
+        Form.width_growth, "the channels are multiplied by this at each transition", low=1, high=4, source="ENAS"
     )
     separable_as_dense: bool = setting(
-        True,
+        Form.separable_as_dense,
         "build separable convolutions as full ones: only full kernels can be pruned",
         source="ENAS's released code",
     )
     smooth_init: bool = setting(
-        True, "smooth 3x3 and 5x5 kernels by a Gaussian after initialisation", source="paper, section 2.2"
+        Form.smooth_init, "smooth 3x3 and 5x5 kernels by a Gaussian after initialisation", source="paper, section 2.2"
     )
 
     @property
-    def form(self) -> dict[str, Any]:
-        """What the network looks like beyond its genotype: keyword arguments of `models.network.build`."""
-        names = ("filters", "width_growth", "separable_as_dense", "smooth_init")
-        return {name: getattr(self, name) for name in names}
+    def form(self) -> Form:
+        """What the network looks like beyond its genotype."""
+        return Form(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Form)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,10 +244,10 @@ class PruneConfig(SgdConfig):
     """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
 
     threshold: str = setting(
-        "auto", "prune kernels whose sensitivity is below this number; auto: find it for --sparsity"
+        "auto", "prune kernels whose sensitivity is below this number; auto: find it for `sparsity`"
     )
     sparsity: float = setting(
-        0.85, "share of the 3x3 and 5x5 kernels to prune, with --threshold=auto", low=0, high=0.9999,
+        0.85, "share of the 3x3 and 5x5 kernels to prune, with `threshold`=auto", low=0, high=0.9999,
         source="paper, section 2.2",
     )  # fmt: skip
     scope: str = setting(

@@ -4,6 +4,7 @@
     logits = runtime(images)
     runtime.save("network.nhn")
     runtime = nhn_tf.sparse.load("network.nhn")  # without Keras
+    print(nhn_tf.sparse.profile(runtime, images))  # where the time goes
 
 Pruned k x k kernels cost nothing: convolutions run over lists of the live ones, in native code made by llvmlite for
 this machine's vectors when the network is compiled. Needs `pip install ".[sparse]"`; importing this package does not.
@@ -11,57 +12,22 @@ this machine's vectors when the network is compiled. Needs `pip install ".[spars
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.compiler import compile, load
 from nhn_tf.sparse.native.machine import MissingLLVMError
 from nhn_tf.sparse.plan.memory import CapacityError
+from nhn_tf.sparse.profiling import Profile, profile
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
-from nhn_tf.sparse.runtime import SparseRuntime, load
+from nhn_tf.sparse.runtime import SparseRuntime
 from nhn_tf.storage.files import DamagedFileError
-
-if TYPE_CHECKING:
-    from nhn_tf.sparse.mixed import MixedRuntime
 
 __all__ = [
     "CapacityError",
     "DamagedFileError",
     "MissingLLVMError",
+    "Profile",
     "SparseRuntime",
     "UnsupportedLayerError",
     "compile",
     "load",
+    "profile",
 ]
-
-
-def compile(model: Any, *, threads: int | None = None, fallback: str | None = None) -> SparseRuntime | MixedRuntime:
-    """Makes native code of a functional Keras model.
-
-    Args:
-      model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.program.from_keras.READERS`.
-      threads: that share a batch; by default one for each core that this process may use.
-      fallback: "keras" lets Keras compute layers that the runtime does not know.
-
-    Returns:
-      A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
-      called with images, numbers [B, H, W, C], and return what the model would, as float32 arrays.
-
-    Raises:
-      MissingLLVMError: llvmlite is not installed; the message says how to install it.
-      UnsupportedLayerError: a layer is not known; the message names it.
-      CapacityError: the network is far larger than those that the runtime is made for.
-      ValueError: `threads` or `fallback` is none; or the model is subclassed, has a model within it, or calls a layer
-        twice.
-    """
-    if fallback not in (None, "keras"):
-        raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
-    machine.host()
-    from nhn_tf.sparse import mixed  # They need Keras, which saved networks do without.
-    from nhn_tf.sparse.program import from_keras  # They need Keras, which saved networks do without.
-
-    try:
-        return SparseRuntime(from_keras.read(model), threads=threads)
-    except from_keras.UnsupportedLayerError:
-        if fallback is None:
-            raise
-        return mixed.MixedRuntime(model, threads=threads)

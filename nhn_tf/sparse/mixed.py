@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from nhn_tf.models.keras_graph import Graph, Node, layer_of, trace
+from nhn_tf.models.keras_graph import Graph, Node, takes_training, trace
 from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError, input_names, read_part
+from nhn_tf.sparse.program.operations import Program
+from nhn_tf.sparse.program.optimize import optimize
 from nhn_tf.sparse.runtime import SparseRuntime
 
 
@@ -36,27 +38,27 @@ class MixedRuntime:
 
     Args:
       model: functional.
-      threads: of the native parts.
+      native: makes the runtime of a native part.
 
     Attributes:
       keras_layers: names of the layers that Keras computes.
     """
 
-    def __init__(self, model: keras.Model, *, threads: int | None = None):
+    def __init__(self, model: keras.Model, native: Callable[[Program], SparseRuntime]):
         graph = trace(model)
         self._graph = graph
         self.keras_layers = _unsupported(graph)
         self._parts = [
-            self._part(names, native=level % 2 == 0, threads=threads)
+            self._part(names, native if level % 2 == 0 else None)
             for level, names in sorted(_levels(graph, set(self.keras_layers)).items())
         ]
 
-    def _part(self, names: list[str], *, native: bool, threads: int | None) -> _Part:
+    def _part(self, names: list[str], native: Callable[[Program], SparseRuntime] | None) -> _Part:
         graph = self._graph
         outputs = tuple(
             name for name in names if name in graph.outputs or any(r not in names for r in graph.readers[name])
         )
-        runtime = SparseRuntime(read_part(graph, names, outputs), threads=threads) if native else None
+        runtime = native(optimize(read_part(graph, names, outputs))) if native else None
         nodes = () if native else tuple(graph.nodes[name] for name in names)
         return _Part(input_names(graph, names), outputs, runtime, nodes)
 
@@ -95,17 +97,13 @@ class MixedRuntime:
 
 
 def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
-    """A layer's value, by Keras."""
+    """A layer's value at inference, by Keras."""
     if not node.parents:
         return values[node.name]
-
-    def computed(argument: Any) -> Any:
-        if isinstance(argument, keras.KerasTensor):
-            return keras.ops.convert_to_tensor(values[layer_of(argument)])
-        return argument
-
-    arguments, keywords = keras.tree.map_structure(computed, (node.call_args, dict(node.kwargs)))
-    return keras.ops.convert_to_numpy(node.layer(*arguments, **keywords))
+    inputs = [keras.ops.convert_to_tensor(values[parent]) for parent in node.parents]
+    # As `predict` tells every layer; on its own, augmentation would train.
+    inference = {"training": False} if takes_training(node.layer) else {}
+    return keras.ops.convert_to_numpy(node.call(inputs, **inference))
 
 
 def _unsupported(graph: Graph) -> tuple[str, ...]:

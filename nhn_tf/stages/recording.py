@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 
 from nhn_tf import training
-from nhn_tf.runs import Checkpoint, StageDirectory
+from nhn_tf.runs import Checkpoint, OpenStage
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search.searcher import Searcher
 from nhn_tf.storage import stopping
@@ -26,7 +26,7 @@ class Saver:
       minutes: how long may pass without a checkpoint.
     """
 
-    def __init__(self, stage: StageDirectory, monitor: Monitor, *, minutes: float):
+    def __init__(self, stage: OpenStage, monitor: Monitor, *, minutes: float):
         self._stage = stage
         self._monitor = monitor
         self._seconds = 60.0 * minutes
@@ -44,12 +44,15 @@ class Saver:
         """
         self._stage.save_checkpoint(checkpoint)
         self._saved = time.monotonic()
-        where = place(checkpoint, self._monitor.total, self._monitor.unit)
-        stopping.check(f"stage '{self._stage.name}' is saved after {where}")
+        position = position_in_words(checkpoint, self._monitor.unit, self._monitor.total)
+        stopping.check(f"stage '{self._stage.name}' is saved after {position}")
 
 
-def place(checkpoint: Checkpoint, total: int, unit: str) -> str:
-    """Where a checkpoint stands among `total` epochs, such as "cycle 3 of 3 and 2 candidates"."""
+def position_in_words(checkpoint: Checkpoint, unit: str, total: int | None = None) -> str:
+    """Where one stands: "cycle 3 of 3 and 2 candidates" among `total`; "cycle 3, step 2" where that is None."""
+    if total is None:
+        step = f", step {checkpoint.step}" if checkpoint.step else ""
+        return f"{unit} {checkpoint.epoch}{step}" if checkpoint.epoch or checkpoint.step else "the beginning"
     steps = "candidates" if checkpoint.epoch == total else "steps"
     within = f" and {checkpoint.step} {steps}" if checkpoint.step else ""
     return f"{unit} {checkpoint.epoch} of {total}{within}"
@@ -100,7 +103,7 @@ class FitRecorder(keras.callbacks.Callback):
 
 
 def position(checkpoint: Checkpoint | None) -> tuple[training.Position, dict]:
-    """Where a training goes on, and the state that it had there, as `FitRecorder` saved them."""
+    """Where a training is resumed, and the state that it had there, as `FitRecorder` saved them."""
     if checkpoint is None:
         return training.BEGINNING, {}
     state = {name: array for name, array in checkpoint.arrays.items() if not name.startswith(METRIC)}

@@ -11,12 +11,12 @@ import keras
 from nhn_tf import training
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.errors import UserError
-from nhn_tf.runs import Checkpoint, Settings, StageDirectory
+from nhn_tf.runs import Checkpoint, OpenStage, Settings
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
-from nhn_tf.settings import SgdConfig
-from nhn_tf.stages.common import Feed, start, uses_validation
-from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, place, position
+from nhn_tf.settings import SgdConfig, TrainConfig
+from nhn_tf.stages.feed import Feed, uses_validation
+from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, position, position_in_words
 from nhn_tf.storage import stopping
 from nhn_tf.training import optimizers
 
@@ -31,7 +31,7 @@ class TrainingFailedError(UserError):
 
 
 def fit(
-    stage: StageDirectory,
+    stage: OpenStage,
     model: keras.Model,
     feed: Feed,
     settings: Settings,
@@ -44,14 +44,15 @@ def fit(
       stopping.Stopped: a signal has asked for it.
     """
     config = settings.expect(SgdConfig)
+    ema, smoothing = (config.ema, config.label_smoothing) if isinstance(config, TrainConfig) else (0.0, 0.0)
     everything = uses_validation(config)
     batches = feed.train(config, with_validation=everything)
 
     def compile(rate_scale: float) -> None:
         training.compile_classifier(
             model,
-            optimizers.make_optimizer(config, len(batches), rate_scale=rate_scale, ema=getattr(config, "ema", 0.0)),
-            label_smoothing=getattr(config, "label_smoothing", 0.0),
+            optimizers.make_optimizer(config, len(batches), rate_scale=rate_scale, ema=ema),
+            label_smoothing=smoothing,
             steps_per_execution=settings.compute.steps_per_execution,
         )
 
@@ -78,14 +79,12 @@ def fit(
         watch.close()
 
     compile(1.0)
-    start(stage, feed)
     _resumed(stage, settings, beginning, train)
 
 
 def search(
-    stage: StageDirectory,
+    stage: OpenStage,
     searcher: Searcher,
-    feed: Feed,
     settings: Settings,
     batches: tuple[Batches, Batches],
 ) -> dict[str, Any]:
@@ -115,12 +114,11 @@ def search(
         watch.close()
         return metrics
 
-    start(stage, feed)
     return _resumed(stage, settings, beginning, train, unit=searcher.unit)
 
 
 def _resumed(
-    stage: StageDirectory,
+    stage: OpenStage,
     settings: Settings,
     beginning: Callable[[], Checkpoint],
     train: Callable[[Checkpoint | None], Result],
@@ -128,7 +126,7 @@ def _resumed(
     unit: str = "epoch",
 ) -> Result:
     """What `train` returns for the newest checkpoint; after a divergence, on request, at half the learning rate."""
-    checkpoint = stage.load_checkpoint()
+    checkpoint = stage.resume()
     rollback = settings.compute.on_nan == "rollback"
     if rollback and checkpoint is None:
         checkpoint = beginning()
@@ -142,16 +140,16 @@ def _resumed(
                 # to, and so what comes out, must not depend on that.
                 checkpoint = stage.load_checkpoint(whole_epochs=rollback)
                 if not rollback or checkpoint is None:
-                    raise _failure(stage, error, _where(checkpoint, unit) if checkpoint else None) from None
+                    raise _failure(stage, error, position_in_words(checkpoint, unit) if checkpoint else None) from None
                 if stage.rate_scale <= 0.5**MOST_ROLLBACKS:
                     raise TrainingFailedError(
                         f"stage '{stage.name}' has diverged {MOST_ROLLBACKS + 1} times, each time at half the learning "
-                        "rate.\nLook at its data and settings, and begin again with --overwrite."
+                        "rate.\nLook at its data and settings, and begin again with `overwrite`."
                     ) from None
                 checkpoint = _slower(checkpoint)
                 print(
                     f"warning: stage '{stage.name}': {error}.\n"
-                    f"Going back to {_where(checkpoint, unit)}, at half the learning rate.",
+                    f"Going back to {position_in_words(checkpoint, unit)}, at half the learning rate.",
                     flush=True,
                 )
                 stage.save_checkpoint(checkpoint)
@@ -167,24 +165,18 @@ def _slower(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, values=values)
 
 
-def _failure(stage: StageDirectory, error: Exception, where: str | None) -> TrainingFailedError:
-    last = f"The last good checkpoint, {where}, stays.\n" if where else ""
+def _failure(stage: OpenStage, error: Exception, position: str | None) -> TrainingFailedError:
+    last = f"The last good checkpoint, {position}, stays.\n" if position else ""
     return TrainingFailedError(
         f"stage '{stage.name}': {error}.\n{last}"
-        "Give the same command with --on_nan=rollback to go on at half the learning rate, or begin again with "
-        "--overwrite and a lower --lr_max or --clip_norm."
+        "Give the same command with `on_nan`=rollback to go on at half the learning rate, or begin again with "
+        "`overwrite` and a lower `lr_max` or `clip_norm`."
     )
 
 
-def _where(checkpoint: Checkpoint, unit: str) -> str:
-    if not checkpoint.epoch and not checkpoint.step:
-        return "the beginning"
-    return f"{unit} {checkpoint.epoch}" + (f", step {checkpoint.step}" if checkpoint.step else "")
-
-
-def _monitor(stage: StageDirectory, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
+def _monitor(stage: OpenStage, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
     """The stage's monitor; it takes up the history of an interrupted process."""
     history = checkpoint.values["history"] if checkpoint else []
     if checkpoint and (checkpoint.epoch or checkpoint.step):
-        print(f"{stage.name}: going on after {place(checkpoint, total, unit)}")
+        print(f"{stage.name}: going on after {position_in_words(checkpoint, unit, total)}")
     return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)

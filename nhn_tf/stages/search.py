@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import weights
-from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.runs import Done, ReadyStage, Settings
 from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Trial
 from nhn_tf.settings import DirectionConfig, EnasConfig, LdsConfig, LocationConfig
 from nhn_tf.stages import resuming
-from nhn_tf.stages.common import Feed, form_of, open_stage, source_stage
+from nhn_tf.stages.feed import Feed
+from nhn_tf.stages.networks import form_of
 from nhn_tf.storage import files
+from nhn_tf.values.genotype import Genotype
 
 
-def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+def enas(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Searches an architecture (paper, section 2.1)."""
     config = settings.expect(EnasConfig)
-    stage, feed = open_stage(directory, "enas", settings)
-    if feed is None:
-        return stage.done()
     searcher = EnasSearch(
         config.space,
         config,
@@ -30,58 +31,54 @@ def enas(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
         seed=settings.seed,
         steps_per_execution=settings.compute.steps_per_execution,
     )
-    metrics = resuming.search(stage, searcher, feed, settings, (feed.train(config), feed.validation))
-    _write_trials(stage / "trials.csv", searcher.trials)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
+    metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.validation))
+    _write_trials(begun / "trials.csv", searcher.trials)
     genotype = searcher.get_best_genotypes(1)[0]
-    return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
+    return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
 
 
-def lds_location(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+def locations(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Searches the layers that add-on neurons join (paper, section 2.3)."""
-    settings.expect(LocationConfig)
-    return _grow("lds_location", "pruned", LocationSearch, directory, settings)
+    searcher = LocationSearch(*_grown(stage), settings.expect(LocationConfig), **_where(stage, feed, settings))
+    return _grow(stage, searcher, feed, settings)
 
 
-def lds_direction(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+def directions(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Searches the connections of the add-on neurons (paper, section 2.3)."""
-    settings.expect(DirectionConfig)
-    return _grow("lds_direction", "lds_location", DirectionSearch, directory, settings)
+    searcher = DirectionSearch(*_grown(stage), settings.expect(DirectionConfig), **_where(stage, feed, settings))
+    return _grow(stage, searcher, feed, settings)
 
 
-def _grow(
-    name: str,
-    source_name: str,
-    search: type[LocationSearch] | type[DirectionSearch],
-    directory: RunDirectory,
-    settings: Settings,
-) -> dict[str, Any]:
-    config = settings.expect(LdsConfig)
-    source = source_stage(directory, source_name, settings)
-    genotype = source.genotype()
-    stage, feed = open_stage(directory, name, settings, source=source, genotype=genotype)
-    if feed is None:
-        return stage.done()
-    searcher = search(
-        genotype,
-        source.weights(),
-        config,  # type: ignore[arg-type]  # the caller pairs search and configuration
-        input_shape=feed.data.image_shape,
-        num_classes=feed.data.num_classes,
-        form=form_of(directory),
-        seed=settings.seed,
-    )
+def _grown(stage: ReadyStage) -> tuple[Genotype, dict[str, np.ndarray]]:
+    """The network that add-ons grow on, and its weights by path."""
+    return stage.genotype, stage.predecessor.weights()
+
+
+def _where(stage: ReadyStage, feed: Feed, settings: Settings) -> dict[str, Any]:
+    """What both searches of add-ons are told besides."""
+    return {
+        "input_shape": feed.data.image_shape,
+        "num_classes": feed.data.num_classes,
+        "form": form_of(stage.predecessor.run),
+        "seed": settings.seed,
+    }
+
+
+def _grow(stage: ReadyStage, searcher: LocationSearch | DirectionSearch, feed: Feed, settings: Settings) -> Done:
     searcher.search_space_summary()
-    metrics = resuming.search(stage, searcher, feed, settings, _evaluation(feed, config))
-    _write_addons(stage / "trials.csv", searcher)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
+    metrics = resuming.search(begun, searcher, settings, _evaluation(feed, searcher.config))
+    _write_addons(begun / "trials.csv", searcher)
     found = searcher.get_best_genotypes(1)[0]
-    return stage.finish(metrics, genotype=found, weights=searcher.network_arrays(found))
+    return begun.finish(metrics, genotype=found, weights=searcher.network_arrays(found))
 
 
 def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
     """The batches that train add-ons and those that measure them; test images leak, as the paper's way does."""
     if config.eval_split == "val":
         return feed.train(config), feed.validation
-    print("warning: --eval_split=test selects on test images; the test accuracy of what is found is too good")
+    print("warning: `eval_split`=test selects on test images; the test accuracy of what is found is too good")
     return feed.train(config, with_validation=True), feed.test
 
 

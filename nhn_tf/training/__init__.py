@@ -1,4 +1,4 @@
-"""How every network here is trained and measured, and gone on with from anywhere within an epoch."""
+"""How every network here is trained and measured, and resumed from anywhere within an epoch."""
 
 from nhn_tf.training.fit import (
     CHECKED_EVERY,

@@ -98,16 +98,16 @@ def fit(
     validation_data: Any = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, float]:
-    """Trains like `keras.Model.fit`, from anywhere within an epoch; the order of the batches is theirs.
+    """Trains like `keras.Model.fit`, from any position within an epoch; the order of the batches is theirs.
 
-    Begun where an earlier call stopped, with the model's and the optimizer's `state` put back, it ends with the same
-    bits as a call that was not interrupted. In the epoch that it begins within, callbacks count batches from there.
+    From the position where an earlier call stopped, with the model's and the optimizer's `state` put back, it ends with
+    the same bits as a call that was not interrupted. In the first epoch callbacks count batches from that position.
 
     Args:
       model: compiled with an `nhn_tf.training.optimizers.Nesterov`.
       batches: of an epoch.
       epochs: how many there are in all.
-      begin: where to begin.
+      begin: the position to begin at.
       validation_data: as for `keras.Model.fit`.
       callbacks: called in their order; none is called for an epoch's end after the loss has diverged.
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nhn_tf.storage import files
+from nhn_tf.values import names
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import OP_NAMES, Space
 
@@ -96,9 +97,17 @@ class Genotype:
                     f"an add-on must read its segment's input (0) or a layer of the segment before its target "
                     f"(1..{addon.target % per}). Received: {addon}."
                 )
-        places = [(addon.target, addon.kernel_size) for addon in self.addons]
-        if len(set(places)) != len(places):
+        joined = [(addon.target, addon.kernel_size) for addon in self.addons]
+        if len(set(joined)) != len(joined):
             raise ValueError(f"at most one add-on for each target and kernel size. Received: {self.addons}.")
+
+    def without_addons(self) -> Genotype:
+        """The same network without its add-ons and their masks."""
+        if self.masks is None:
+            return dataclasses.replace(self, addons=())
+        grown = {names.addon(number, "conv") for number in range(len(self.addons))}
+        masks = Masks({name: mask for name, mask in self.masks.items() if name not in grown})
+        return dataclasses.replace(self, addons=(), masks=masks)
 
     # Genes: the integer code a supernet understands.
 

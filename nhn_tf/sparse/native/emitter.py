@@ -125,6 +125,17 @@ class Function:
         narrow = self.new(f"load i32, ptr {self.at(pointer, at, 'i32')}, align 4")
         return self.new(f"sext i32 {narrow} to i64")
 
+    # Time.
+
+    def ticks(self) -> Value:
+        """What the processor's clock shows, in units that differ from machine to machine."""
+        return self.new("call i64 @llvm.readcyclecounter()")
+
+    def count(self, pointer: Value, number: Value) -> None:
+        """Adds to an int64 in memory."""
+        total = self.new(f"add i64 {self.new(f'load i64, ptr {pointer}')}, {number}")
+        self.do(f"store i64 {total}, ptr {pointer}")
+
     # Numbers.
 
     def constant(self, number: float) -> Value:
@@ -161,12 +172,36 @@ class Function:
         if lanes is None or lanes >= self.lanes:
             self.do(f"store {self.vector} {value}, ptr {pointer}, align 4")
             return
-        mask = ", ".join(f"i1 {int(lane < lanes)}" for lane in range(self.lanes))
-        suffix = f"v{self.lanes}f32.p0"
+        self.store_lanes(value, pointer, [lane < lanes for lane in range(self.lanes)])
+
+    def store_lanes(self, value: Value, pointer: Value, chosen: Sequence[bool]) -> None:
+        """The chosen lanes of a vector; in memory, what lies at the others is left alone."""
+        if all(chosen):
+            self.store(value, pointer)
+            return
         self.do(
-            f"call void @llvm.masked.store.{suffix}({self.vector} {value}, ptr {pointer}, i32 4, "
-            f"<{self.lanes} x i1> <{mask}>)"
+            f"call void @llvm.masked.store.v{self.lanes}f32.p0({self.vector} {value}, ptr {pointer}, i32 4, "
+            f"{self._mask(chosen)})"
         )
+
+    def load_first(self, pointer: Value, lanes: int) -> Value:
+        """The first `lanes` of a vector; what lies behind them is not read."""
+        if lanes >= self.lanes:
+            return self.load(pointer)
+        mask = self._mask([lane < lanes for lane in range(self.lanes)])
+        return self.new(
+            f"call {self.vector} @llvm.masked.load.v{self.lanes}f32.p0(ptr {pointer}, i32 4, {mask}, "
+            f"{self.vector} poison)"
+        )
+
+    def shuffle(self, a: Value, b: Value, places: Sequence[str]) -> Value:
+        """A vector of lanes of two: for each its place, counted through both, or "poison" where it does not matter."""
+        order = ", ".join(f"i32 {place}" for place in places)
+        return self.new(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{self.lanes} x i32> <{order}>")
+
+    def _mask(self, chosen: Sequence[bool]) -> Value:
+        bits = ", ".join(f"i1 {int(lane)}" for lane in chosen)
+        return f"<{self.lanes} x i1> <{bits}>"
 
     def prefetch(self, pointer: Value) -> None:
         """Brings a cache line closer; any address will do."""
@@ -218,12 +253,14 @@ def declarations(lanes: int) -> str:
     return "\n".join(
         (
             "declare i64 @llvm.smin.i64(i64, i64)",
+            "declare i64 @llvm.readcyclecounter()",
             f"declare {v} @llvm.fmuladd.v{lanes}f32({v}, {v}, {v})",
             f"declare {v} @llvm.rint.v{lanes}f32({v})",
             f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {v})",
             f"declare {v} @llvm.maximum.v{lanes}f32({v}, {v})",
             f"declare float @llvm.vector.reduce.fmaximum.v{lanes}f32({v})",
             f"declare void @llvm.masked.store.v{lanes}f32.p0({v}, ptr, i32, <{lanes} x i1>)",
+            f"declare {v} @llvm.masked.load.v{lanes}f32.p0(ptr, i32, <{lanes} x i1>, {v})",
             "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
         )
     )

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.sparse.native import kernels
-from nhn_tf.sparse.native.convolution import Tap
+from nhn_tf.sparse.native import copies
+from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for
+from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
-from nhn_tf.sparse.plan.tables import Tables
+from nhn_tf.sparse.plan.moves import vector_moves
+from nhn_tf.sparse.plan.tables import Each, Tables
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program
@@ -23,8 +25,15 @@ MAX_ENTRIES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """One call, or a few, written down when all memory has its place."""
+    """One call, or a few, written down when all memory has its place.
 
+    Attributes:
+      op: the operation whose value needs it.
+      emit: writes it down.
+      buffers: that it reads or writes.
+    """
+
+    op: int
     emit: Callable[[], None]
     buffers: tuple[Buffer, ...]
 
@@ -36,10 +45,29 @@ class Source:
     Attributes:
       planes: one or, for strides, several a channel.
       taps: of the window, in its order (row by row).
+      refill: where the planes hold one channel only, writes down, in a loop over channels, the copy of the next one.
     """
 
     planes: Planes
     taps: tuple[Tap, ...]
+    refill: Callable[[], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What was decided for one convolution.
+
+    Attributes:
+      op: its place in the plan's program.
+      density: live kernels of all.
+      sparse: whether only live kernels are computed, or all (of inputs that any filter of a group reads).
+      block: in registers.
+    """
+
+    op: int
+    density: float
+    sparse: bool
+    block: Block
 
 
 class Steps:
@@ -47,16 +75,24 @@ class Steps:
 
     Attributes:
       program: what they compute.
+      host: the machine that they are for.
+      lanes: float32 values in one of its vector registers.
       tables: what they read beside the arena.
-      lanes: float32 values in a vector register.
+      decisions: so far, one for each convolution.
+      op: the operation that steps are added for.
+      call_ops: of each call that was written down, the operation.
     """
 
-    def __init__(self, program: Program, lanes: int):
+    def __init__(self, program: Program, host: Host):
         self.program = program
-        self.tables = Tables(lanes)
-        self.lanes = lanes
+        self.host = host
+        self.lanes = host.lanes
+        self.tables = Tables(host.lanes)
+        self.decisions: list[Decision] = []
+        self.op = 0
+        self.call_ops: list[int] = []
         self._steps: list[Step] = []
-        self._layouts = map_layouts(program, lanes)
+        self._layouts = map_layouts(program, host.lanes)
         self._seamed: set[Buffer] = set()
         self._entries = 0
 
@@ -77,13 +113,14 @@ class Steps:
         size, regions = allocate(buffers, slack=2 * self.lanes)
         for step in self._steps:
             step.emit()
+            self.call_ops += [step.op] * (len(self.tables.calls) - len(self.call_ops))
         return size, regions
 
     def step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
         """Adds a step that reads or writes these values."""
         buffers = tuple(dict.fromkeys(buffer for value in values for buffer in value.buffers))
         self._spend(len(buffers))
-        self._steps.append(Step(emit, buffers))
+        self._steps.append(Step(self.op, emit, buffers))
 
     def _spend(self, entries: int) -> None:
         """Counts what is kept for later.
@@ -130,17 +167,28 @@ class Steps:
         """
         if not rows:
             return
-        self._spend(len(rows))
+        call = self._copy_call(rows, steps)
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()
-            arguments = [
-                base, target_base, self.tables.indices(starts), self.tables.indices(target_starts), len(starts),
-                self.tables.indices(rows), len(rows),
-            ]  # fmt: skip
-            self.tables.call(kernels.copy, *steps, arguments=arguments)
+            places = (self.tables.indices(starts), self.tables.indices(target_starts))
+            call(base, target_base, *places, len(starts))
 
         self.step(emit, *values)
+
+    def _copy_call(self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int]) -> Callable[..., None]:
+        """What writes down the call that copies rows, given its bases, tables of first values, and channels."""
+        self._spend(len(rows))
+        moves = vector_moves(rows, steps, self.lanes)
+
+        def call(*places: Any) -> None:
+            put = self.tables
+            if moves:
+                put.call(copies.copy_vectors, moves.patterns, arguments=[*places, put.indices(moves.vectors)])
+            else:
+                put.call(copies.copy_values, *steps, arguments=[*places, put.indices(rows), len(rows)])
+
+        return call
 
     def seam(self, planes: Planes) -> None:
         """Makes the halo between the parts of a map right, unless it is."""
@@ -154,8 +202,12 @@ class Steps:
                 place = in_arena(whole)
                 self.copy(rows, (grid.parts, grid.parts), place, place, whole)
 
-    def window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> Source:
-        """What the operation's window slides over, in the grid of its output."""
+    def window(self, number: int, op: ops.Windowed, source: Planes, fill: float, *, by_channel: bool = False) -> Source:
+        """What the operation's window slides over, in the grid of its output.
+
+        A copy that must be made is one of all channels, or, `by_channel`, of one after another, which the operation
+        must call for: what is read then is still in the first cache level.
+        """
         height, width = op.window
         if slides_in_place(op, self.program.shapes[op.inputs[0]]):
             parts = source.layout.grid.parts
@@ -163,9 +215,9 @@ class Steps:
             if any(tap.row for tap in taps):
                 self.seam(source)
             return Source(source, tuple(taps))
-        return self._copied_window(number, op, source, fill)
+        return self._copied_window(number, op, source, fill, by_channel)
 
-    def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> Source:
+    def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float, by_channel: bool) -> Source:
         """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.
 
         With stride s, output row y and window row d read map row y s + d - pad, which is row y + shift of the plane
@@ -181,17 +233,29 @@ class Steps:
             left=max(0, -min(shifts[1])), right=max(0, max(shifts[1])), shared=False,
         )  # fmt: skip
         shape = self.program.shapes[op.inputs[0]]
-        copies = {phase: tuple(phase_rows(layout, source.layout, shape, op.strides, phase)) for phase in phases}
-        key = tuple(tuple((to, count) for to, _, count in rows) for rows in copies.values())
-        buffer = self.new_filled(layout, shape[2], len(phases), fill, key)
+        rows = [
+            (to + place * layout.plane, start, count)
+            for place, phase in enumerate(phases)
+            for to, start, count in phase_rows(layout, source.layout, shape, op.strides, phase)
+        ]
+        channels = 1 if by_channel else shape[2]
+        buffer = self.new_filled(layout, channels, len(phases), fill, tuple((to, count) for to, _, count in rows))
+        planes = Planes(layout, ((buffer, 0, channels),), step=len(phases))
         steps = (op.strides[1] * source.layout.grid.parts, grid.parts)
-        for place, rows in enumerate(copies.values()):
-            target = Planes(layout, ((buffer, 0, shape[2]),), step=len(phases))
-            self.copy(rows, steps, in_arena(source), in_arena(target, place * layout.plane), source, target)
         taps = tuple(
             Tap(dy, dx * grid.parts + phases.index((py, px)) * layout.plane) for dy, py in down for dx, px in right
         )
-        return Source(Planes(layout, ((buffer, 0, shape[2]),), step=len(phases)), taps)
+        if not by_channel:
+            self.copy(rows, steps, in_arena(source), in_arena(planes), source, planes)
+            return Source(planes, taps)
+        call = self._copy_call(rows, steps) if rows else None
+
+        def refill() -> None:
+            if call:
+                place = self.tables.indices(source.origins())
+                call("arena", "arena", Each(place, 1), self.tables.indices(planes.origins()), 1)
+
+        return Source(planes, taps, refill)
 
 
 def in_arena(planes: Planes, offset: int = 0) -> Callable[[], tuple[Any, Any]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +25,44 @@ CALL_SIZE = 400
 """Bytes of IR that a call takes, about."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Each:
+    """An argument that moves on from turn to turn of a loop of calls.
+
+    Attributes:
+      first: in the first turn.
+      step: from a turn to the next, in elements, or, of numbers, as it is.
+    """
+
+    first: Any
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop:
+    """Calls that are made one after another, again and again.
+
+    Attributes:
+      turns: how often.
+    """
+
+    turns: int
+
+
 class Tables:
-    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once."""
+    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once.
+
+    Attributes:
+      lanes: float32 values in a vector register.
+      kernels: what they were generated from, to (function's name, IR).
+      calls: (function's name, arguments, the loop that they are in), in order.
+    """
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self.kernels: dict[Hashable, tuple[str, str]] = {}
-        self.calls: list[tuple[str, list[tuple[str, Any]]]] = []
+        self.calls: list[tuple[str, list[Any], Loop]] = []
+        self._loop: Loop | None = None
         self._code = 0
         self._parts: dict[str, list[np.ndarray]] = {"constants": [], "indices": []}
         self._sizes = {"constants": 0, "indices": 0}
@@ -66,26 +100,35 @@ class Tables:
             name = f"{generate.__name__}_{len(self.kernels)}"
             self.kernels[key] = (name, generate(name, *geometry, lanes=self.lanes, **options))
             self._code += len(self.kernels[key][1])
-        self.calls.append((self.kernels[key][0], list(arguments)))
+        self.calls.append((self.kernels[key][0], list(arguments), self._loop or Loop(1)))
         self._code += CALL_SIZE
         if self._code > MAX_CODE:
             raise CapacityError(f"the network needs more than {MAX_CODE} bytes of code.")
+
+    @contextlib.contextmanager
+    def repeated(self, turns: int) -> Iterator[None]:
+        """The calls made within are made `turns` times, in turn, with `Each` argument moved on."""
+        self._loop = Loop(turns)
+        yield
+        self._loop = None
 
     def array(self, table: str) -> np.ndarray:
         """All of a table, with a vector's slack behind it."""
         tail = np.zeros(4 * LINE, self._dtypes[table])
         return np.concatenate([*self._parts[table], tail])
 
-    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> str:
+    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape], *, timed: bool = False) -> str:
         """The IR of all kernels and of the function that calls them for one image after another.
 
-        Images are taken from a counter that threads share, so that none waits for one that was held up.
+        Images are taken from a counter that threads share, so that none waits for one that was held up. With `timed`,
+        each call's turns of the processor's clock are added to an int64 of `%ticks`.
         """
         f = Function(
             ENTRY,
-            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end"],
+            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end",
+             "ptr %ticks"],
             self.lanes,
-        )
+        )  # fmt: skip
         with f.shared_loop("%next", "%end") as image:
             outside: dict[str, list[Value]] = {}
             for table, shapes in (("inputs", inputs), ("outputs", outputs)):
@@ -93,23 +136,34 @@ class Tables:
                 for number, shape in enumerate(shapes):
                     base = f.new(f"load ptr, ptr {f.at(f'%{table}', number, 'ptr')}, align 8")
                     outside[table].append(f.at(base, f.mul(image, int(np.prod(shape, dtype=np.int64)))))
-            for name, arguments in self.calls:
-                typed = ", ".join(self._argument(f, argument, outside) for argument in arguments)
-                f.do(f"call void @{name}({typed})")
+            numbers = iter(range(len(self.calls)))
+            for loop, calls in itertools.groupby(self.calls, key=lambda call: call[2]):
+                with f.loop(0, loop.turns) if loop.turns > 1 else contextlib.nullcontext("0") as turn:
+                    for name, arguments, _ in calls:
+                        typed = ", ".join(self._argument(f, argument, outside, turn) for argument in arguments)
+                        begin = f.ticks() if timed else ""
+                        f.do(f"call void @{name}({typed})")
+                        if timed:
+                            place = f.at("%ticks", next(numbers), "i64")
+                            f.count(place, f.new(f"sub i64 {f.ticks()}, {begin}"))
         texts = [text for _, text in self.kernels.values()]
         return "\n".join((declarations(self.lanes), *texts, str(f)))
 
     @staticmethod
-    def _argument(f: Function, argument: Any, outside: dict[str, list[Value]]) -> str:
+    def _argument(f: Function, argument: Any, outside: dict[str, list[Value]], turn: Value) -> str:
         """An argument of a call as LLVM writes it."""
+        step = 0
+        if isinstance(argument, Each):
+            argument, step = argument.first, argument.step
+        moved = f.mul(turn, step) if step else "0"
         match argument:
             case "arena":
-                return "ptr %arena"
+                return f"ptr {f.at('%arena', moved)}"
             case ("constants", int(place)):
-                return f"ptr {f.at('%constants', place)}"
+                return f"ptr {f.at('%constants', f.add(moved, place))}"
             case ("indices", int(place)):
-                return f"ptr {f.at('%indices', place, 'i32')}"
+                return f"ptr {f.at('%indices', f.add(moved, place), 'i32')}"
             case (str(table), int(number)):
                 return f"ptr {outside[table][number]}"
             case _:
-                return f"i64 {int(argument)}"
+                return f"i64 {f.add(moved, int(argument))}"

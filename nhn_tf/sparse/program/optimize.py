@@ -19,41 +19,49 @@ from nhn_tf.sparse.program.operations import (  # fmt: skip
     Depthwise,
     Elementwise,
     Op,
+    Pad,
+    Pool,
     Program,
+    ProgramError,
     Shape,
+    Windowed,
 )
 
 MAX_MERGED_CHANNELS = 2048
 
+POSITIVE = ("relu", "relu6", "sigmoid", "exponential")
+"""Activations that make no number below 0."""
 
-def optimize(operations: Sequence[Op], outputs: Sequence[int]) -> Program:
-    """The program of these operations, simplified. Inputs stay, in their order, even if nothing reads them."""
-    draft = _Draft(operations, outputs)
-    draft.fold_elementwise()
-    draft.relu_on_load()
-    return draft.program()
+
+def optimize(program: Program) -> Program:
+    """The same, simplified. Inputs stay, in their order, even if nothing reads them."""
+    rewriting = _Rewriting(program)
+    rewriting.fold_elementwise()
+    rewriting.fold_pads()
+    rewriting.relu_on_load()
+    return rewriting.program()
 
 
 def merge(program: Program) -> Program:
     """Less work, though perhaps more weights: what a plan does and a file does not."""
-    draft = _Draft(program.ops, program.outputs)
-    draft.merge_pointwise()
-    return draft.program()
+    rewriting = _Rewriting(program)
+    rewriting.merge_pointwise()
+    return rewriting.program()
 
 
-def fold(operations: Sequence[Op], outputs: Sequence[int]) -> Program:
+def fold(program: Program) -> Program:
     """Only what every inference engine does: batch normalisations and activations folded into what precedes them."""
-    draft = _Draft(operations, outputs)
-    draft.fold_elementwise()
-    return draft.program()
+    rewriting = _Rewriting(program)
+    rewriting.fold_elementwise()
+    return rewriting.program()
 
 
-class _Draft:
-    """Operations that change."""
+class _Rewriting:
+    """A program's operations while they change."""
 
-    def __init__(self, operations: Sequence[Op], outputs: Sequence[int]):
-        self.ops = list(operations)
-        self.outputs = tuple(outputs)
+    def __init__(self, program: Program):
+        self.ops = list(program.ops)
+        self.outputs = program.outputs
 
     def program(self) -> Program:
         """What is still needed, renumbered."""
@@ -128,6 +136,21 @@ class _Draft:
             self.ops[value] = op
         return True
 
+    def fold_pads(self) -> None:
+        """Padding with zeros becomes the pads of what slides over it, where all readers can take it."""
+        shapes = self._shapes()
+        for number, pad in enumerate(self.ops):
+            if not isinstance(pad, Pad) or not pad.inputs or not _only_adds(pad, shapes[pad.inputs[0]]):
+                continue
+            source = pad.inputs[0]
+            positive = getattr(self.ops[source], "activation", None) in POSITIVE
+            readers = set(self.readers()[number])
+            padded = {reader: _padded(self.ops[reader], pad, shapes[source], positive) for reader in readers - {-1}}
+            if readers and -1 not in readers and all(padded.values()):
+                for reader, op in padded.items():
+                    if op is not None:
+                        self.ops[reader] = op
+
     def relu_on_load(self) -> None:
         """A ReLU that only convolutions read is applied as they read."""
         for number, op in enumerate(self.ops):
@@ -181,6 +204,30 @@ def folded_into(op: Op, after: Elementwise) -> Op | None:
     if after.scale is not None and after.shift is not None:
         changes |= _scaled(op, after.scale.astype(np.float64), after.shift.astype(np.float64))
     return dataclasses.replace(op, **changes)
+
+
+def _only_adds(pad: Pad, shape: Shape) -> bool:
+    """Whether it pads all sides of a map of this shape, or none, and cuts nothing off."""
+    return all(
+        before >= 0 and size >= before + side for before, size, side in zip(pad.pads, pad.size, shape, strict=False)
+    )
+
+
+def _padded(op: Op, pad: Pad, shape: Shape, positive: bool) -> Op | None:
+    """`op` on the map, of this shape, that `pad` pads; None where it does not slide or its pads would be too deep.
+
+    A largest value may take zeros for what lies beyond the border if no value of the map is below 0.
+    """
+    slides = isinstance(op, (Conv, Depthwise)) or (isinstance(op, Pool) and op.kind == "max" and positive)
+    if not isinstance(op, Windowed) or not slides:
+        return None
+    pads = (op.pads[0] + pad.pads[0], op.pads[1] + pad.pads[1])
+    folded = dataclasses.replace(op, inputs=pad.inputs, pads=pads)
+    try:
+        folded.shape([shape])
+    except ProgramError:
+        return None
+    return folded
 
 
 def _scaled(op: Conv | Depthwise | Dense | Elementwise, scale: np.ndarray, shift: np.ndarray) -> dict[str, Any]:

@@ -14,53 +14,57 @@ from nhn_tf import pruning, training
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import complexity, weights
 from nhn_tf.report.figures import std_histogram
-from nhn_tf.runs import RunDirectory, RunError, Settings, StageDirectory
+from nhn_tf.runs import Done, OpenStage, ReadyStage, RunError, Settings, StageRecord
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.settings import PruneConfig
-from nhn_tf.stages.common import Feed, figures, inherited, open_stage, source_stage, start
+from nhn_tf.stages import networks
+from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
 from nhn_tf.storage import files
+from nhn_tf.values.masks import Masks
 
 
-def prune(directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Removes the kernels that learned nothing (paper, section 2.2)."""
     config = settings.expect(PruneConfig)
-    source = source_stage(directory, "base", settings)
-    stage, feed = open_stage(directory, "prune", settings, source=source, genotype=source.genotype())
-    if feed is None:
-        return stage.done()
-    model = inherited(directory, source, feed.data)
-    pruned = _maskable(model, source)
-    start(stage, feed)
+    model = networks.inherited(stage.predecessor, feed.data)
+    pruned = _maskable(model, stage.predecessor)
+    begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
     if config.schedule == "gradual":
-        thresholds = _prune_gradually(stage, pruned, feed, settings)
+        thresholds = _prune_gradually(begun, pruned, feed, settings)
     else:
         thresholds = _prune_at_once(model, pruned, settings)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
-    metrics |= figures(pruned, feed, settings) | _savings(toll) | {"kernel_sparsity": masks.sparsity}
+    metrics |= networks.figures(pruned, feed, settings) | _savings(toll) | {"kernel_sparsity": masks.sparsity}
     if config.control:
-        control = pruning.prune(model, sparsity=0.0)
-        pruning.apply_masks(control, pruning.random_masks(masks, scope=config.scope, seed=settings.seed))
-        metrics["random_test_accuracy"] = training.accuracy(control, feed.test)
-    _write_layers(stage / "layers.csv", toll)
+        metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
+    _write_layers(begun / "layers.csv", toll)
     ranked = model if config.schedule == "oneshot" else pruned
-    _picture_sensitivities(stage, ranked, config.criterion, thresholds, seed=settings.seed)
-    genotype = dataclasses.replace(source.genotype(), masks=masks)
-    return stage.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
+    _picture_sensitivities(begun, ranked, config.criterion, thresholds, seed=settings.seed)
+    genotype = dataclasses.replace(stage.genotype, masks=masks)
+    return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
 
 
-def _maskable(model: keras.Model, source: StageDirectory) -> keras.Model:
+def _maskable(model: keras.Model, source: StageRecord) -> keras.Model:
     """A copy of the network whose full k x k convolutions can be masked."""
     if not any(isinstance(layer, MaskedConv2D) for layer in model.layers):
         raise RunError(
-            f"the network of stage '{source.name}' in {source.run.path} has no full 3x3 or 5x5 convolution to prune.\n"
-            f"Search with --ops that include one, and train the base with --separable_as_dense."
+            f"the network of stage '{source.name}' in {source.run} has no full 3x3 or 5x5 convolution to prune.\n"
+            f"Search with `ops` that include one, and train the base with `separable_as_dense`."
         )
     try:
         return pruning.prune(model, sparsity=0.0)
     except ValueError as error:
         raise RunError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
+
+
+def _random_control(model: keras.Model, masks: Masks, feed: Feed, settings: Settings) -> float:
+    """The test accuracy of the network with as many random kernels gone as `masks` switch off."""
+    control = pruning.prune(model, sparsity=0.0)
+    scope = settings.expect(PruneConfig).scope
+    pruning.apply_masks(control, pruning.random_masks(masks, scope=scope, seed=settings.seed))
+    return training.accuracy(control, feed.test)
 
 
 def _pruning_options(settings: Settings) -> dict[str, Any]:
@@ -85,14 +89,14 @@ def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) 
     """
     proposal = pruning.propose(model, **_pruning_options(settings))
     for name in proposal.rescued:
-        print(f"warning: every kernel of {name} was to go; its strongest stays (--allow_disconnected lets it go)")
+        print(f"warning: every kernel of {name} was to go; its strongest stays (`allow_disconnected` lets it go)")
     for name in proposal.disconnected:
         print(f"warning: {name} has no kernel left")
     pruning.apply_masks(masked, proposal.masks)
     return proposal.thresholds
 
 
-def _prune_gradually(stage: StageDirectory, masked: keras.Model, feed: Feed, settings: Settings) -> Mapping[str, float]:
+def _prune_gradually(stage: OpenStage, masked: keras.Model, feed: Feed, settings: Settings) -> Mapping[str, float]:
     """Trains `masked` while its masks follow the ramp, which ends after three quarters of the epochs.
 
     Returns:
@@ -157,7 +161,7 @@ def _write_layers(path: Path, toll: _Toll) -> None:
 
 
 def _picture_sensitivities(
-    stage: StageDirectory, model: keras.Model, criterion: str, thresholds: Mapping[str, float], *, seed: int
+    stage: OpenStage, model: keras.Model, criterion: str, thresholds: Mapping[str, float], *, seed: int
 ) -> None:
     """The histogram of sensitivities with the threshold drawn in, as a file and for TensorBoard."""
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}

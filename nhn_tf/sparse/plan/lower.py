@@ -1,0 +1,101 @@
+"""The pass from a program to a plan: everything that depends on the machine is decided here.
+
+Layouts, memory, dense or sparse, the kernels' blocks. A plan computes image after image, each from end to end, so that
+its maps stay in the second-level cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+
+from nhn_tf.sparse.native.machine import Host
+from nhn_tf.sparse.plan import lower_convolutions, lower_ends, lower_maps, lower_vectors
+from nhn_tf.sparse.plan.memory import Planes, Region, Vector
+from nhn_tf.sparse.plan.steps import Decision, Steps
+from nhn_tf.sparse.program import operations as ops
+from nhn_tf.sparse.program.operations import Op, Program
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Native code as text, and its tables.
+
+    Attributes:
+      program: what is computed.
+      host: the machine that it is for.
+      ir: a module whose function `run` does it all; its arguments: arena, constants, indices, inputs, outputs, next
+        image, end, ticks.
+      constants: float32, the weights.
+      indices: int32, where planes lie.
+      arena: float32 values that each thread needs.
+      regions: of the arena.
+      inputs, outputs: shapes of the values that come and go.
+      decisions: one for each convolution.
+      calls: (operation, kernel's name) of each call, in order.
+    """
+
+    program: Program
+    host: Host
+    ir: str
+    constants: np.ndarray
+    indices: np.ndarray
+    arena: int
+    regions: tuple[Region, ...]
+    inputs: tuple[ops.Shape, ...]
+    outputs: tuple[ops.Shape, ...]
+    decisions: tuple[Decision, ...]
+    calls: tuple[tuple[int, str], ...]
+
+
+LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
+    ops.Input: lower_ends.lower_input,
+    ops.Conv: lower_convolutions.lower_conv,
+    ops.Depthwise: lower_convolutions.lower_depthwise,
+    ops.Pool: lower_maps.lower_pool,
+    ops.Elementwise: lower_maps.lower_elementwise,
+    ops.Concatenate: lower_maps.lower_concatenate,
+    ops.GlobalPool: lower_maps.lower_global_pool,
+    ops.Dense: lower_vectors.lower_dense,
+    ops.Softmax: lower_vectors.lower_softmax,
+    ops.Reshape: lower_vectors.lower_reshape,
+    ops.Pad: lower_maps.lower_pad,
+    ops.Repeat: lower_maps.lower_repeat,
+}
+"""Operation to what adds its steps and returns its value, a function of (steps, its number, it, *values it reads)."""
+
+
+def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
+    """Plans a program; with `timed`, one that times its calls.
+
+    Raises:
+      CapacityError: it is too large.
+    """
+    steps = Steps(program, host)
+    values: list[Planes | Vector] = []
+    for number, op in enumerate(program.ops):
+        steps.op = number
+        reads = [values[value] for value in op.inputs]
+        values.append(LOWERINGS[type(op)](steps, number, op, *reads))
+    for place, value in enumerate(program.outputs):
+        steps.op = value
+        lower_ends.lower_output(steps, place, value, values[value])
+    arena, regions = steps.place()
+    inputs = tuple(program.shapes[value] for value in program.inputs)
+    outputs = tuple(program.shapes[value] for value in program.outputs)
+    return Plan(
+        program=program,
+        host=host,
+        ir=steps.tables.module(inputs, outputs, timed=timed),
+        constants=steps.tables.array("constants"),
+        indices=steps.tables.array("indices"),
+        arena=arena,
+        regions=regions,
+        inputs=inputs,
+        outputs=outputs,
+        decisions=tuple(steps.decisions),
+        calls=tuple((op, name) for op, (name, *_) in zip(steps.call_ops, steps.tables.calls, strict=True)),
+    )

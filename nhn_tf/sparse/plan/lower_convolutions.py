@@ -1,0 +1,144 @@
+"""Steps for convolutions: dense or over lists of live kernels, whichever costs less."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from nhn_tf.sparse.native.activations import Activation
+from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, convolution
+from nhn_tf.sparse.plan import blocks
+from nhn_tf.sparse.plan.memory import Planes
+from nhn_tf.sparse.plan.steps import Decision, Source, Steps
+from nhn_tf.sparse.plan.tables import MAX_TABLE, Each
+from nhn_tf.sparse.plan.windows import sorted_taps
+from nhn_tf.sparse.program import operations as ops
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Lists:
+    """What a convolution computes, group by group of filters.
+
+    Attributes:
+      starts: int [groups + 1], where each group's entries start, and where the last ends.
+      inputs: int [entries], input channels.
+      weights: float32 [entries, taps, filters of a group].
+    """
+
+    starts: np.ndarray
+    inputs: np.ndarray
+    weights: np.ndarray
+
+
+def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
+    """The lists of a mask, bool [Cin, groups]."""
+    return _Lists(np.concatenate([[0], np.cumsum(mask.sum(0))]), np.nonzero(mask.T)[1], weights)
+
+
+def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
+    """A convolution in the cheaper of its two forms."""
+    window = steps.window(number, op, source, 0.0)
+    order, taps = sorted_taps(window.taps)
+    target = steps.new_planes(number)
+    grid = target.layout.grid
+    inputs, filters = op.mask.shape
+    kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
+    live = int(op.mask.sum())
+    sparse = blocks.sparse_block(taps, grid, steps.host)
+    dense = blocks.dense_block(taps, grid, steps.host, filters)
+    groups = -(-filters // dense.block.filters)
+    large = op.mask.size * len(taps) > MAX_TABLE
+    is_sparse = large or dense.block.filters == 1 or live * sparse.cost < inputs * groups * dense.cost
+    choice = sparse if is_sparse else dense
+    steps.decisions.append(Decision(number, live / op.mask.size, is_sparse, choice.block))
+    if is_sparse:
+        _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
+        return target
+    full = np.zeros((filters, inputs, len(taps)), np.float32)
+    full[op.mask.T] = kernels_of
+    # Groups of equal size, then one with what is left.
+    whole = filters - filters % choice.block.filters
+    for first, stop in ((0, whole), (whole, filters)):
+        if first < stop:
+            width = min(choice.block.filters, stop - first)
+            block = dataclasses.replace(choice.block, filters=width)
+            part = full[first:stop].reshape(-1, width, inputs, len(taps))
+            mask = np.any(op.mask[:, first:stop].reshape(inputs, -1, width), axis=2)
+            weights = part.transpose(0, 2, 3, 1)[mask.T]  # [live, taps, width]
+            _convolve(steps, op, window, taps, block, _lists(mask, weights), target, first)
+    return target
+
+
+def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:
+    """Each channel by itself. One whose window strides is copied and computed before the next is touched."""
+    window = steps.window(number, op, source, 0.0, by_channel=True)
+    order, taps = sorted_taps(window.taps)
+    target = steps.new_planes(number)
+    block = blocks.sparse_block(taps, target.layout.grid, steps.host).block
+    kernels = op.kernels.reshape(len(op.kernels), -1)[:, order]
+    if window.refill is None:
+        inputs = np.repeat(np.arange(source.channels), op.multiplier)
+        _convolve(steps, op, window, taps, block, _Lists(np.arange(len(inputs) + 1), inputs, kernels), target, 0)
+        return target
+    geometry = _geometry(op, window, taps, block, target)
+    refill, filters = window.refill, op.multiplier
+
+    def emit() -> None:
+        put = steps.tables
+        starts, inputs = np.arange(filters + 1), np.repeat(window.planes.origins(), filters)
+        tables = (put.indices(starts), put.indices(inputs))
+        weights, bias = put.constants(kernels), put.constants(op.bias)
+        with put.repeated(source.channels):
+            refill()
+            arguments = [
+                "arena", *tables, Each(weights, filters * len(taps)), Each(bias, filters),
+                Each(target.origins()[0], filters * target.layout.plane), filters,
+            ]  # fmt: skip
+            put.call(convolution, geometry, arguments=arguments)
+
+    steps.step(emit, source, window.planes, target)
+    return target
+
+
+def _convolve(
+    steps: Steps,
+    op: ops.Conv | ops.Depthwise,
+    window: Source,
+    taps: tuple[Tap, ...],
+    block: Block,
+    lists: _Lists,
+    target: Planes,
+    first: int,
+) -> None:
+    """A step that makes output channels from `first` on."""
+    geometry = _geometry(op, window, taps, block, target)
+    groups = len(lists.starts) - 1
+    bias = op.bias[first : first + groups * block.filters]
+
+    def emit() -> None:
+        put = steps.tables
+        arguments = [
+            "arena", put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs]),
+            put.constants(lists.weights), put.constants(bias), target.origins()[first], groups,
+        ]  # fmt: skip
+        put.call(convolution, geometry, arguments=arguments)
+
+    steps.step(emit, window.planes, target)
+
+
+def _geometry(
+    op: ops.Conv | ops.Depthwise, window: Source, taps: tuple[Tap, ...], block: Block, target: Planes
+) -> ConvGeometry:
+    layout = window.planes.layout
+    return ConvGeometry(
+        grid=target.layout.grid,
+        taps=taps,
+        source_stride=layout.stride,
+        target_stride=target.layout.stride,
+        target_plane=target.layout.plane,
+        block=block,
+        segment=max(SEGMENT // len(taps), 1),
+        relu_input=op.relu_input,
+        activation=Activation(op.activation, op.slope),
+    )

@@ -1,0 +1,70 @@
+"""The networks of a run: of what form they are, with whose weights they begin, and how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+
+from nhn_tf import pruning, training
+from nhn_tf.data import datasets
+from nhn_tf.models import complexity, network, weights
+from nhn_tf.runs import RunDirectory, RunError, Settings, StageRecord
+from nhn_tf.settings import BaseConfig
+from nhn_tf.stages.feed import Feed, uses_validation
+from nhn_tf.values.form import Form
+from nhn_tf.values.genotype import Genotype
+
+
+def form_of(run: Path) -> Form:
+    """What a run's networks look like beyond their genotype: its base network's settings say it for all of them."""
+    return BaseConfig.from_json(RunDirectory(run).stage("base").config["config"]).form
+
+
+def inherited(
+    source: StageRecord,
+    data: datasets.Dataset,
+    *,
+    dropout: float = 0.0,
+    init: str = "inherit",
+) -> keras.Model:
+    """The network of a finished stage, with its weights unless `init` is "scratch"."""
+    try:
+        model = build(source.genotype(), data, form=form_of(source.run), dropout=dropout)
+    except ValueError as error:
+        raise RunError(
+            f"the network of stage '{source.name}' in {source.run} is not of the base's form ({error}).\n"
+            f"The base has been run again since: run the stages after it again with `overwrite`."
+        ) from None
+    if init == "inherit":
+        lost = [path for path in weights.transfer(source.weights(), model).missing if "seed_generator" not in path]
+        if lost:
+            raise RunError(f"{source / 'weights.npz'} lacks {', '.join(lost[:5])}. Run stage '{source.name}' again.")
+    return model
+
+
+def build(genotype: Genotype, data: datasets.Dataset, *, form: Form, dropout: float = 0.0) -> keras.Model:
+    """A network for the data, with new weights."""
+    return network.build(
+        genotype, input_shape=data.image_shape, num_classes=data.num_classes, dropout=dropout, form=form
+    )
+
+
+def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:
+    """What is reported of every trained network; validation images that were trained on measure nothing."""
+    test_accuracy = training.accuracy(model, feed.test)
+    cost, live = complexity.model_cost(model), pruning.live_costs(model).values()
+    live_params = sum(layer.live_params for layer in live)
+    error = 100.0 * (1.0 - test_accuracy)
+    found = {
+        "test_accuracy": test_accuracy,
+        "test_error": error,
+        "params": cost.params,
+        "live_params": live_params,
+        "flops": cost.flops,
+        "live_flops": sum(layer.live_flops for layer in live),
+        "score": complexity.score(error, live_params / 1e6),
+    }
+    if not uses_validation(settings.config):
+        found["val_accuracy"] = training.accuracy(model, feed.validation)
+    return found

@@ -1,0 +1,139 @@
+"""Runs one stage: what it builds on, whether it is done already, its data, and then its body.
+
+A body is a function of (ready stage, feed, settings). It makes its network, begins the stage, and returns what the
+stage finished with: what can be refused is refused before anything is written or, with `overwrite`, discarded.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import keras
+
+from nhn_tf import training
+from nhn_tf.errors import UserError
+from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
+from nhn_tf.settings import BaseConfig, EnasConfig, GradientConfig, table
+from nhn_tf.stages.feed import Feed, load_feed
+from nhn_tf.storage import files
+from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.space import op_named
+
+MOST_BYTES: Final = 2**16
+"""Of a file with an architecture: 64 layers take 5,000."""
+
+
+def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Runs the stage called `name`, or returns at once when it has finished with these settings.
+
+    Returns:
+      The content of the stage's done.json.
+
+    Raises:
+      UserError: the run directory, the data or a file does not admit it; nothing has been changed.
+    """
+    stage = table.find(name)
+    set_up(settings)
+    keras.utils.set_random_seed(settings.seed)
+    with directory.hold(preset=settings.preset, seed=settings.seed):
+        ready = _ready(directory, stage, settings)
+        moved = ready.done is not None and ready.record.config["data"]["data_dir"] != settings.data.data_dir
+        if ready.done is None or moved:
+            feed = load_feed(settings)
+            ready.check_data(feed.data.digest)
+        if ready.done is None:
+            return body(stage)(ready, feed, settings).to_json()
+        print(f"{name}: already finished in {ready.record.path} ({ready.done.wall_s:.0f} s); nothing to do")
+        return ready.done.to_json()
+
+
+def body(stage: table.Stage) -> Callable[[ReadyStage, Feed, Settings], Done]:
+    """The function that does a stage's work."""
+    return pkgutil.resolve_name(f"nhn_tf.stages.{stage.run}")
+
+
+def set_up(settings: Settings) -> None:
+    """Makes the backend ready for a stage; before it computes anything, if it is to be deterministic."""
+    training.set_up(settings.compute)
+
+
+def check(settings: Mapping[str, Settings]) -> None:
+    """Looks at the settings of a pipeline, or of some of its stages, with their data, before the first stage runs.
+
+    Raises:
+      UserError: a stage would refuse later what can be seen now; the message names the stage.
+    """
+    for name, asked in settings.items():
+        try:
+            feed = load_feed(asked)
+            if isinstance(asked.config, GradientConfig):
+                feed.train(asked.config)
+        except UserError as error:
+            raise UserError(f"stage '{name}': {error}") from None
+    configs = [asked.config for asked in settings.values()]
+    enas = next((config for config in configs if isinstance(config, EnasConfig)), None)
+    base = next((config for config in configs if isinstance(config, BaseConfig)), None)
+    if enas is None or base is None or base.genotype:
+        return
+    kinds = {op_named(name).kind for name in enas.ops}
+    if not kinds & ({"conv", "separable_conv"} if base.separable_as_dense else {"conv"}):
+        raise UserError(
+            "the search can find no full convolution, and nothing else can be pruned.\n"
+            "Give `enas_ops` that include one, or leave `base_separable_as_dense` on."
+        )
+
+
+def _ready(directory: RunDirectory, stage: table.Stage, settings: Settings) -> ReadyStage:
+    """The stage with what it builds on, compared with what is asked of it. Nothing is written."""
+    if settings.architecture:
+        return directory.ready(stage.name, settings, input_genotype=_read_architecture(settings.architecture))
+    if stage.after is None:
+        return directory.ready(stage.name, settings)
+    source = _source(directory, stage.after, settings)
+    inherited = source if stage.inherits else None
+    return directory.ready(stage.name, settings, source=inherited, input_genotype=source.genotype())
+
+
+def _source(directory: RunDirectory, name: str, settings: Settings) -> StageRecord:
+    """The finished stage that another builds on, checked to be of the same data and seed and of the present base."""
+    source = directory.require(name, settings)
+    record, now = source.config, settings.data.to_json()
+    before = {**record["data"], "seed": record["seed"]}
+    now["seed"] = settings.seed  # it draws the validation images
+    if changed := [name for name in now if name not in NOT_IN_DIGEST and before.get(name) != now[name]]:
+        told = "; ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
+        raise RunError(
+            f"stage '{source.name}' in {source.run} ran on other data: {told}.\n"
+            f"Give the same data settings and seed, or another `model_dir`."
+        )
+    _check_lineage(directory, source)
+    return source
+
+
+def _check_lineage(directory: RunDirectory, source: StageRecord) -> None:
+    """Refuses a stage that began from weights that are gone, and one behind such a stage.
+
+    Raises:
+      RunError: it names the first stage to run again.
+    """
+    departed = lineage.departures(directory.stages)
+    stage = source.stage
+    while stage.after is not None and stage.inherits:
+        if stage.name in departed and departed[stage.name].weights:
+            raise RunError(
+                f"stage '{stage.name}' in {directory.path} was begun on weights that no stage holds any more: a stage "
+                f"before it has been run again since.\n"
+                f"Run '{stage.name}' and the stages behind it again with `overwrite`."
+            )
+        stage = table.find(stage.after)
+
+
+def _read_architecture(given: str) -> Genotype:
+    """The architecture in a file, or in a text of several lines."""
+    try:
+        text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
+        return Genotype.from_enas_text(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: {error}") from None

@@ -15,6 +15,7 @@ import numpy as np
 
 from nhn_tf.data import (
     arrays,
+    balance,
     cifar_archives,
     folder_listing,
     listed,
@@ -30,7 +31,7 @@ from nhn_tf.data.splits import Choice, DataError, Dataset, Source, Split, hold_o
 from nhn_tf.settings import MAX_IMAGE_SIZE, DataConfig
 from nhn_tf.values.randomness import Stream, generator
 
-__all__ = ["DataError", "Dataset", "Split", "augmentation_for", "from_arrays", "load"]
+__all__ = ["DataError", "Dataset", "Split", "augmentation_for", "from_arrays", "is_balanced", "load"]
 
 # Where the files name no test images, this share becomes the test split.
 TEST_FRACTION = 0.2
@@ -104,8 +105,21 @@ def _divided(source: Source, config: DataConfig, *, seed: int) -> Dataset:
         class_names=names,
         flip=measured["flip"].value == "on" if "flip" in measured else source.flip is not False,
         left_out=source.left_out,
-        choices={**source.choices, **measured},
+        choices={**source.choices, **measured, **_weighted(train, config)},
     )
+
+
+def _weighted(train: Split, config: DataConfig) -> dict[str, Choice]:
+    """Whether classes are balanced where that is left to the program and is not as usual."""
+    times = balance.imbalance(train.labels)
+    if config.class_weights != "auto" or times <= balance.UNBALANCED:
+        return {}
+    return {"class_weights": Choice("balanced", f"the largest class has {times:.1f} times the images of the smallest")}
+
+
+def is_balanced(config: DataConfig, dataset: Dataset) -> bool:
+    """Whether every class is to count the same, whatever the number of its images."""
+    return config.class_weights == "balanced" or "class_weights" in dataset.choices
 
 
 def _measured(train: Split, config: DataConfig) -> dict[str, Choice]:

@@ -64,6 +64,12 @@ class DataConfig(Config):
         "flip left and right at random; auto: where the data set allows it, measured on images of one's own",
         choices=("auto", "on", "off"),
     )
+    class_weights: str = setting(
+        "auto",
+        "balanced: images of rare classes are drawn more often, and searches look at balanced accuracy; "
+        "auto: where the largest class has more than three times the images of the smallest",
+        choices=("auto", "none", "balanced"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -200,7 +200,7 @@ def test_arrays_become_a_data_set():
     assert (data.name, data.image_shape) == ("fruit", (8, 8, 1))
     assert (len(data.train), len(data.val), len(data.test)) == (24, 8, 8)
     assert data.train.images[0, 0, 0, 0] in np.rint(x[:, 0, 0] * 255)
-    assert data.flip is None
+    assert data.flip is False  # and nothing to tell by
 
 
 def test_arrays_with_splits_of_their_own_are_left_as_they_are():

@@ -54,6 +54,17 @@ def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
     assert not (stage / "checkpoint").exists()
 
 
+@pytest.mark.parametrize("stage", ["base", "prune", "pruned", "final"])
+def test_a_network_leaves_a_table_of_the_classes_it_knows(smoke_run, stage):
+    metrics, table_ = smoke_run.stage(stage).done.metrics, rows(smoke_run.stage(stage) / "classes.csv")
+    assert [row["class"] for row in table_] == [str(digit) for digit in range(10)]
+    train, test, correct = (np.array([int(row[name]) for row in table_]) for name in ("train", "test", "correct"))
+    assert (train.sum(), test.sum()) == (256, 96)
+    assert metrics["test_accuracy"] == correct.sum() / 96
+    assert metrics["test_balanced_accuracy"] == pytest.approx(np.mean(correct / test))
+    assert metrics["test_majority_accuracy"] == test.max() / 96
+
+
 def test_base_trains_the_genotype_that_enas_found(smoke_run):
     done = smoke_run.stage("base").done.to_json()
     assert done["input_genotype"] == smoke_run.stage("enas").done.genotype

@@ -16,6 +16,10 @@ NOT_IN_DIGEST = {
     "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
 }  # fmt: skip
 
+# Settings that runs begun before there was such a setting lack, with their defaults: at these they are no part of what
+# decides the result, so that such a run goes on.
+ADDED = {"data.class_weights": "auto"}
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -101,7 +105,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         for name, item in entries.items():
             if name not in NOT_IN_DIGEST:
                 flat[f"{section}.{name}".strip(".")] = item
-    return flat
+    return {name: item for name, item in flat.items() if name not in ADDED or item != ADDED[name]}
 
 
 def config_digest(record: Mapping[str, Any]) -> str:
@@ -111,6 +115,7 @@ def config_digest(record: Mapping[str, Any]) -> str:
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(field, "field old -> new") of everything that differs."""
+    before, after = {**ADDED, **before}, {**ADDED, **after}
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     shorts = [name.split(".")[-1] for name in names]
     return [(s, f"{s} {before.get(n)} -> {after.get(n)}") for s, n in zip(shorts, names, strict=True)]

@@ -152,6 +152,7 @@ class AddonSearch(Searcher):
             validation_data.split,
             batch_size=min(self.config.fitness_batch_size, len(validation_data.split)),
             normalization=validation_data.normalization,
+            balanced=validation_data.balanced,
             shuffle=True,
             seed=int(self.rng(Stream.FITNESS_ORDER).integers(2**31)),
             drop_remainder=True,

@@ -127,6 +127,7 @@ class EnasSearch(Searcher):
             validation_data.split,
             batch_size=min(config.reward_batch_size, len(validation_data.split)),
             normalization=validation_data.normalization,
+            balanced=validation_data.balanced,
             shuffle=True,
             seed=int(self.rng(Stream.REWARD_ORDER).integers(2**31)),
             drop_remainder=True,

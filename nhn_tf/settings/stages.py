@@ -52,10 +52,23 @@ class DataConfig(Config):
         high=10**9,
     )
     pad: int = setting(
-        -1, "padding before the random crop; -1 is in proportion, 4 at 32", unit="pixels", low=-1, high=256
+        -1,
+        "padding before the random crop; -1 is in proportion, 4 at 32, or none where a measurement on images of one's "
+        "own speaks against it",
+        unit="pixels",
+        low=-1,
+        high=256,
     )
     flip: str = setting(
-        "auto", "flip left and right at random; auto: where the data set allows it", choices=("auto", "on", "off")
+        "auto",
+        "flip left and right at random; auto: where the data set allows it, measured on images of one's own",
+        choices=("auto", "on", "off"),
+    )
+    class_weights: str = setting(
+        "auto",
+        "balanced: images of rare classes are drawn more often, and searches look at balanced accuracy; "
+        "auto: where the largest class has more than three times the images of the smallest",
+        choices=("auto", "none", "balanced"),
     )
 
 

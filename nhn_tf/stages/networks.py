@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from nhn_tf import pruning, training
 from nhn_tf.data import datasets
@@ -12,6 +13,7 @@ from nhn_tf.models import complexity, network, weights
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageRecord
 from nhn_tf.settings import BaseConfig
 from nhn_tf.stages.feed import Feed, uses_validation
+from nhn_tf.storage import files
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 
@@ -50,15 +52,26 @@ def build(genotype: Genotype, data: datasets.Dataset, *, form: Form, dropout: fl
     )
 
 
-def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:
-    """What is reported of every trained network; validation images that were trained on measure nothing."""
-    test_accuracy = training.accuracy(model, feed.test)
+def figures(model: keras.Model, feed: Feed, settings: Settings, *, classes: Path) -> dict[str, float]:
+    """What is reported of every trained network; validation images that were trained on measure nothing.
+
+    Args:
+      model: the network.
+      feed: the stage's batches.
+      settings: the stage's.
+      classes: where to write a table of the classes, with the images of each and how many of them are known.
+    """
+    hits = training.hits(model, feed.test)
+    _write_classes(classes, feed.data, hits)
+    test_accuracy = hits.accuracy
     cost, live = complexity.model_cost(model), pruning.live_costs(model).values()
     live_params = sum(layer.live_params for layer in live)
     error = 100.0 * (1.0 - test_accuracy)
     found = {
         "test_accuracy": test_accuracy,
         "test_error": error,
+        "test_balanced_accuracy": hits.balanced_accuracy,
+        "test_majority_accuracy": hits.majority_accuracy,
         "params": cost.params,
         "live_params": live_params,
         "flops": cost.flops,
@@ -68,3 +81,9 @@ def figures(model: keras.Model, feed: Feed, settings: Settings) -> dict[str, flo
     if not uses_validation(settings.config):
         found["val_accuracy"] = training.accuracy(model, feed.validation)
     return found
+
+
+def _write_classes(path: Path, data: datasets.Dataset, hits: training.Hits) -> None:
+    trained = np.bincount(data.train.labels, minlength=data.num_classes)
+    rows = zip(data.class_names, trained.tolist(), hits.images.tolist(), hits.correct.tolist(), strict=True)
+    files.write_csv(path, ("class", "train", "test", "correct"), list(rows))

@@ -15,7 +15,7 @@ import keras
 from nhn_tf import training
 from nhn_tf.errors import UserError
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
-from nhn_tf.settings import BaseConfig, EnasConfig, GradientConfig, table
+from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, table
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
@@ -100,7 +100,7 @@ def _source(directory: RunDirectory, name: str, settings: Settings) -> StageReco
     """The finished stage that another builds on, checked to be of the same data and seed and of the present base."""
     source = directory.require(name, settings)
     record, now = source.config, settings.data.to_json()
-    before = {**record["data"], "seed": record["seed"]}
+    before = {**DataConfig.from_json(record["data"]).to_json(), "seed": record["seed"]}
     now["seed"] = settings.seed  # it draws the validation images
     if changed := [name for name in now if name not in NOT_IN_DIGEST and before.get(name) != now[name]]:
         told = "; ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)

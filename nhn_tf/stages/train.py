@@ -19,7 +19,7 @@ def base(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     model = networks.build(stage.genotype, feed.data, form=config.form, dropout=config.dropout)
     begun = stage.begin(feed.data.digest, feed.data.summary())
     fit(begun, model, feed, settings)
-    figures = networks.figures(model, feed, settings)
+    figures = networks.figures(model, feed, settings, classes=begun / "classes.csv")
     return begun.finish(figures, genotype=stage.genotype, weights=weights.to_arrays(model))
 
 
@@ -50,7 +50,7 @@ def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     begun = stage.begin(feed.data.digest, feed.data.summary())
     fit(begun, model, feed, settings)
     arrays = weights.to_arrays(model)
-    figures = networks.figures(model, feed, settings)
+    figures = networks.figures(model, feed, settings, classes=begun / "classes.csv")
     if stage.genotype.addons:
         figures |= _ablation(stage, arrays, feed)
     return begun.finish(figures, genotype=stage.genotype, weights=arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -80,13 +80,44 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
 def accuracy(model: keras.Model, batches: Sequence) -> float:
     """Share of correct predictions over all `batches` (images [B, H, W, C], labels [B]), in [0, 1]."""
-    correct = total = 0
+    return hits(model, batches).accuracy
+
+
+def hits(model: keras.Model, batches: Sequence) -> Hits:
+    """How many images of each class a model of logits knows among `batches` (images [B, H, W, C], labels [B])."""
+    shown: list[np.ndarray] = []
+    known: list[np.ndarray] = []
+    classes = 0
     for index in range(len(batches)):
         images, labels = batches[index]
-        predicted = np.argmax(model.predict_on_batch(images), axis=-1)
-        correct += int(np.sum(predicted == np.asarray(labels)))
-        total += len(labels)
-    return correct / total
+        logits = model.predict_on_batch(images)
+        classes = logits.shape[-1]
+        shown.append(np.asarray(labels))
+        known.append(shown[-1][np.argmax(logits, axis=-1) == shown[-1]])
+    return Hits(*(np.bincount(np.concatenate(labels), minlength=classes) for labels in (shown, known)))
+
+
+class Hits(NamedTuple):
+    """Images of each class, int [K], and how many of them are known, int [K]."""
+
+    images: np.ndarray
+    correct: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all images that are known."""
+        return int(self.correct.sum()) / int(self.images.sum())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that have images of the share of each that is known."""
+        there = self.images > 0
+        return float(np.mean(self.correct[there] / self.images[there]))
+
+    @property
+    def majority_accuracy(self) -> float:
+        """What answering the most frequent class always would give."""
+        return int(self.images.max()) / int(self.images.sum())
 
 
 def fit(

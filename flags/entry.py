@@ -62,8 +62,24 @@ def check_backend() -> None:
         raise UserError(f"the Keras backend {backend} is not installed. Run: pip install '.[{backend}]'")
 
 
-def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Parses the flags, calls `action`, prints its result and returns it; {} if only help was wanted.
+def stay_on_the_processor() -> None:
+    """Keeps backends off other devices, where every format of an export can be compared; before Keras loads."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def guarded(
+    help_text: Callable[[], str], action: Callable[..., dict[str, Any] | None], *, takes_arguments: bool = False
+) -> dict[str, Any]:
+    """Parses the flags, calls `action`, prints its result, if it has one, and returns it.
+
+    Args:
+      help_text: makes what `--help` prints.
+      action: what the script does.
+      takes_arguments: whether it is called with what stands on the command line beside the flags.
+
+    Returns:
+      The result; {} if there is none, or only help was wanted.
 
     Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.storage.stopping`).
     """
@@ -73,10 +89,11 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stopping.listen()
     try:
+        FLAGS.set_gnu_getopt(takes_arguments)  # flags may stand behind arguments
         rest = FLAGS(sys.argv)[1:]
-        if rest:
+        if rest and not takes_arguments:
             raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
-        result = action()
+        result = action(*rest)
     except (flags.Error, UserError) as error:
         if "--debug" in sys.argv[1:]:
             raise
@@ -89,6 +106,8 @@ def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) 
         again = shlex.join(["python", *words])
         print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
+    if result is None:
+        return {}
     print(json.dumps(result, sort_keys=True))
     return result
 

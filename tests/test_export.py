@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from nhn_tf import pruning
-from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain, write, write_exports
+from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, write, write_exports
+from nhn_tf.export.plain import plain
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.storage import files, stopping

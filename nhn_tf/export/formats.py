@@ -13,13 +13,9 @@ import keras
 import numpy as np
 
 from nhn_tf import sparse
-from nhn_tf.errors import UserError
 from nhn_tf.export.plain import plain
+from nhn_tf.export.source import ExportError
 from nhn_tf.sparse.program.from_keras import UnsupportedLayerError
-
-
-class ExportError(UserError):
-    """The export cannot be made as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

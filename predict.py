@@ -36,11 +36,16 @@ def main() -> None:
     flags.DEFINE_boolean("json", False, "a JSON object a line")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
     flags.DEFINE_boolean("debug", False, "show the traceback of an error")
-    entry.guarded(lambda: (__doc__ or "").strip(), predict, takes_arguments=True)
+    unread: list[Path] = []
+    entry.guarded(
+        lambda: (__doc__ or "").strip(), lambda *arguments: unread.extend(predict(*arguments)), takes_arguments=True
+    )
+    if unread:
+        sys.exit(1)
 
 
-def predict(*arguments: str) -> None:
-    """Prints what the pictures, or those in folders, show; exits with 1 if one of them cannot be read."""
+def predict(*arguments: str) -> list[Path]:
+    """Prints what the pictures, or those in folders, show; returns those that cannot be read."""
     if not FLAGS.model_dir:
         raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
     if not arguments:
@@ -50,17 +55,16 @@ def predict(*arguments: str) -> None:
         entry.check_backend()
         entry.stay_on_the_processor()
     predictor = load_predictor(FLAGS.model_dir, data_dir=FLAGS.data_dir)
-    unread = False
+    unread = []
     for path, result in predictor.stream(paths):
         if isinstance(result, Prediction):
             print(in_json(path, result) if FLAGS.json else in_words(path, result))
         else:
-            unread = True
+            unread.append(path)
             print(f"error: {str(result).splitlines()[0]}", file=sys.stderr)
             if FLAGS.json:
                 print(json.dumps({"picture": str(path), "error": str(result).splitlines()[0]}))
-    if unread:
-        sys.exit(1)
+    return unread
 
 
 def pictures_at(path: Path) -> list[Path]:

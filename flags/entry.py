@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -83,33 +84,46 @@ def guarded(
 
     Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.storage.stopping`).
     """
-    if HELP & set(sys.argv[1:]):
-        print(help_text())
-        return {}
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stopping.listen()
     try:
-        FLAGS.set_gnu_getopt(takes_arguments)  # flags may stand behind arguments
-        rest = FLAGS(sys.argv)[1:]
-        if rest and not takes_arguments:
-            raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
-        result = action(*rest)
+        result = _act(help_text, action, takes_arguments)
+        sys.stdout.flush()  # at the very end a reader who has gone would be an error
+        return result
     except (flags.Error, UserError) as error:
         if "--debug" in sys.argv[1:]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except stopping.Stopped as stopped:
-        where = stopped.saved or "what was finished or saved before stays"
-        # What there is by now is not to be discarded by the very command that goes on with it.
-        words = [word for word in sys.argv if word.lstrip("-").split("=")[0] != "overwrite"]
-        again = shlex.join(["python", *words])
-        print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
+        if stopped.signal != signal.SIGPIPE or stopped.saved:  # else as any program whose reader has had enough
+            _say_how_to_go_on(stopped)
         sys.exit(128 + stopped.signal)
+
+
+def _act(
+    help_text: Callable[[], str], action: Callable[..., dict[str, Any] | None], takes_arguments: bool
+) -> dict[str, Any]:
+    if HELP & set(sys.argv[1:]):
+        print(help_text())
+        return {}
+    FLAGS.set_gnu_getopt(takes_arguments)  # flags may stand behind arguments
+    rest = FLAGS(sys.argv)[1:]
+    if rest and not takes_arguments:
+        raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
+    result = action(*rest)
     if result is None:
         return {}
     print(json.dumps(result, sort_keys=True))
     return result
+
+
+def _say_how_to_go_on(stopped: stopping.Stopped) -> None:
+    where = stopped.saved or "what was finished or saved before stays"
+    # What there is by now is not to be discarded by the very command that goes on with it.
+    words = [word for word in sys.argv if word.lstrip("-").split("=")[0] != "overwrite"]
+    again = shlex.join(["python", *words])
+    print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
 
 
 def run_directory() -> RunDirectory:

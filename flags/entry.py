@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from flags import backend
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.storage import stopping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
 
 FLAGS = flags.FLAGS
-BACKENDS = ("tensorflow", "jax")
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -56,11 +55,7 @@ def main(
 
 def check_backend() -> None:
     """Refuses a Keras backend that is not supported or not installed, before Keras tries to load it."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in BACKENDS:
-        raise UserError(f"KERAS_BACKEND must be among {', '.join(BACKENDS)}. Received: {backend!r}.")
-    if importlib.util.find_spec(backend) is None:
-        raise UserError(f"the Keras backend {backend} is not installed. Run: pip install '.[{backend}]'")
+    backend.prepare()
 
 
 def stay_on_the_processor() -> None:

@@ -184,6 +184,13 @@ def test_on_jax_the_message_says_which_backend_to_take(monkeypatch, name):
     assert name in formats.choose(["all"])[1]
 
 
+def test_where_tensorflow_is_not_installed_the_message_says_how_to_get_it(monkeypatch, without):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    without("tensorflow")
+    with pytest.raises(ExportError, match=r"not on jax: pip install '\.\[tensorflow\]', then .*KERAS_BACKEND"):
+        formats.choose(["onnx"])
+
+
 @pytest.mark.parametrize("asked", [[], ["tflite"], ["keras", ""]])
 def test_an_unknown_format_is_refused(asked):
     with pytest.raises(ExportError, match="keras, saved_model, onnx, litert, nhn, all"):

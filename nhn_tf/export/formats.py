@@ -58,7 +58,11 @@ class Format:
         """Why it cannot be written here, and what would help; None when it can."""
         backend = keras.backend.backend()
         if self.tensorflow and backend != "tensorflow":
-            return f"it is written on the TensorFlow backend, not on {backend}: run it with KERAS_BACKEND=tensorflow"
+            install = "" if importlib.util.find_spec("tensorflow") else "pip install '.[tensorflow]', then "
+            return (
+                f"it is written on the TensorFlow backend, not on {backend}: {install}run it with "
+                "KERAS_BACKEND=tensorflow"
+            )
         missing = [module for module in self.modules if importlib.util.find_spec(module) is None]
         if missing:
             return f"it needs {', '.join(missing)}, not installed here: pip install '.[{self.extra}]'"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import backend
+from flags import backend, define
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.storage import stopping
@@ -85,6 +85,12 @@ def guarded(
         result = _act(help_text, action, takes_arguments)
         sys.stdout.flush()  # at the very end a reader who has gone would be an error
         return result
+    except flags.UnrecognizedFlagError as error:
+        known = [
+            flag.name for module, own in FLAGS.flags_by_module_dict().items() if "absl" not in module for flag in own
+        ]
+        print(f"error: {define.unknown(error.flagname, known)}", file=sys.stderr)
+        sys.exit(2)
     except (flags.Error, UserError) as error:
         if "--debug" in sys.argv[1:]:
             raise

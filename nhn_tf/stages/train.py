@@ -40,7 +40,7 @@ def baseline(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     model = plain_cnn.build(data.image_shape, data.num_classes, filters=config.filters, dropout=config.dropout)
     begun = stage.begin(data.digest, data.summary())
     fit(begun, model, feed, settings)
-    figures = networks.figures(model, feed, settings)
+    figures = networks.figures(model, feed, settings, classes=begun / "classes.csv")
     return begun.finish(figures, genotype=None, weights=weights.to_arrays(model))
 
 

@@ -77,14 +77,23 @@ class Function:
         self._start_block(f"end{number}")
 
     @contextlib.contextmanager
-    def shared_loop(self, counter: Value, stop: Value | int) -> Iterator[Value]:
-        """while ((i = (*counter)++) < stop): threads that run it with one counter share out the numbers."""
+    def turns(self, count: int) -> Iterator[Value]:
+        """So many turns; a single one is no loop."""
+        if count == 1:
+            yield "0"
+            return
+        with self.loop(0, count) as turn:
+            yield turn
+
+    @contextlib.contextmanager
+    def shared_loop(self, counter: Value, stop: Value | int, step: Value | int) -> Iterator[Value]:
+        """while ((i = (*counter)) < stop): *counter += step, atomically: threads with one counter share the numbers."""
         self._count += 1
         number = self._count
         index = f"%i{number}"
         self.do(f"br label %head{number}")
         self._start_block(f"head{number}")
-        self.do(f"{index} = atomicrmw add ptr {counter}, i64 1 monotonic")
+        self.do(f"{index} = atomicrmw add ptr {counter}, i64 {step} monotonic")
         self.do(f"%more{number} = icmp slt i64 {index}, {stop}")
         self.do(f"br i1 %more{number}, label %body{number}, label %end{number}")
         self._start_block(f"body{number}")

@@ -11,7 +11,8 @@ from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, 
 from nhn_tf.sparse.plan import blocks
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Decision, Source, Steps
-from nhn_tf.sparse.plan.tables import MAX_TABLE, Each
+from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, moved
+from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
 from nhn_tf.sparse.program import operations as ops
 
@@ -111,18 +112,23 @@ def _convolve(
     target: Planes,
     first: int,
 ) -> None:
-    """A step that makes output channels from `first` on."""
+    """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
     geometry = _geometry(op, window, taps, block, target)
     groups = len(lists.starts) - 1
     bias = op.bias[first : first + groups * block.filters]
 
     def emit() -> None:
         put = steps.tables
-        arguments = [
-            "arena", put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs]),
-            put.constants(lists.weights), put.constants(bias), target.origins()[first], groups,
-        ]  # fmt: skip
-        put.call(convolution, geometry, arguments=arguments)
+        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
+        weights, shifts = put.constants(lists.weights), put.constants(bias)
+        weights_each = len(taps) * block.filters
+        for start, stop in chunks(lists.starts * weights_each) if put.in_tail else [(0, groups)]:
+            done = start * block.filters
+            arguments = [
+                "arena", moved(starts, start), planes, weights, moved(shifts, done), target.origins()[first + done],
+                stop - start,
+            ]  # fmt: skip
+            put.call(convolution, geometry, arguments=arguments)
 
     steps.step(emit, window.planes, target)
 

@@ -6,21 +6,23 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import numpy as np
-
 from nhn_tf.sparse.native import copies
 from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for
 from nhn_tf.sparse.native.machine import Host
-from nhn_tf.sparse.plan.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Each, Tables
+from nhn_tf.sparse.plan.tail import MAX_GROUP
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program
 
 MAX_ENTRIES = 1 << 20
 """Copied rows and buffers in use, over all steps."""
+
+MAX_TAILS = 1 << 20
+"""float32 values, 4 MiB, of all images' memory for the tail."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,11 +31,13 @@ class Step:
 
     Attributes:
       op: the operation whose value needs it.
+      in_tail: whether images go through it side by side.
       emit: writes it down.
       buffers: that it reads or writes.
     """
 
     op: int
+    in_tail: bool
     emit: Callable[[], None]
     buffers: tuple[Buffer, ...]
 
@@ -70,6 +74,23 @@ class Decision:
     block: Block
 
 
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What one thread needs.
+
+    Attributes:
+      arena: float32 values.
+      regions: of the arena.
+      slot: values from one image's part for the tail to the next's.
+      group: images that there are such parts for.
+    """
+
+    arena: int
+    regions: tuple[Region, ...]
+    slot: int
+    group: int
+
+
 class Steps:
     """Steps in the order in which they run.
 
@@ -80,6 +101,7 @@ class Steps:
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
       op: the operation that steps are added for.
+      in_tail: whether these steps are in the tail.
       call_ops: of each call that was written down, the operation.
     """
 
@@ -90,37 +112,48 @@ class Steps:
         self.tables = Tables(host.lanes)
         self.decisions: list[Decision] = []
         self.op = 0
+        self.in_tail = False
         self.call_ops: list[int] = []
         self._steps: list[Step] = []
         self._layouts = map_layouts(program, host.lanes)
         self._seamed: set[Buffer] = set()
         self._entries = 0
 
-    def place(self) -> tuple[int, tuple[Region, ...]]:
-        """Gives all memory its place, then writes the steps down.
-
-        Returns:
-          The arena's size in float32 values, and its regions.
-        """
+    def place(self) -> Memory:
+        """Gives all memory its place, then writes the steps down."""
         buffers: dict[Buffer, None] = {}
+        in_tail: set[Buffer] = set()
         for time, step in enumerate(self._steps):
             for buffer in step.buffers:
                 if buffer not in buffers:
                     buffer.first = time
                 buffer.last = time
                 buffers[buffer] = None
+                if step.in_tail:
+                    in_tail.add(buffer)
         # The last vector of a row narrower than a vector is read whole.
-        size, regions = allocate(buffers, slack=2 * self.lanes)
+        slack = 2 * self.lanes
+        common, regions = allocate([buffer for buffer in buffers if buffer not in in_tail], slack)
+        slot, tail_regions = allocate([buffer for buffer in buffers if buffer in in_tail], slack, start=common)
+        group = min(max(MAX_TAILS // max(slot, 1), 1), MAX_GROUP) if in_tail else 1
+        if common + slot * group > MAX_ARENA:
+            raise CapacityError(f"the maps need {4 * (common + slot * group) / 2**30:.1f} GiB; the limit is 2 GiB.")
         for step in self._steps:
+            self.tables.in_tail = step.in_tail
             step.emit()
             self.call_ops += [step.op] * (len(self.tables.calls) - len(self.call_ops))
-        return size, regions
+        copies = [
+            Region(region.kind, region.start + number * slot, region.stop + number * slot)
+            for number in range(group)
+            for region in tail_regions
+        ]
+        return Memory(common + slot * group, (*regions, *copies), slot, group)
 
     def step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
         """Adds a step that reads or writes these values."""
         buffers = tuple(dict.fromkeys(buffer for value in values for buffer in value.buffers))
         self._spend(len(buffers))
-        self._steps.append(Step(self.op, emit, buffers))
+        self._steps.append(Step(self.op, self.in_tail, emit, buffers))
 
     def _spend(self, entries: int) -> None:
         """Counts what is kept for later.
@@ -190,6 +223,18 @@ class Steps:
 
         return call
 
+    def hand_over(self, number: int, value: Planes | Vector) -> Planes | Vector:
+        """Copies the value of operation `number` to its image's memory for the tail."""
+        if isinstance(value, Vector):
+            vector = self.new_vector(value.size)
+            to = vector_in_arena(vector, "slot")
+            self.copy([(0, 0, value.size)], (1, 1), vector_in_arena(value), to, value, vector)
+            return vector
+        planes, grid = self.new_planes(number), value.layout.grid
+        rows = [(row * planes.layout.stride, row * value.layout.stride, grid.columns) for row in range(grid.rows)]
+        self.copy(rows, (1, 1), in_arena(value), in_arena(planes, "slot"), value, planes)
+        return planes
+
     def seam(self, planes: Planes) -> None:
         """Makes the halo between the parts of a map right, unless it is."""
         copies = planes.layout.seams()
@@ -258,10 +303,10 @@ class Steps:
         return Source(planes, taps, refill)
 
 
-def in_arena(planes: Planes, offset: int = 0) -> Callable[[], tuple[Any, Any]]:
-    """The end of a copy that is a map in the arena."""
-    return lambda: ("arena", planes.origins() + np.int32(offset))
+def in_arena(planes: Planes, memory: str = "arena") -> Callable[[], tuple[Any, Any]]:
+    """The end of a copy that is a map in the arena, or in an image's slot of it."""
+    return lambda: (memory, planes.origins())
 
 
-def vector_in_arena(vector: Vector) -> Callable[[], tuple[Any, Any]]:
-    return lambda: ("arena", [vector.buffer.start])
+def vector_in_arena(vector: Vector, memory: str = "arena") -> Callable[[], tuple[Any, Any]]:
+    return lambda: (memory, [vector.buffer.start])

@@ -111,7 +111,6 @@ def main() -> None:
 def _compiled(model: keras.Model) -> keras.Model:
     optimizer = optimizers.nesterov(LocationConfig(), 0.05)
     training.compile_classifier(model, optimizer)
-    optimizer.build(model.trainable_variables)
     return model
 
 

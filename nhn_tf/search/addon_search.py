@@ -170,7 +170,6 @@ class AddonSearch(Searcher):
         )
         optimizer = optimizers.nesterov(config, schedule)
         training.compile_classifier(self.supernet, optimizer)
-        optimizer.build(self.supernet.trainable_variables)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One cycle: every individual trains and is measured; then the next ones are made.

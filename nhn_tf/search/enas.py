@@ -115,7 +115,6 @@ class EnasSearch(Searcher):
             dataclasses.replace(config, epochs=epochs), len(train_batches), rate_scale=self.rate_scale
         )
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
-        optimizer.build(self.supernet.trainable_variables)
         if optimizer_arrays:
             weights.assign({v.path: v for v in optimizer.variables}, optimizer_arrays)
             self._restored_optimizer = {}

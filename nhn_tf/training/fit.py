@@ -43,7 +43,7 @@ def compile_classifier(
     label_smoothing: float = 0.0,
     steps_per_execution: int = 1,
 ) -> None:
-    """Compiles a model of logits [B, classes] for integer labels [B]: cross-entropy and accuracy."""
+    """Compiles a built model of logits [B, classes] for integer labels [B]: cross-entropy and accuracy."""
     model.compile(
         optimizer=optimizer,
         loss=SmoothedCrossEntropy(label_smoothing),
@@ -51,6 +51,8 @@ def compile_classifier(
         jit_compile=backend.default_jit_compile(),
         steps_per_execution=steps_per_execution,
     )
+    # Left to the first step, the slots would be made while TensorFlow traces it, which it then does a second time.
+    model.optimizer.build(model.trainable_variables)
 
 
 @keras.saving.register_keras_serializable("nhn_tf")

@@ -167,6 +167,16 @@ def _warn(model: keras.Model, selection: criteria.Selection, *, by_default: bool
         )
 
 
+def copied(model: keras.Model) -> keras.Model:
+    """A copy of a model with all its state, not compiled.
+
+    Raises:
+      ValueError: a layer that cannot be copied; the message names it.
+    """
+    keras_graph.check_functional(model)
+    return _masked_clone(model, ())
+
+
 def _masked_clone(model: keras.Model, masked: Collection[str]) -> keras.Model:
     """A copy, models within it copied too, in which the layers of these paths are masked."""
     sources = keras_graph.layers_of(model)

@@ -15,7 +15,7 @@ bfloat16 instructions is bfloat16.
 Networks: 12 layers, 3x3 and 5x5 in turn, every second layer joins its input (6 skips), random masks:
 paper-size (32x32x3 images, 96/192/384 filters) and small (8x8x1, 16/32/64 filters, as in the demo). Layers: chains of
 eight equal pruned convolutions, so that conversions of layout at both ends weigh little on either side. The zoo
-(`zoo.py`): MobileNetV2 unpruned and with 90% of its 1x1 weights pruned, ResNets with 85% of their 3x3 kernels pruned.
+(`known_networks.py`): MobileNetV2 unpruned and with 90% of its 1x1 weights pruned, ResNets with 85% of their 3x3 kernels pruned.
 
 The last line is JSON: the speed-up over the fastest peer in float32 for each sparsity and batch (`paper_net`, `zoo`),
 over the fastest peer at its default (`paper_net_default`, `zoo_default`), the least over the
@@ -47,8 +47,8 @@ import keras
 import numpy as np
 
 import nhn_tf.sparse
-from benchmarks import zoo
-from benchmarks.zoo import settle
+from benchmarks import known_networks as known
+from benchmarks.known_networks import settle
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.sparse.native import machine
@@ -64,15 +64,15 @@ LAYERS = ((32, 96, 3), (32, 96, 5), (16, 192, 3), (16, 192, 5), (8, 384, 3), (8,
 
 
 ZOO: dict[str, Callable[[], keras.Model]] = {
-    "resnet20_0.85": lambda: zoo.resnet20(0.85),
-    "mobilenetv2_64_dense": lambda: zoo.mobilenet_v2(64, 0.0),
-    "mobilenetv2_64_1x1_0.90": lambda: zoo.mobilenet_v2(64, 0.9),
-    "mobilenetv2_96_dense": lambda: zoo.mobilenet_v2(96, 0.0),
-    "mobilenetv2_96_1x1_0.90": lambda: zoo.mobilenet_v2(96, 0.9),
-    "mobilenetv2_224_dense": lambda: zoo.mobilenet_v2(224, 0.0),
-    "mobilenetv2_224_1x1_0.90": lambda: zoo.mobilenet_v2(224, 0.9),
-    "resnet50_64_0.85": lambda: zoo.resnet50(64, 0.85),
-    "resnet50_224_0.85": lambda: zoo.resnet50(224, 0.85),
+    "resnet20_0.85": lambda: known.resnet20(0.85),
+    "mobilenetv2_64_dense": lambda: known.mobilenet_v2(64, 0.0),
+    "mobilenetv2_64_1x1_0.90": lambda: known.mobilenet_v2(64, 0.9),
+    "mobilenetv2_96_dense": lambda: known.mobilenet_v2(96, 0.0),
+    "mobilenetv2_96_1x1_0.90": lambda: known.mobilenet_v2(96, 0.9),
+    "mobilenetv2_224_dense": lambda: known.mobilenet_v2(224, 0.0),
+    "mobilenetv2_224_1x1_0.90": lambda: known.mobilenet_v2(224, 0.9),
+    "resnet50_64_0.85": lambda: known.resnet50(64, 0.85),
+    "resnet50_224_0.85": lambda: known.resnet50(224, 0.85),
 }
 PARTS = ("paper", "layers", "threads", "zoo")
 

@@ -409,6 +409,22 @@ def test_layer_types(tail):
     assert dead == kept_anyhow.get(tail, 3)
 
 
+@pytest.mark.parametrize("multiple", [2, 4, 8])
+def test_widths_are_rounded_up_to_a_multiple(multiple):
+    model = resnet(conv=MaskedConv2D)
+    shake(model, 0)
+    mask_at_random(model, 3, max_kept=0.1)
+    small, wide = pruning.compact(model), pruning.compact(model, multiple_of=multiple)
+    np.testing.assert_allclose(outputs(wide, images(model)), outputs(model, images(model)), rtol=0, atol=TOLERANCE)
+    for layer in wide.layers:
+        if isinstance(layer, layers.Conv2D):
+            whole, least = model.get_layer(layer.name).filters, small.get_layer(layer.name).filters
+            assert layer.filters == whole or layer.filters % multiple == 0
+            assert least <= layer.filters <= max(whole, least + multiple)
+    with pytest.raises(ValueError, match="`multiple_of` must be at least 1"):
+        pruning.compact(model, multiple_of=0)
+
+
 def test_a_network_pruned_away_altogether_still_gives_its_constant():
     model = resnet(conv=MaskedConv2D)
     shake(model, 0)

@@ -189,6 +189,8 @@ def test_summary_lists_every_layer_with_weights_and_the_totals():
         ({"sparsity": 0.5, "exclude": ["six*"]}, "`exclude` must name .* Received: six"),
         ({"sparsity": 0.5, "exclude": ["*"]}, "nothing to prune"),
         ({"sparsity": {"th*": 1.0}}, r"in \[0, 1\). Received: {'th\*': 1.0}"),
+        ({"sparsity": 0.5, "structure": "rows"}, "`structure` must be kernels or channels"),
+        ({"sparsity": {"three": 0.5}, "structure": "channels"}, "the latter with one `sparsity`"),
         ({"sparsity": {}}, r"in \[0, 1\). Received: {}"),
         ({"sparsity": {"three": 0.5}, "layers": ["five"]}, "names the layers itself"),
     ],
@@ -239,6 +241,36 @@ def test_a_dictionary_gives_each_layer_its_share():
         "five": 0.25,
         "one": 0.25,
     }
+
+
+def test_whole_channels_go_until_as_few_kernels_live_as_asked_for():
+    inputs = keras.Input((8, 8, 3))
+    x = inputs
+    for name in ("stem", "a", "b", "c"):
+        x = layers.Conv2D(16, 3, padding="same", activation="relu", use_bias=False, name=name)(x)
+    model = keras.Model(inputs, layers.Dense(4, name="logits")(layers.GlobalAveragePooling2D()(x)))
+    pruned = pruning.prune(model, sparsity=0.7, structure="channels", scope="layer")
+    masks = pruning.masks_of(pruned)
+    for name, mask in masks.items():
+        assert (mask.all(axis=0) | ~mask.any(axis=0)).all()
+        means = pruning.score({name: array(model.get_layer(name).kernel)})[name].mean(axis=0)
+        assert means[mask[0]].min() > means[~mask[0]].max()
+    # Of each layer's 16 channels n stay: a keeps 16 n kernels, b and c n * n, together about 0.3 * 3 * 16 * 16.
+    kept = {int(mask[0].sum()) for mask in masks.values()}
+    assert kept == {7}  # 16 * 7 + 2 * 49 = 210 of 230; with 8 it is 256
+    small = pruning.compact(pruned)
+    assert [small.get_layer(name).filters for name in ("stem", "a", "b", "c")] == [16, 7, 7, 7]
+    assert not any("masked" in line for line in pruning.summary(pruned).splitlines())
+
+
+def test_the_models_own_outputs_keep_their_channels():
+    pruned = pruning.prune(MODEL, sparsity=0.5, structure="channels", layers=["three", "logits"])
+    assert list(pruning.masks_of(pruned)) == ["three"]
+
+
+def test_a_summary_says_where_no_channel_is_dead():
+    pruned = pruning.prune(MODEL, sparsity=0.2, scope="layer")
+    assert pruning.summary(pruned).splitlines()[-1].startswith("no channel is dead: ")
 
 
 def test_frozen_layers_and_own_convolutions_are_left_whole_and_named():

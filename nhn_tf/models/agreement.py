@@ -6,7 +6,6 @@ The model is run without side effects (`stateless_call`): no moving average move
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -37,8 +36,8 @@ class DisagreementError(ValueError):
 def sample_inputs(model: keras.Model) -> list[np.ndarray]:
     """Random values for each input of a model, the same at every call: [2, ...], normal, or 0 and 1 for integers."""
     arrays = []
-    for tensor in model.inputs:
-        rng = np.random.default_rng(zlib.crc32(str(tensor.shape).encode()))
+    for number, tensor in enumerate(model.inputs):
+        rng = np.random.default_rng(number)  # Towers that share their layers must not see the same.
         shape = (tensor.shape[0] or BATCH, *(UNKNOWN_SIDE if size is None else size for size in tensor.shape[1:]))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if dtype == "string":
@@ -50,13 +49,18 @@ def sample_inputs(model: keras.Model) -> list[np.ndarray]:
     return arrays
 
 
+def structured(model: keras.Model, inputs: Sequence[np.ndarray]) -> Any:
+    """One array for each input, nested as the model wants them."""
+    return keras.tree.pack_sequence_as(keras_graph.structure_of(model)[0], list(inputs))
+
+
 def run(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], bool]:
     """What a model answers at inference.
 
     Returns:
       float32 arrays, one for each output, and whether random numbers were drawn for them.
     """
-    given = keras.tree.pack_sequence_as(keras_graph.structure_of(model)[0], list(inputs))
+    given = structured(model, inputs)
     variables = model.non_trainable_variables
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     outputs, after = model.stateless_call(

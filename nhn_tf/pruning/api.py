@@ -12,8 +12,10 @@ import numpy as np
 
 from nhn_tf.layers.masked_conv import Masked
 from nhn_tf.models import agreement, copying, keras_graph
-from nhn_tf.pruning import criteria, liveness, targets
+from nhn_tf.pruning import criteria, liveness, structured, targets
 from nhn_tf.pruning.masked import apply_masks, kernels_of, kinds_of
+
+STRUCTURES: Final = ("kernels", "channels")
 
 FEW_CHANNELS: Final = 0.1
 """A layer of which no more of its output channels stay alive is warned of."""
@@ -26,6 +28,7 @@ def prune(
     sparsity: float | Mapping[str, float] | None = None,
     criterion: str = "std",
     scope: str = "global",
+    structure: str = "kernels",
     allow_disconnected: bool = False,
     seed: int = 0,
     layers: Sequence[str] | str | None = None,
@@ -49,6 +52,10 @@ def prune(
         spread, go by their magnitude under `std`.
       scope: whether `sparsity` holds over all layers of a kind together (`global`, which may leave some layer hardly
         any: a warning names it) or in each (`layer`). The kinds are k x k kernels, 1x1 kernels and dense weights.
+      structure: `kernels`, or `channels`: whole output channels go, by the mean score of their kernels, which dense
+        engines gain from too. `sparsity` then counts the kernels that live channels lack, those of the layers behind
+        included, so that networks of either structure cost the same multiply-adds; layers that make the model's outputs
+        keep their channels.
       allow_disconnected: let a layer lose its last kernel; otherwise its strongest stays, with a warning.
       seed: of the `random` criterion.
       layers: names of the layers to prune, or "all": convolutions of every size and dense layers. By default
@@ -68,19 +75,27 @@ def prune(
       DisagreementError: the copy does not compute what the model does (see `nhn_tf.models.agreement`).
     """
     criteria.check_target(threshold=threshold, sparsity=sparsity, scope=scope)
+    if structure not in STRUCTURES or (structure == "channels" and isinstance(sparsity, Mapping)):
+        raise ValueError(
+            f"`structure` must be kernels or channels, the latter with one `sparsity`. Received: {structure!r}."
+        )
     chosen, shares = _targets(model, sparsity, layers, include, exclude)
-    selection = _select(
-        chosen,
-        criterion=criterion,
-        seed=seed,
-        threshold=threshold,
-        sparsity=shares,
-        scope=scope,
-        allow_disconnected=allow_disconnected,
-    )
-    pruned = _masked_clone(model, selection.masks)
+    if structure == "channels":
+        chosen = {name: layer for name, layer in chosen.items() if name not in targets.at_output(model)}
+    scores = _scored(chosen, criterion, seed)
+    target: dict[str, Any] = {
+        "threshold": threshold,
+        "sparsity": shares,
+        "scope": scope,
+        "kinds": kinds_of(chosen),
+        "current": _current(chosen),
+        "allow_disconnected": allow_disconnected,
+    }
+    whole = criteria.select(scores, **target)  # Before the copy: what is refused, is refused at once.
+    pruned = _masked_clone(model, chosen)
     if check:
         agreement.check_same(model, lambda inputs: agreement.run(pruned, inputs)[0], "the copy with maskable layers")
+    selection = structured.select_channels(pruned, scores, **target) if structure == "channels" else whole
     _warn(model, selection, by_default=layers is None and not isinstance(sparsity, Mapping))
     apply_masks(pruned, selection.masks)
     return pruned
@@ -102,7 +117,8 @@ def propose(
     Arguments and errors are those of `prune`; `target` holds `threshold`, `scope`, `allow_disconnected`.
     """
     chosen, shares = _targets(model, sparsity, layers, include, exclude)
-    return _select(chosen, criterion=criterion, seed=seed, sparsity=shares, **target)
+    kinds, current = kinds_of(chosen), _current(chosen)
+    return criteria.select(_scored(chosen, criterion, seed), sparsity=shares, kinds=kinds, current=current, **target)
 
 
 def _targets(
@@ -125,12 +141,14 @@ def _targets(
     return chosen, {name: shares[name] for name in chosen}
 
 
-def _select(chosen: Mapping[str, Any], *, criterion: str, seed: int, **target: Any) -> criteria.Selection:
-    current = {
-        name: keras.ops.convert_to_numpy(layer.mask) > 0 for name, layer in chosen.items() if isinstance(layer, Masked)
-    }
-    scores = criteria.score(kernels_of(chosen), criterion, seed=seed)
-    return criteria.select(scores, kinds=kinds_of(chosen), current=current, **target)
+def _scored(chosen: Mapping[str, Any], criterion: str, seed: int) -> dict[str, np.ndarray]:
+    return criteria.score(kernels_of(chosen), criterion, seed=seed)
+
+
+def _current(chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The masks in force."""
+    masked = {name: layer for name, layer in chosen.items() if isinstance(layer, Masked)}
+    return {name: keras.ops.convert_to_numpy(layer.mask) > 0 for name, layer in masked.items()}
 
 
 def _warn(model: keras.Model, selection: criteria.Selection, *, by_default: bool) -> None:
@@ -165,6 +183,16 @@ def _warn(model: keras.Model, selection: criteria.Selection, *, by_default: bool
             "Kernels are pruned all the same.",
             stacklevel=3,
         )
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """A copy of a model with all its state, not compiled.
+
+    Raises:
+      ValueError: a layer that cannot be copied; the message names it.
+    """
+    keras_graph.check_functional(model)
+    return _masked_clone(model, ())
 
 
 def _masked_clone(model: keras.Model, masked: Collection[str]) -> keras.Model:

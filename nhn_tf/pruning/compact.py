@@ -18,7 +18,7 @@ from nhn_tf.pruning.liveness import Analysis, analyse
 from nhn_tf.pruning.masked import UNMASKED
 
 
-def compact(model: keras.Model, *, keep_masks: bool = False, check: bool = True) -> keras.Model:
+def compact(model: keras.Model, *, keep_masks: bool = False, multiple_of: int = 1, check: bool = True) -> keras.Model:
     """Rebuilds a model without its dead neurons.
 
     A channel goes when the masks leave no live kernel that leads to it, or when nothing alive reads it, over the whole
@@ -34,6 +34,8 @@ def compact(model: keras.Model, *, keep_masks: bool = False, check: bool = True)
       keep_masks: masked layers stay so, for training on. By default they become Conv2D and Dense with zeros where a
         kernel is masked, so that the compacted form of a model of plain Keras layers needs nothing but Keras. Nothing
         holds those zeros in training; count live parameters and FLOPs on the masked model.
+      multiple_of: widths are rounded up to multiples of this, which vector units like, with channels that are dead: 8
+        suits most engines. A layer that loses no channel keeps its width.
       check: compare the new model's outputs with the old one's on random images.
 
     Returns:
@@ -44,7 +46,9 @@ def compact(model: keras.Model, *, keep_masks: bool = False, check: bool = True)
       ValueError: a subclassed model, a layer with several outputs or one that cannot be copied; the message names it.
       DisagreementError: the outputs differ (see `nhn_tf.models.agreement`).
     """
-    analysis = analyse(model)
+    if multiple_of < 1:
+        raise ValueError(f"`multiple_of` must be at least 1. Received: {multiple_of}.")
+    analysis = analyse(model, multiple_of=multiple_of)
     small = _rebuilt(model, analysis, cut_layers(analysis), keep_masks=keep_masks)
     if check:
         agreement.check_same(model, lambda inputs: agreement.run(small, inputs)[0], "the compacted network")

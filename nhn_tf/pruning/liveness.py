@@ -81,8 +81,12 @@ class Analysis:
         return next(call for call in self.graph.calls[name] if self.kept[call].any())
 
 
-def analyse(model: keras.Model) -> Analysis:
+def analyse(model: keras.Model, *, multiple_of: int = 1) -> Analysis:
     """Finds the channels that a functional model needs, from its masks.
+
+    Args:
+      model: not changed.
+      multiple_of: widths of layers that lose channels are rounded up to multiples of it, by channels that are dead.
 
     Raises:
       ValueError: it is not a functional model (see `keras_graph.trace`).
@@ -95,7 +99,7 @@ def analyse(model: keras.Model) -> Analysis:
             sites[name] = dataclasses.replace(site, feeds_norms=True)
     shared = _shared_calls(traced)
     inputs, constants = _constants(traced, sites, rules, shared)
-    kept = _kept_channels(traced, sites, rules, inputs, constants, shared)
+    kept = _kept_channels(traced, sites, rules, inputs, constants, shared, multiple_of)
     return Analysis(graph=traced, sites=sites, rules=rules, inputs=inputs, kept=kept)
 
 
@@ -221,6 +225,7 @@ def _kept_channels(
     inputs: Mapping[str, Sequence[channels.Channels]],
     constants: Mapping[str, channels.Channels],
     shared: Sequence[tuple[str, ...]],
+    multiple_of: int,
 ) -> dict[str, np.ndarray]:
     kept = {name: np.zeros(site.width, bool) for name, site in sites.items()}
     for name in (*traced.inputs, *traced.outputs):
@@ -258,6 +263,14 @@ def _kept_channels(
                 return True
         return False
 
-    while grow() or feed_one():
+    def widen() -> bool:
+        """Gives layers that mix channels as many dead ones as make their width a multiple."""
+        before = sum(int(mask.sum()) for mask in kept.values())
+        for name, mask in kept.items():
+            if isinstance(rules[name], LinearRule) and mask.any():
+                mask[np.flatnonzero(~mask)[: -int(mask.sum()) % multiple_of]] = True
+        return sum(int(mask.sum()) for mask in kept.values()) > before
+
+    while grow() or feed_one() or widen():
         pass
     return kept

@@ -38,6 +38,11 @@ def summary(model: keras.Model) -> str:
     zero = complexity.Cost()
     rows.append(_row("total", kernels, dead, sum(before.values(), zero), sum(after.values(), zero)))
     notes = [f"multiply-adds of {name} ({kind}) are not known" for name, kind in complexity.uncounted(model).items()]
+    if 0 < kernels[0] < kernels[1] and not dead:
+        notes.append(
+            "no channel is dead: the compacted model has the same layers, and only engines that skip masked kernels "
+            "(nhn_tf.sparse) gain"
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
     return "\n".join([*(_line(row, widths) for row in rows), *notes])
 

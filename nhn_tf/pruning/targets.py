@@ -93,6 +93,19 @@ def matching(argument: str, patterns: Iterable[str], names: Iterable[str]) -> se
     return found
 
 
+def at_output(model: keras.Model) -> set[str]:
+    """The layers with kernels whose channels are those of the model's outputs."""
+    graph = keras_graph.trace(model)
+    found, stack = set(), list(graph.outputs)
+    while stack:
+        name = stack.pop()
+        if _has_kernel(graph.nodes[name].layer):
+            found.add(graph.calls[name][0])
+        else:
+            stack.extend(graph.nodes[name].parents)
+    return found
+
+
 def _check_known(argument: str, unknown: Sequence[str], names: Iterable[str]) -> None:
     if unknown:
         raise ValueError(

@@ -36,7 +36,9 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     else:
         thresholds = _prune_at_once(model, pruned, settings)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
-    metrics |= networks.figures(pruned, feed, settings) | _savings(toll) | {"kernel_sparsity": masks.sparsity}
+    test_accuracy = training.accuracy(pruned, feed.test)
+    metrics |= networks.figures(pruned, feed, settings, test_accuracy=test_accuracy)
+    metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
     if config.control:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
     _write_layers(begun / "layers.csv", toll)

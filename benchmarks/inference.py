@@ -15,7 +15,8 @@ bfloat16 instructions is bfloat16.
 Networks: 12 layers, 3x3 and 5x5 in turn, every second layer joins its input (6 skips), random masks:
 paper-size (32x32x3 images, 96/192/384 filters) and small (8x8x1, 16/32/64 filters, as in the demo). Layers: chains of
 eight equal pruned convolutions, so that conversions of layout at both ends weigh little on either side. The zoo
-(`known_networks.py`): MobileNetV2 unpruned and with 90% of its 1x1 weights pruned, ResNets with 85% of their 3x3 kernels pruned.
+(`known_networks.py`): MobileNetV2 unpruned and with 90% of its 1x1 weights pruned, ResNets with 85% of their 3x3
+kernels pruned.
 
 The last line is JSON: the speed-up over the fastest peer in float32 for each sparsity and batch (`paper_net`, `zoo`),
 over the fastest peer at its default (`paper_net_default`, `zoo_default`), the least over the

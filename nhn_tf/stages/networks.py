@@ -13,9 +13,10 @@ from nhn_tf.models import complexity, network, weights
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageRecord
 from nhn_tf.settings import BaseConfig
 from nhn_tf.stages.feed import Feed, uses_validation
-from nhn_tf.storage import files
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.hits import Hits
+from nhn_tf.values.predictions import Predictions
 
 
 def form_of(run: Path) -> Form:
@@ -52,17 +53,24 @@ def build(genotype: Genotype, data: datasets.Dataset, *, form: Form, dropout: fl
     )
 
 
-def figures(model: keras.Model, feed: Feed, settings: Settings, *, classes: Path) -> dict[str, float]:
+def answers(model: keras.Model, feed: Feed) -> Predictions:
+    """What a network answers to the test images, with thumbnails of its mistakes."""
+    data = feed.data
+    logits = [model.predict_on_batch(feed.test[index][0]) for index in range(len(feed.test))]
+    train, val = (np.bincount(split.labels, minlength=data.num_classes).tolist() for split in (data.train, data.val))
+    found = Predictions(data.test.labels, np.concatenate(logits, dtype=np.float32), data.class_names, train, val)
+    return found.with_thumbnails(data.test.images)
+
+
+def figures(model: keras.Model, feed: Feed, settings: Settings, hits: Hits) -> dict[str, float]:
     """What is reported of every trained network; validation images that were trained on measure nothing.
 
     Args:
       model: the network.
       feed: the stage's batches.
       settings: the stage's.
-      classes: where to write a table of the classes, with the images of each and how many of them are known.
+      hits: among the test images.
     """
-    hits = training.hits(model, feed.test)
-    _write_classes(classes, feed.data, hits)
     test_accuracy = hits.accuracy
     cost, live = complexity.model_cost(model), pruning.live_costs(model).values()
     live_params = sum(layer.live_params for layer in live)
@@ -81,9 +89,3 @@ def figures(model: keras.Model, feed: Feed, settings: Settings, *, classes: Path
     if not uses_validation(settings.config):
         found["val_accuracy"] = training.accuracy(model, feed.validation)
     return found
-
-
-def _write_classes(path: Path, data: datasets.Dataset, hits: training.Hits) -> None:
-    trained = np.bincount(data.train.labels, minlength=data.num_classes)
-    rows = zip(data.class_names, trained.tolist(), hits.images.tolist(), hits.correct.tolist(), strict=True)
-    files.write_csv(path, ("class", "train", "test", "correct"), list(rows))

@@ -36,7 +36,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     else:
         thresholds = _prune_at_once(model, pruned, settings)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
-    metrics |= networks.figures(pruned, feed, settings, classes=begun / "classes.csv")
+    metrics |= networks.figures(pruned, feed, settings, training.hits(pruned, feed.test))
     metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
     if config.control:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ from nhn_tf.layers import backend
 from nhn_tf.settings import ComputeConfig
 from nhn_tf.training.optimizers import Divergence
 from nhn_tf.training.within_epoch import BEGINNING, Position, finish_epoch
+from nhn_tf.values.hits import Hits
 
 CHECKED_EVERY = 100
 """Steps between two looks at whether the gradient is finite: each waits for the device."""
@@ -97,29 +98,6 @@ def hits(model: keras.Model, batches: Sequence) -> Hits:
         shown.append(np.asarray(labels))
         known.append(shown[-1][np.argmax(logits, axis=-1) == shown[-1]])
     return Hits(*(np.bincount(np.concatenate(labels), minlength=classes) for labels in (shown, known)))
-
-
-class Hits(NamedTuple):
-    """Images of each class, int [K], and how many of them are known, int [K]."""
-
-    images: np.ndarray
-    correct: np.ndarray
-
-    @property
-    def accuracy(self) -> float:
-        """Share of all images that are known."""
-        return int(self.correct.sum()) / int(self.images.sum())
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean over the classes that have images of the share of each that is known."""
-        there = self.images > 0
-        return float(np.mean(self.correct[there] / self.images[there]))
-
-    @property
-    def majority_accuracy(self) -> float:
-        """What answering the most frequent class always would give."""
-        return int(self.images.max()) / int(self.images.sum())
 
 
 def fit(

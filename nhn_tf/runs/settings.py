@@ -45,6 +45,11 @@ class Settings:
     overwrite: bool = False
     behind_s: float | None = None
 
+    @classmethod
+    def of(cls, preset: Preset, stage: str, *, seed: int = 0, name: str = "") -> Settings:
+        """A stage's settings as a preset has them; `name` is the preset's, if it has one."""
+        return cls(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
+
     def expect(self, kind: type[ConfigT]) -> ConfigT:
         """The stage's configuration, which must be of the stage's own class.
 
@@ -79,20 +84,6 @@ class Settings:
             "compute": self.compute.to_json(),
             "config": self.config.to_json(),
         }
-
-
-def of_preset(preset: Preset, *, seed: int = 0, name: str = "") -> dict[str, Settings]:
-    """The settings of every stage as a preset has them, by name.
-
-    Args:
-      preset: what is asked.
-      seed: of everything random.
-      name: the preset's, if it has one.
-    """
-    return {
-        stage: Settings(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
-        for stage in (*table.NAMES, *table.CONTROL_NAMES)
-    }
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:

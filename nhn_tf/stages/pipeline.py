@@ -16,7 +16,6 @@ from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError
 from nhn_tf.report import write_report
 from nhn_tf.runs import RunDirectory, Settings
-from nhn_tf.runs.settings import of_preset
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, seconds
 from nhn_tf.settings.presets import SHARED, part_of
@@ -92,7 +91,8 @@ def pipeline(
         own = {key: value for key, value in changes.items() if part_of(key)[0] not in SHARED}
         limit_s = seconds(str(time_limit))
         return run_timed(directory, chosen, limit_s=limit_s, seed=seed, overwrite=overwrite, changes=own)
-    return run(directory, of_preset(chosen, seed=seed, name=name), overwrite=overwrite)
+    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in NAMES}
+    return run(directory, settings, overwrite=overwrite)
 
 
 def _keep(source: Source, directory: RunDirectory, *, overwrite: bool) -> Path:
@@ -189,7 +189,7 @@ def run_timed(
         since = time.monotonic()
         with directory.hold(seed=seed):
             directory.journal.note_plan(plan.to_json())
-        settings = of_preset(plan.preset.replaced(**changes), seed=seed)[stage]
+        settings = Settings.of(plan.preset.replaced(**changes), stage, seed=seed)
         finished = directory.stage(stage).is_done
         done = runner.run(stage, directory, dataclasses.replace(settings, behind_s=plan.behind(stage)))
         rows.append((stage, done, ""))

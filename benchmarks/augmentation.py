@@ -1,6 +1,6 @@
 """What mirroring and shifting do to a plain CNN on an image folder, beside what was chosen by measurement.
 
-    python benchmarks/augmentation.py --data_dir=letters --epochs=12 --seeds=3
+    python benchmarks/augmentation.py --data_dir=letters --epochs=8 --seeds=2
 
 Prints mean and standard deviation over the seeds for each combination; the last line is JSON.
 """
@@ -25,18 +25,19 @@ flags.DEFINE_integer("seeds", 3, "trainings of each combination")
 
 
 def accuracy(data, *, flip: bool, pad: int, seed: int) -> float:
-    """Test accuracy of a three-stage CNN of 25,000 parameters."""
+    """Test accuracy of a plain CNN of three stages."""
     import keras
 
     from nhn_tf.data import Augmentation, Batches, FollowEpoch, Normalization
 
     keras.utils.set_random_seed(seed)
     model = keras.Sequential([keras.Input(data.image_shape)])
-    for filters in (16, 32, 64):
+    pools = (keras.layers.MaxPooling2D, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+    for filters, pool in zip((16, 32, 64), pools, strict=True):
         model.add(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
         model.add(keras.layers.BatchNormalization(momentum=0.9))
         model.add(keras.layers.ReLU())
-        model.add(keras.layers.MaxPooling2D(padding="same"))
+        model.add(pool(2, padding="same"))
     model.add(keras.layers.Flatten())
     model.add(keras.layers.Dense(data.num_classes))
     normalization = Normalization.of(data.train)

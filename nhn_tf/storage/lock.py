@@ -2,11 +2,15 @@
 
 The lock is a file that names its holder by host, process and when that process began: numbers of processes are used
 again, in containers for the very next one, and a process that is gone must not keep others out.
+
+On another host, such as a container that is gone, no process can be looked at. There the operating system's own lock on
+the file decides (flock): it ends with its process, and counts on every machine that shares the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -21,6 +25,9 @@ from nhn_tf.storage import files
 
 _ATTEMPTS: Final = 5
 _PAUSE_SECONDS: Final = 0.1
+
+_descriptors: dict[Path, int] = {}
+"""Open files of the locks that this process holds; the operating system's locks end when they are closed."""
 
 
 def take(path: Path) -> None:
@@ -39,11 +46,15 @@ def take(path: Path) -> None:
         except OSError as error:
             raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
         try:
-            with files.writing(path), open(descriptor, "w") as file:
+            with contextlib.suppress(OSError):  # a file system without such locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with files.writing(path), open(descriptor, "w", closefd=False) as file:
                 json.dump(mine, file)
         except UserError:
+            os.close(descriptor)
             path.unlink(missing_ok=True)
             raise
+        _descriptors[path] = descriptor
         return
     raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
 
@@ -53,6 +64,8 @@ def release(path: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         if json.loads(path.read_text()) == _own():
             path.unlink()
+    if path in _descriptors:
+        os.close(_descriptors.pop(path))
 
 
 def _own() -> dict[str, Any]:
@@ -77,7 +90,7 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
         if last:
             _remove(path, content)
         return
-    if host == mine["host"] and not _lives(pid, began):
+    if not (_lives(pid, began) if host == mine["host"] else _is_held(path)):
         _remove(path, content)
         return
     raise RunError(
@@ -95,6 +108,18 @@ def _remove(path: Path, content: bytes) -> None:
             aside.rename(path)
         else:
             aside.unlink()
+
+
+def _is_held(path: Path) -> bool:
+    """Whether some process, on whatever host, holds the operating system's lock on the file; True if none can tell."""
+    try:
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # held, or a file system without such locks
+        return True
+    return False
 
 
 def _lives(pid: int, began: str | None) -> bool:

@@ -222,7 +222,8 @@ def _help(parts: dict[str, dataclasses.Field]) -> str:
         notes.append(f"among {','.join(meta['choices'])}")
     if meta["source"]:
         notes.append(f"source: {meta['source']}")
-    return f"{meta['help']} ({'; '.join([*notes, f'default: {_defaults(parts)}'])})"
+    text = re.sub(r"`(\w+)`", r"--\1", meta["help"])  # another setting of the same stage
+    return f"{text} ({'; '.join([*notes, f'default: {_defaults(parts)}'])})"
 
 
 def _defaults(parts: dict[str, dataclasses.Field]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -58,6 +59,11 @@ def check_backend() -> None:
     backend.prepare()
 
 
+def has_accelerator() -> bool:
+    """Whether this machine has an Nvidia GPU at hand, as far as can be told without loading a backend."""
+    return os.path.exists("/dev/nvidia0") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
 def stay_on_the_processor() -> None:
     """Keeps backends off other devices, where every format of an export can be compared; before Keras loads."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -94,7 +100,7 @@ def guarded(
     except (flags.Error, UserError) as error:
         if "--debug" in sys.argv[1:]:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error))}", file=sys.stderr)
         sys.exit(2)
     except stopping.Stopped as stopped:
         if stopped.signal != signal.SIGPIPE or stopped.saved:  # else as any program whose reader has had enough
@@ -117,6 +123,17 @@ def _act(
         return {}
     print(json.dumps(result, sort_keys=True))
     return result
+
+
+def in_flags(message: str) -> str:
+    """A library's message with its `fields` written as the user writes them, --field, or --stage_field if need be."""
+    stage = re.match(r"stage '(\w+)'", message)
+
+    def flag(match: re.Match) -> str:
+        names = ([f"{stage[1]}_{match[1]}"] if stage else []) + [match[1]]
+        return next((f"--{name}" for name in names if name in FLAGS), match[0])
+
+    return re.sub(r"`(\w+)`", flag, message)
 
 
 def _say_how_to_go_on(stopped: stopping.Stopped) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from nhn_tf.data.balance import balanced_rows
 from nhn_tf.data.normalization import Normalization
 from nhn_tf.data.splits import Split
 from nhn_tf.values.randomness import Stream, generator
@@ -101,6 +102,8 @@ class Batches(keras.utils.PyDataset):
       shuffle: whether each epoch has an order of its own; else that of the split.
       seed: of order and augmentation, at least 0.
       drop_remainder: whether to leave out the last batch where it would be short.
+      balanced: whether each epoch shows every class equally often, see `balanced_rows`; as many images in all. Without
+        `shuffle` all epochs show the same ones.
 
     Attributes:
       epoch: the current epoch, settable.
@@ -116,6 +119,7 @@ class Batches(keras.utils.PyDataset):
         shuffle: bool,
         seed: int,
         drop_remainder: bool,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or seed < 0:
@@ -135,6 +139,7 @@ class Batches(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.seed = seed
         self.drop_remainder = drop_remainder
+        self.balanced = balanced
         self.epoch = 0
         # (epoch, order), replaced as one object: several threads may ask at once.
         self._order: tuple[int, np.ndarray] | None = None
@@ -179,6 +184,9 @@ class Batches(keras.utils.PyDataset):
         order = self._order
         if order is None or order[0] != epoch:
             indices = np.arange(len(self.split))
+            if self.balanced:
+                drawn = generator(self.seed, Stream.BALANCE, epoch if self.shuffle else 0)
+                indices = balanced_rows(self.split.labels, drawn)
             if self.shuffle:
                 generator(self.seed, Stream.ORDER, epoch).shuffle(indices)
             self._order = order = (epoch, indices)

@@ -29,7 +29,7 @@ def read(root: Path) -> Listing:
       DataError: there is no such folder, it cannot be read, or it is laid out otherwise.
     """
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}. Pass --data_dir=DIR, DIR holding train/<class>/ or <class>/.")
+        raise DataError(f"There is no folder {root}. Pass `data_dir`=DIR, DIR holding train/<class>/ or <class>/.")
     try:
         folders, files, links = _walk(root)
     except OSError as error:

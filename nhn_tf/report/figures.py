@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "hatch.linewidth": 0.8,
     "savefig.bbox": None,
     "text.usetex": False,
+    "text.parse_math": False,  # names of classes and runs are no formulas
     "svg.hashsalt": "nhn_tf",
     "svg.fonttype": "path",
 }
@@ -61,7 +63,8 @@ _COLUMNS = 4
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """The project's look, for the figures that are made and written within."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of class names; a box stands in its place
         yield
 
 

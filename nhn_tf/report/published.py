@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+DATASET: Final = "cifar10"
 DEVICE: Final = "NVIDIA GTX 1080 Ti"
 
 HANDCRAFTED: Final = "Handcrafted"

@@ -10,6 +10,7 @@ from typing import Any
 from nhn_tf.runs import STAGES, RunDirectory, RunError, StageRecord
 from nhn_tf.storage.files import DamagedFileError
 from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.predictions import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,17 +19,19 @@ class Run:
 
     Attributes:
       path: the directory.
-      call: the latest call that run.json notes: versions, backend, device.
+      calls: what run.json notes of each call, the latest last: command, versions, backend, device.
       stages: every stage of the pipeline, in its order, begun or not.
       genotype: that of the latest finished stage; None when none has finished.
       genotype_stage: that stage's name.
+      predictions: what the finished trained networks answered to the test images, by stage, as far as it was kept.
     """
 
     path: Path
-    call: dict[str, Any]
+    calls: list[dict[str, Any]]
     stages: dict[str, StageRecord]
-    genotype: Genotype | None
-    genotype_stage: str | None
+    genotype: Genotype | None = None
+    genotype_stage: str | None = None
+    predictions: dict[str, Predictions] = dataclasses.field(default_factory=dict)
 
     @property
     def begun(self) -> list[StageRecord]:
@@ -49,15 +52,15 @@ def read(path: str | os.PathLike[str]) -> Run:
     path = Path(path)
     command = f"python {STAGES[0].command} --model_dir={path}"
     if not path.exists():
-        raise RunError(f"--model_dir={path} does not exist. Give the directory of a run, or begin one: {command}")
+        raise RunError(f"`model_dir`={path} does not exist. Give the directory of a run, or begin one: {command}")
     directory = RunDirectory(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path} holds no run (no run.json). Give the directory of a run, or begin one: {command}")
     calls = directory.journal.read()["calls"]
-    if not calls or not isinstance(calls[-1], dict):
+    if not calls or not all(isinstance(call, dict) for call in calls):
         raise DamagedFileError(f"{path / 'run.json'} does not list the run's calls. Restore a copy.")
 
-    run = Run(path, calls[-1], directory.stages, None, None)
+    run = Run(path, calls, directory.stages)
     for stage in run.stages.values():
         _read_stage(stage)
     if not run.begun:
@@ -65,7 +68,9 @@ def read(path: str | os.PathLike[str]) -> Run:
     if not run.finished:
         return run
     last = run.finished[-1]
-    return dataclasses.replace(run, genotype=last.genotype(), genotype_stage=last.name)
+    kept = {stage.name: Predictions.load(stage.path) for stage in run.finished}
+    answers = {name: found for name, found in kept.items() if found is not None}
+    return dataclasses.replace(run, genotype=last.genotype(), genotype_stage=last.name, predictions=answers)
 
 
 def _read_stage(stage: StageRecord) -> None:

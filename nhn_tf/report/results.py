@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
 from nhn_tf.models import complexity
-from nhn_tf.report import published
+from nhn_tf.report import classes, exports, published, verdict
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.intervals import noise, wilson
 
 SCHEMA: Final = 1
 
@@ -42,12 +44,13 @@ Json = dict[str, Any]
 def collect(run: Run) -> Json:
     """The value of results.json for a run."""
     rows = [row for name, method in TRAINED.items() if (row := _measured_row(run.stages[name], method))]
-    return {
+    comparable = run.begun[0].config["data"].get("dataset") == published.DATASET
+    found = {
         "schema": SCHEMA,
         "run": _identity(run),
-        "comparable": caveat_of_data(run) is None,
+        "comparable": comparable,
         "caveats": caveats(run),
-        "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1]},
+        "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1 if comparable]},
         "main_row": rows[-1] if rows else None,
         "stages": [_stage(stage) for stage in run.stages.values()],
         "computed": {"wall_s": sum(stage.done.wall_s for stage in run.finished)},
@@ -58,15 +61,21 @@ def collect(run: Run) -> Json:
         "convergence": {stage.name: f"{stage.directory}/metrics.csv" for stage in run.begun if stage.history},
         "pruning": _pruning(run.stages["prune"]),
         "sensitivities": _sensitivities(run),
+        "classes": classes.collect(run),
+        "pairs": classes.pairs(run),
+        "exports": exports.collect(run),
+        "calls": [_call(call) for call in run.calls],
     }
+    return {**found, "verdict": verdict.sentences(run, found)}
 
 
 def _identity(run: Run) -> Json:
     """Where the figures come from: settings, versions, devices."""
     first = run.begun[0].config
-    call = {key: run.call.get(key) for key in ("versions", "git_commit", "cpus")}
+    call = {key: run.calls[-1].get(key) for key in ("versions", "git_commit", "cpus")}
     return {
         "name": run.path.resolve().name,
+        "path": str(run.path),
         "presets": _distinct(stage.config.get("preset") for stage in run.begun),
         "seeds": _distinct(stage.config.get("seed") for stage in run.begun),
         "dataset": first["data"].get("dataset"),
@@ -74,6 +83,12 @@ def _identity(run: Run) -> Json:
         "backends": _distinct(stage.done.backend for stage in run.finished),
         **call,
     }
+
+
+def _call(call: Mapping[str, Any]) -> Json:
+    """A call of run.json as it was typed, and when."""
+    command = shlex.join(["python", *map(str, call.get("argv", ()))])
+    return {"command": command, "time": call.get("time"), "git_commit": call.get("git_commit")}
 
 
 def _distinct(values: Any) -> list[Any]:
@@ -97,10 +112,21 @@ def _measured_row(stage: StageRecord, method: str) -> Json | None:
         "dataset": stage.config["data"].get("dataset"),
         "live_params": params,
         "test_error": metrics["test_error"],
-        "computed": {"score": complexity.score(metrics["test_error"], params / 1e6)},
+        "images": stage.done.images.get("test"),
+        "computed": {
+            "score": complexity.score(metrics["test_error"], params / 1e6),
+            "test_accuracy": 1 - metrics["test_error"] / 100,
+            "interval": interval(stage, 1 - metrics["test_error"] / 100),
+        },
     }
     flops = metrics.get("live_flops", metrics.get("flops"))
     return row if flops is None else {**row, "live_flops": flops}
+
+
+def interval(stage: StageRecord, test_accuracy: float) -> list[float] | None:
+    """The Wilson interval of a stage's test accuracy; None where its record does not say of how many images."""
+    images = stage.done.images.get("test")
+    return list(wilson(round(test_accuracy * images), images)) if images else None
 
 
 def _published_row(row: published.Row) -> Json:
@@ -114,23 +140,10 @@ def _published_row(row: published.Row) -> Json:
     }
 
 
-def caveat_of_data(run: Run) -> str | None:
-    """Why the measured rows cannot be compared with the published ones; None when they can."""
-    dataset = run.begun[0].config["data"].get("dataset")
-    if dataset == "cifar10":
-        return None
-    if dataset == "folder":
-        return (
-            "Data set: images from a folder, which may be others than CIFAR-10's or recompressed. The measured rows "
-            "are not comparable with the published rows."
-        )
-    return f"Data set: {dataset}, not CIFAR-10. The measured rows are not comparable with the published rows."
-
-
 def caveats(run: Run) -> list[str]:
-    """What a reader must know before comparing this run with the paper, a sentence or two each."""
+    """What a reader must know before relying on the figures, a sentence or two each."""
     data = run.begun[0].config["data"]
-    told = [caveat] if (caveat := caveat_of_data(run)) else []
+    told = []
     if images := next((stage.done.images for stage in run.finished if stage.done.images), None):
         limited = data.get("train_limit") or data.get("eval_limit")
         told.append(
@@ -164,6 +177,13 @@ def _stage(stage: StageRecord) -> Json:
             "wall_s": stage.done.wall_s,
             "device": stage.done.device,
             "metrics": _jsonable(stage.metrics),
+            "computed": {
+                "intervals": {
+                    name: interval(stage, value)
+                    for name, value in finite(stage.metrics).items()
+                    if "test_accuracy" in name and 0 <= value <= 1
+                }
+            },
         }
     return result
 
@@ -244,7 +264,8 @@ def _ablations(run: Run) -> list[Json]:
             told = published.ACCURACY[paper] if paper else "—"
             source = f"{run.stages[name].directory}/done.json"
             row = {"stage": name, "source": source, "what": what, "figure": figure, "value": value}
-            rows.append({**row, "paper": {"value": told}})
+            bounds = interval(run.stages[name], value) if 0 <= value <= 1 else None
+            rows.append({**row, "paper": {"value": told}, "computed": {"interval": bounds}})
     return rows
 
 
@@ -256,10 +277,19 @@ def controls(stage: StageRecord) -> list[Json]:
             "source": f"{stage.directory}/done.json",
             **dataclasses.asdict(comparison),
             "control_figure": comparison.control_figure,
-            "computed": {"gain": comparison.gain},
+            "computed": {"gain": comparison.gain, "noise": _noise(stage, comparison)},
         }
         for comparison in Comparison.read(finite(stage.metrics))
     ]
+
+
+def _noise(stage: StageRecord, comparison: Comparison) -> float | None:
+    """How far both sides may differ by chance; None where it is not known on how many images."""
+    images = stage.done.images.get(stage.config["config"].get("eval_split", "val"))
+    shares = comparison.found, comparison.control_value
+    if not images or not all(share is not None and 0 <= share <= 1 for share in shares):
+        return None
+    return noise(comparison.found, comparison.control_value or 0.0, images)
 
 
 def settings_beside_the_paper(run: Run) -> list[Json]:

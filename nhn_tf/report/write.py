@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from nhn_tf.report import curves, drawing, figures, markdown, results
+from nhn_tf.report import class_pictures, classes, curves, drawing, figures, markdown, page, results
 from nhn_tf.report.reading import Run, read
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
+
+PICTURES: Final = ("network", "enas", "training", "lds", "confusion", "confusions", "mistakes")
+"""Every picture that a report may have."""
 
 
 def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
         written = [path for name, figure in figures.items() for path in _write_picture(directory, name, figure)]
         files.write_json(directory / "results.json", value)
         with files.atomic_write(directory / "report.md", "w") as file:
-            file.write(markdown.render(value, list(figures)))
+            file.write(markdown.render(page.page(value, list(figures))))
         _remove_others(directory, written)
     return {
         "report": str(directory / "report.md"),
@@ -54,7 +57,14 @@ def _figures(run: Run) -> dict[str, Figure]:
         base = run.stages["base"]
         as_dense = bool(base.has_begun and base.config["config"].get("separable_as_dense"))
         figures["network"] = drawing.draw(run.genotype, title=_title(run.genotype), separable_as_dense=as_dense)
-    return figures | curves.draw(run)
+    figures |= curves.draw(run)
+    if answered := classes.last(run):
+        _, answers = answered
+        figures["confusion"] = class_pictures.confusion(answers)
+        for name, sheet in (("confusions", class_pictures.confusions), ("mistakes", class_pictures.mistakes)):
+            if drawn := sheet(answers):
+                figures[name] = drawn
+    return figures
 
 
 def _title(genotype: Genotype) -> str:
@@ -78,7 +88,7 @@ def _write_picture(directory: Path, name: str, figure: Figure) -> list[Path]:
 
 def _remove_others(directory: Path, written: list[Path]) -> None:
     """Removes pictures of an earlier report that this one does not have."""
-    for name in ("network", "enas", "training", "lds"):
+    for name in PICTURES:
         for path in (directory / f"{name}.png", directory / f"{name}.svg"):
             if path not in written:
                 path.unlink(missing_ok=True)

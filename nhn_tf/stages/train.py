@@ -1,13 +1,15 @@
-"""The training stages: `base`, `pruned`, `final`."""
+"""The training stages: `base`, `pruned`, `final`; and `baseline`, what they are compared with."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from nhn_tf import training
-from nhn_tf.models import weights
-from nhn_tf.runs import Done, ReadyStage, Settings
-from nhn_tf.settings import BaseConfig, RetrainConfig
+from nhn_tf.models import plain_cnn, weights
+from nhn_tf.runs import Done, OpenStage, ReadyStage, Settings
+from nhn_tf.settings import BaseConfig, BaselineConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
@@ -19,7 +21,7 @@ def base(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     model = networks.build(stage.genotype, feed.data, form=config.form, dropout=config.dropout)
     begun = stage.begin(feed.data.digest, feed.data.summary())
     fit(begun, model, feed, settings)
-    figures = networks.figures(model, feed, settings)
+    figures = _measured(begun, model, feed, settings)
     return begun.finish(figures, genotype=stage.genotype, weights=weights.to_arrays(model))
 
 
@@ -33,16 +35,34 @@ def final(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     return _retrain(stage, feed, settings)
 
 
+def baseline(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
+    """Trains the plain network that the run's is compared with."""
+    config = settings.expect(BaselineConfig)
+    data = feed.data
+    model = plain_cnn.build(data.image_shape, data.num_classes, filters=config.filters, dropout=config.dropout)
+    begun = stage.begin(data.digest, data.summary())
+    fit(begun, model, feed, settings)
+    figures = _measured(begun, model, feed, settings)
+    return begun.finish(figures, genotype=None, weights=weights.to_arrays(model))
+
+
 def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     config = settings.expect(RetrainConfig)
     model = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)
     begun = stage.begin(feed.data.digest, feed.data.summary())
     fit(begun, model, feed, settings)
     arrays = weights.to_arrays(model)
-    figures = networks.figures(model, feed, settings)
+    figures = _measured(begun, model, feed, settings)
     if stage.genotype.addons:
         figures |= _ablation(stage, arrays, feed)
     return begun.finish(figures, genotype=stage.genotype, weights=arrays)
+
+
+def _measured(stage: OpenStage, model: keras.Model, feed: Feed, settings: Settings) -> dict[str, float]:
+    """The figures of the trained network; its answers to the test images are written beside them."""
+    answers = networks.answers(model, feed)
+    answers.save(stage.path)
+    return networks.figures(model, feed, settings, answers.hits)
 
 
 def _ablation(stage: ReadyStage, arrays: dict[str, Any], feed: Feed) -> dict[str, float]:

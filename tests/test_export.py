@@ -10,10 +10,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from nhn_tf import pruning
-from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, write, write_exports
+from nhn_tf.export import FORMATS, ExportError, check, formats, load_predictor, markdown, write, write_exports
 from nhn_tf.export.plain import plain
+from nhn_tf.export.plain_path import plain_path
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.storage import files, stopping
@@ -433,6 +435,33 @@ def test_the_table_names_what_was_left_out():
     text = markdown.render(value)
     assert "| Keras | `network.keras` | 2.0 | 2.0e-06 | 99.50 % | 0.5 | 4 | 1.25 |" in text
     assert "- onnx: it needs onnx." in text
+
+
+ODD = "run [1] *?{a}'\"#% \u00e9\\n~"
+"""Every kind of character that some library takes for more than a part of a name."""
+
+
+@pytest.mark.parametrize("name", [ODD, "plain-name_1 ~"])
+def test_libraries_see_a_plain_path_to_any_directory(tmp_path, name):
+    directory = tmp_path / name
+    directory.mkdir()
+    with plain_path(directory) as path:
+        assert not set(str(path)) & set("[]*?{}'\"#%\\")
+        (path / "network").mkdir()
+        (path / "network" / "weights").write_text("1")
+        assert (path == directory) == (name != ODD)
+    assert not path.is_symlink()
+    assert (directory / "network" / "weights").read_text() == "1"
+
+
+@pytest.mark.slow
+def test_exports_are_written_and_loaded_below_any_path(run_copy, tmp_path):
+    (tmp_path / ODD).mkdir()
+    run = run_copy.path.rename(tmp_path / ODD / "run [2]")
+    asked = [name for name, form in FORMATS.items() if form.obstacle() is None]
+    assert set(write_exports(run, asked)["formats"]) == set(asked)
+    Image.new("L", (8, 8)).save(tmp_path / ODD / "new [1].png")
+    assert len(load_predictor(run)(tmp_path / ODD / "new [1].png").probabilities) == 10
 
 
 # The script.

@@ -190,19 +190,6 @@ def test_a_lock_whose_process_number_is_another_processs_now_is_taken_over(tmp_p
         assert json.loads((run.path / "lock").read_text()) == mine
 
 
-def test_the_lock_of_a_host_that_is_gone_is_taken_over_and_that_of_one_that_works_is_not(tmp_path):
-    """As of a container that was killed: neither its host nor its process can be asked."""
-    run = RunDirectory(tmp_path / "run")
-    elsewhere = json.dumps({"host": "pod-7f9c", "pid": 7, "began": "another boot"})
-    with run.hold():
-        (run.path / "lock").write_text(elsewhere)  # the file that this process holds, as another host's would be
-        with pytest.raises(RunError, match="in use by process 7 on pod-7f9c"), RunDirectory(run.path).hold():
-            pass
-    assert (run.path / "lock").read_text() == elsewhere  # not released: it is another's
-    with RunDirectory(run.path).hold():
-        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
-
-
 def test_a_lock_that_is_being_written_is_waited_for(run):
     path = run.path / "lock"
     content = path.read_text()

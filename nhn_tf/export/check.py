@@ -88,7 +88,8 @@ def _reload(name: str, path: Path, work: Path) -> dict[str, Any]:
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     if name == "nhn":
         environment["PYTHONPATH"] = str(Path(nhn_tf.__file__).resolve().parent.parent)
-    paths = [path.resolve(), work.resolve() / "images.npy", work.resolve() / "logits.npy"]
+    work = work.absolute()
+    paths = [path.absolute(), work / "images.npy", work / "logits.npy"]
     # -P: the modules beside the script must not hide those of the same name.
     command = [sys.executable, "-P", str(_RELOAD), name, *map(str, paths)]
     try:

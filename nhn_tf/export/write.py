@@ -20,6 +20,7 @@ from nhn_tf.data.normalization import Normalization
 from nhn_tf.errors import UserError
 from nhn_tf.export import check, markdown, source
 from nhn_tf.export.formats import FORMATS, Network, choose
+from nhn_tf.export.plain_path import is_plain, plain_path
 from nhn_tf.export.preprocessing import FILE, Preprocessing
 from nhn_tf.export.source import ExportError
 from nhn_tf.models import complexity
@@ -181,14 +182,16 @@ def _export(name: str, network: Network, directory: Path, reference: _Reference)
     with files.writing(directory):
         work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=directory))
     try:
-        path = work / form.file
-        _write(name, network, path)
-        row = check.check(name, path, reference.images, reference.logits, work=work)
+        with plain_path(work) as plain:
+            _write(name, network, plain / form.file)
+            row = check.check(name, plain / form.file, reference.images, reference.logits, work=work)
         with files.writing(target):
-            _put(path, target, aside=work / "before")
+            _put(work / form.file, target, aside=work / "before")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{name}: {target}, {row['bytes']} bytes, largest error of a logit {row['max_abs_error']:.2g}")
+    if name == "saved_model" and not is_plain(target):
+        print("  TensorFlow takes this path for a pattern: copy the directory to one without brackets to load it.")
     return {"file": form.file, **row}
 
 

@@ -3,35 +3,43 @@
 The lock is a file that names its holder by host, process and when that process began: numbers of processes are used
 again, in containers for the very next one, and a process that is gone must not keep others out.
 
-On another host, such as a container that is gone, no process can be looked at. There the operating system's own lock on
-the file decides (flock): it ends with its process, and counts on every machine that shares the file system.
+From another host, or another container, nobody can see whether a process lives. So the holder touches its lock every
+`BEAT_SECONDS`, and a lock that stays as it is for `SILENCE_SECONDS` while somebody watches is taken over. That compares
+no clocks. A process that stood still for so long, suspended, finds its lock to be another's and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
+import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from nhn_tf.errors import RunError, UserError
-from nhn_tf.storage import files
+from nhn_tf.storage import files, stopping
 
+BEAT_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 60.0
 _ATTEMPTS: Final = 5
 _PAUSE_SECONDS: Final = 0.1
-
-_descriptors: dict[Path, int] = {}
-"""Open files of the locks that this process holds; the operating system's locks end when they are closed."""
+_LOOKS: Final = 60
+"""While a lock is watched."""
+_released: dict[Path, threading.Event] = {}
+"""Of each lock that this process holds, what ends its beat."""
 
 
 def take(path: Path) -> None:
     """Creates the lock file `path` in this process's name; takes over one whose process is gone.
+
+    Waits for `SILENCE_SECONDS` where that cannot be told from here.
 
     Raises:
       RunError: another process holds it, or it cannot be made.
@@ -46,30 +54,46 @@ def take(path: Path) -> None:
         except OSError as error:
             raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
         try:
-            with contextlib.suppress(OSError):  # a file system without such locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with files.writing(path), open(descriptor, "w", closefd=False) as file:
+            with files.writing(path), open(descriptor, "w") as file:
                 json.dump(mine, file)
         except UserError:
-            os.close(descriptor)
             path.unlink(missing_ok=True)
             raise
-        _descriptors[path] = descriptor
+        _released[path] = threading.Event()
+        threading.Thread(target=_beat, args=(path, mine, _released[path]), name="lock", daemon=True).start()
         return
     raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
 
 
 def release(path: Path) -> None:
     """Removes this process's lock; one that cannot be removed is taken over later."""
+    if path in _released:
+        _released.pop(path).set()
     with contextlib.suppress(OSError, ValueError):
         if json.loads(path.read_text()) == _own():
             path.unlink()
-    if path in _descriptors:
-        os.close(_descriptors.pop(path))
 
 
 def _own() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+    return {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "began": _began(os.getpid())}
+
+
+def _beat(path: Path, mine: Mapping[str, Any], released: threading.Event) -> None:
+    """Touches this process's lock until it is released; ends the process if the lock has become another's."""
+    while not released.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError, ValueError):  # such as a network that is away for a while
+            holder = json.loads(path.read_bytes())
+            if holder == mine:
+                os.utime(path)
+                continue
+            if released.is_set():
+                return
+            words = (
+                f"\n{path.parent} has been taken over ({json.dumps(holder)}) while this process stood still; it ends."
+            )
+            print(words, file=sys.stderr, flush=True)
+            stopping.request(signal.SIGTERM)
+            return
 
 
 def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
@@ -83,6 +107,7 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
         content = path.read_bytes()
         holder = json.loads(content)
         host, pid, began = holder["host"], int(holder["pid"]), holder.get("began")
+        is_near = (host, holder.get("space", mine["space"])) == (mine["host"], mine["space"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
@@ -90,13 +115,34 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
         if last:
             _remove(path, content)
         return
-    if not (_lives(pid, began) if host == mine["host"] else _is_held(path)):
+    if not (_lives(pid, began) if is_near else _stirs(path, f"process {pid} on {host}")):
         _remove(path, content)
         return
     raise RunError(
         f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another `model_dir`, "
         f"or, if that process is gone, delete {path}."
     )
+
+
+def _stirs(path: Path, holder: str) -> bool:
+    """Whether a lock changes while it is watched."""
+    print(f"{path.parent} is held by {holder}; waiting {SILENCE_SECONDS:.0f} s for a sign of life.", file=sys.stderr)
+    first = _stamp(path)
+    for _ in range(_LOOKS):
+        time.sleep(SILENCE_SECONDS / _LOOKS)
+        if _stamp(path) != first:
+            return True
+    return False
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is touched or replaced; opened, since network file systems look anew only then."""
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            return status.st_mtime_ns, status.st_ino
+    except OSError:
+        return None
 
 
 def _remove(path: Path, content: bytes) -> None:
@@ -110,18 +156,6 @@ def _remove(path: Path, content: bytes) -> None:
             aside.unlink()
 
 
-def _is_held(path: Path) -> bool:
-    """Whether some process, on whatever host, holds the operating system's lock on the file; True if none can tell."""
-    try:
-        with open(path, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:  # held, or a file system without such locks
-        return True
-    return False
-
-
 def _lives(pid: int, began: str | None) -> bool:
     """Whether the process of that number is the one that began then."""
     try:
@@ -131,6 +165,14 @@ def _lives(pid: int, began: str | None) -> bool:
     except PermissionError:
         pass
     return began is None or _began(pid) in (None, began)
+
+
+def _space() -> str | None:
+    """The container whose numbers of processes are ours; None where the system does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
 
 
 def _began(pid: int) -> str | None:

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nhn_tf.models import complexity
-from nhn_tf.report import classes, exports, published, verdict
+from nhn_tf.report import classes, exports, locations, published, verdict
+from nhn_tf.report.layout import source_name
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
@@ -64,6 +65,7 @@ def collect(run: Run) -> Json:
         "classes": classes.collect(run),
         "pairs": classes.pairs(run),
         "exports": exports.collect(run),
+        "locations": f"{run.stages[locations.STAGE].directory}/trials.csv",
         "calls": [_call(call) for call in run.calls],
     }
     return {**found, "verdict": verdict.sentences(run, found)}
@@ -231,14 +233,6 @@ def addons(genotype: Genotype) -> list[Json]:
         }
         for addon in genotype.addons
     ]
-
-
-def source_name(genotype: Genotype, target: int, source: int) -> str:
-    """What an add-on at layer `target` reads when its source within the segment is `source`."""
-    segment = genotype.space.segment_of(target)
-    if source == 0:
-        return f"pool {segment}" if segment else "stem"
-    return f"layer {segment * genotype.space.layers_per_segment + source - 1}"
 
 
 # Comparisons.

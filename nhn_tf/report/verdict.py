@@ -176,11 +176,12 @@ def _time_or_images(row: Json, learned: float) -> list[str]:
 
 
 def _weak_classes(results: Json) -> list[str]:
-    """Classes that are worse than all of them together beyond chance, the worst first."""
-    if results["classes"] is None:
+    """Classes whose interval ends below that of all of them together, the worst first."""
+    overall = results["main_row"]["computed"]["interval"]
+    if results["classes"] is None or overall is None:
         return []
-    overall = results["main_row"]["computed"]["test_accuracy"]
-    rows = [row for row in results["classes"]["computed"]["rows"] if row["interval"] and row["interval"][1] < overall]
+    rows = results["classes"]["computed"]["rows"]
+    rows = [row for row in rows if row["interval"] and row["interval"][1] < overall[0]]
     rows.sort(key=lambda row: row["accuracy"])
     return [
         f"More images of {row['name']!r}: {row['right']:,} of its {row['test']:,} test images are right, after "

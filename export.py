@@ -14,7 +14,6 @@ Flags:
   --debug: show the traceback of an error
 """
 
-import os
 from typing import Any
 
 from absl import flags
@@ -38,9 +37,7 @@ def export() -> dict[str, Any]:
     if not FLAGS.model_dir:
         raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
     entry.check_backend()
-    # Exports are compared on the processor, where every format runs.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    entry.stay_on_the_processor()
     from nhn_tf.export import write_exports  # Keras loads only once the flags are known to be right
 
     return write_exports(FLAGS.model_dir, [name.strip() for name in FLAGS.format], data_dir=FLAGS.data_dir)

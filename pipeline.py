@@ -1,7 +1,11 @@
-"""Runs all seven stages, then writes the report.
+"""Makes a network for a data set, and reports on it.
 
+    python pipeline.py --dataset=folder --data_dir=photos --time_limit=20m --model_dir=runs/photos
     python pipeline.py --preset=demo --model_dir=runs/demo
     python pipeline.py --repeat=runs/demo/run.json --model_dir=runs/again
+
+With --time_limit this machine is measured on these images, and what fits into the time is planned and done. With
+--preset all seven stages run as the preset has them (`--preset=paper`: 46 hours on a GTX 1080 Ti, says the paper).
 
 Started again with the same command it goes on where it stopped. A stage's setting carries its name: --base_epochs=40.
 Watch it with `tensorboard --logdir=runs/demo`. With --repeat, a run's stages run once more with the settings that its
@@ -12,8 +16,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -21,12 +23,15 @@ from absl import flags
 from flags import entry
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
+from nhn_tf.settings.plan import seconds
+from nhn_tf.settings.presets import PAPER, SHARED, part_of
 from nhn_tf.settings.table import NAMES
 from nhn_tf.storage import files
 
 FLAGS = flags.FLAGS
-# What a stage's row of the table shows beside its time.
-FIGURES = ("test_accuracy", "val_accuracy", "random_search_val_accuracy", "live_params", "kernel_sparsity", "addons")
+OWN_IMAGES = ("folder", "csv", "arrays")
+OWN_MINUTES = 20
+"""For images of one's own where neither preset nor time is given."""
 # What may be given beside --repeat: it decides nothing about the result.
 WITH_REPEAT = {"repeat", "model_dir", "debug", "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution",
                "on_nan", "checkpoint_minutes"}  # fmt: skip
@@ -37,98 +42,80 @@ def main() -> None:
         NAMES,
         choose_stage=False,
         prefixed=True,
-        texts={"repeat": "the run.json of a run whose stages shall run once more with the settings that it notes"},
+        texts={
+            "repeat": "the run.json of a run whose stages shall run once more with the settings that it notes",
+            "time_limit": "time for everything, such as 20m or 1h30m: what is done in it is planned",
+        },
     )
-    result = entry.guarded(
-        lambda: stage_flags.help_text(__doc__ or ""),
-        lambda: repeat(stage_flags) if FLAGS.repeat else run(stage_flags),
-    )
+    flags.DEFINE_boolean("baseline", True, "with --time_limit: also train a plain network, for as long as the base")
+    if len(sys.argv) == 1:
+        print(__doc__)
+        sys.exit(2)
+    result = entry.guarded(lambda: stage_flags.help_text(__doc__ or ""), lambda: chosen(stage_flags))
     if False in result.get("same", {}).values():
         sys.exit(1)
 
 
-def run(stage_flags: StageFlags) -> dict[str, Any]:
-    """Runs what is not finished yet, in order, and reports.
+def chosen(stage_flags: StageFlags) -> dict[str, Any]:
+    """What the flags ask for: a run again, a run within a time, or a run as a preset has it."""
+    if FLAGS.repeat:
+        return repeat(stage_flags)
+    if FLAGS.time_limit:
+        return run_timed(stage_flags, FLAGS.time_limit)
+    if not FLAGS["preset"].present and FLAGS.dataset in OWN_IMAGES and not entry.has_accelerator():
+        print(f"no --preset and no --time_limit: images of one's own get {OWN_MINUTES} minutes on a CPU")
+        return run_timed(stage_flags, f"{OWN_MINUTES}m")
+    return run(stage_flags)
 
-    Returns:
-      What `report.write_report` returns, and the wall seconds of each stage under "wall_s".
-    """
+
+def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
+    """Plans and runs what fits into a time; see `nhn_tf.stages.pipeline.run_timed`."""
+    if FLAGS["preset"].present:
+        raise UserError("--preset and --time_limit exclude each other: the time decides every setting.")
+    try:
+        limit_s = seconds(limit)
+    except ValueError as error:
+        raise UserError(entry.in_flags(str(error))) from None
+    parts = {stage: stage_flags.configured(stage) for stage in NAMES}
+    changes = {name: value for name, value in stage_flags.typed().items() if part_of(name)[0] not in SHARED}
+    entry.check_backend()
+    from nhn_tf.runs import RunDirectory
+    from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
+
+    shared = {name: parts["base"][name] for name in SHARED}
+    return pipeline.run_timed(
+        RunDirectory(FLAGS.model_dir or os.path.join("runs", shared["data"].dataset)),
+        dataclasses.replace(PAPER, **shared),
+        limit_s=limit_s,
+        seed=FLAGS.seed,
+        baseline=FLAGS.baseline,
+        overwrite=FLAGS.overwrite,
+        changes=changes,
+    )
+
+
+def run(stage_flags: StageFlags) -> dict[str, Any]:
+    """Runs what is not finished yet, in order, and reports; see `nhn_tf.stages.pipeline.run`."""
     asked = {stage: stage_flags.configured(stage) for stage in NAMES}
     entry.check_backend()
-    from nhn_tf import stages  # Keras loads only once the flags are known to be right
+    from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
     settings = {stage: entry.settings(parts, stage) for stage, parts in asked.items()}
-    directory = entry.run_directory()
-    stages.check(settings)
-    if FLAGS.overwrite:  # at once, so that an interrupted call goes on without the flag
-        stages.set_up(next(iter(settings.values())))
-        directory.discard(NAMES, preset=FLAGS.preset, seed=FLAGS.seed)
-        settings = {stage: dataclasses.replace(asked, overwrite=False) for stage, asked in settings.items()}
-    return run_stages(directory, settings, lambda stage, done: "")
+    settings = {stage: dataclasses.replace(asked, overwrite=False) for stage, asked in settings.items()}
+    return pipeline.run(entry.run_directory(), settings, overwrite=FLAGS.overwrite)
 
 
 def repeat(stage_flags: StageFlags) -> dict[str, Any]:
-    """Runs the stages that the journal `--repeat` notes, in a directory of their own.
-
-    Returns:
-      As `run`, and under "same" whether each stage left the same bits; None for one that had not finished.
-    """
+    """Runs the stages that the journal `--repeat` notes once more; see `nhn_tf.stages.pipeline.repeat`."""
     if foreign := [name for name in FLAGS if FLAGS[name].present and name not in WITH_REPEAT]:
         raise UserError(f"--repeat takes its settings from the run's journal. Leave out --{foreign[0]}.")
-    path = Path(FLAGS.repeat)
     with contextlib.suppress(Exception):  # what is wrong with it is told below
-        entry_of_stage = next(iter(files.read_sealed(path)["stages"].values()))
+        entry_of_stage = next(iter(files.read_sealed(FLAGS.repeat)["stages"].values()))
         os.environ.setdefault("KERAS_BACKEND", entry_of_stage["computed_with"]["backend"])
     entry.check_backend()
-    from nhn_tf import stages
-    from nhn_tf.runs import RunDirectory
-    from nhn_tf.stages import repeating
+    from nhn_tf.stages import pipeline
 
-    noted = repeating.read(path, stage_flags.typed())
-    directory = RunDirectory(FLAGS.model_dir or f"{path.resolve().parent}-repeat")
-    if directory.path.resolve() == path.resolve().parent:
-        raise UserError(f"--model_dir={directory.path} holds the very run. Give another directory to repeat it in.")
-    stages.set_up(next(iter(noted.values())).settings)
-    repeating.check(path, noted)
-    same: dict[str, bool | None] = {}
-
-    def compare(stage: str, done: dict[str, Any]) -> str:
-        same[stage] = noted[stage].same(done)
-        return {True: "same bits: ", False: "OTHER BITS: ", None: "was not finished: "}[same[stage]]
-
-    settings = {name: stage.settings for name, stage in noted.items()}
-    stages.check(settings)
-    return {**run_stages(directory, settings, compare), "same": same}
-
-
-def run_stages(
-    directory: Any, settings: Mapping[str, Any], remark: Callable[[str, dict[str, Any]], str]
-) -> dict[str, Any]:
-    """Runs stages in their order, with a table after each whose results have a remark in front, and reports."""
-    from nhn_tf import stages
-    from nhn_tf.report import write_report
-
-    rows = []
-    for stage, asked in settings.items():
-        done = stages.run(stage, directory, asked)
-        rows.append((stage, done, remark(stage, done)))
-        print(f"\n{table(rows)}\n", flush=True)
-    report = write_report(directory.path)
-    return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}
-
-
-def table(rows: list[tuple[str, dict[str, Any], str]]) -> str:
-    """Finished stages with their time, result and remark."""
-    lines = [f"{'stage':<14} {'time':>9}  result"]
-    for stage, done, remark in rows:
-        found = [(name, done["metrics"].get(name)) for name in FIGURES]
-        result = ", ".join(f"{name} {_number(value)}" for name, value in found if value is not None)
-        lines.append(f"{stage:<14} {done['wall_s']:>7.0f} s  {remark}{result}")
-    return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return pipeline.repeat(FLAGS.repeat, FLAGS.model_dir, **stage_flags.typed())
 
 
 if __name__ == "__main__":

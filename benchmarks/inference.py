@@ -1,20 +1,25 @@
 """The kernel-sparse runtime against dense inference engines, on the same pruned networks.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/inference.py            # about 20 minutes on two cores
-    python benchmarks/inference.py --quick    # about 4: batches 1 and 16, fewer rounds
+    python benchmarks/inference.py              # all of it: an hour or so on two cores
+    python benchmarks/inference.py --quick      # batches 1 and 16, a third of the rounds
+    python benchmarks/inference.py --only zoo   # one of paper, layers, threads, zoo
 
 All engines run in one process and take turns, on one core (`--core`); then those that can, on two. Times are medians,
 for one thread the lesser of wall clock and CPU time, which other work on the machine disturbs less. Engines:
 TensorFlow (a graph function of the Keras model), ONNX Runtime, OpenVINO and LiteRT (Keras's own exports), PyTorch
 (traced, frozen, batch normalisations folded), and `nhn_tf.sparse`. Those that are not installed are skipped and
-named.
+named. OpenVINO takes part twice: in float32, as all others compute, and at its default, which on processors with
+bfloat16 instructions is bfloat16.
 
 Networks: 12 layers, 3x3 and 5x5 in turn, every second layer joins its input (6 skips), random masks:
 paper-size (32x32x3 images, 96/192/384 filters) and small (8x8x1, 16/32/64 filters, as in the demo). Layers: chains of
-eight equal pruned convolutions, so that conversions of layout at both ends weigh little on either side.
+eight equal pruned convolutions, so that conversions of layout at both ends weigh little on either side. The zoo
+(`known_networks.py`): MobileNetV2 unpruned and with 90% of its 1x1 weights pruned, ResNets with 85% of their 3x3
+kernels pruned.
 
-The last line is JSON: the speed-up over the fastest peer for each sparsity and batch (`paper_net`), the least over the
+The last line is JSON: the speed-up over the fastest peer in float32 for each sparsity and batch (`paper_net`, `zoo`),
+over the fastest peer at its default (`paper_net_default`, `zoo_default`), the least over the
 layers (`layer_0.90`), two threads over one (`two_threads`, the least over batches >= 2), without pruning
 (`zero_sparsity`, the least over batches), the largest error of a logit against Keras (`max_abs_error`), and, since
 that holds Keras's error too, of ours and of Keras's against the same network in float64 (`float64_error`).
@@ -24,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -42,6 +48,8 @@ import keras
 import numpy as np
 
 import nhn_tf.sparse
+from benchmarks import known_networks as known
+from benchmarks.known_networks import settle
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.sparse.native import machine
@@ -56,42 +64,78 @@ LAYERS = ((32, 96, 3), (32, 96, 5), (16, 192, 3), (16, 192, 5), (8, 384, 3), (8,
 """Side of the map, channels, kernel size."""
 
 
+ZOO: dict[str, Callable[[], keras.Model]] = {
+    "resnet20_0.85": lambda: known.resnet20(0.85),
+    "mobilenetv2_64_dense": lambda: known.mobilenet_v2(64, 0.0),
+    "mobilenetv2_64_1x1_0.90": lambda: known.mobilenet_v2(64, 0.9),
+    "mobilenetv2_96_dense": lambda: known.mobilenet_v2(96, 0.0),
+    "mobilenetv2_96_1x1_0.90": lambda: known.mobilenet_v2(96, 0.9),
+    "mobilenetv2_224_dense": lambda: known.mobilenet_v2(224, 0.0),
+    "mobilenetv2_224_1x1_0.90": lambda: known.mobilenet_v2(224, 0.9),
+    "resnet50_64_0.85": lambda: known.resnet50(64, 0.85),
+    "resnet50_224_0.85": lambda: known.resnet50(224, 0.85),
+}
+PARTS = ("paper", "layers", "threads", "zoo")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="batches 1 and 16, a third of the rounds")
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each engine and case")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="for one thread")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part of the benchmark; may be repeated")
     args = parser.parse_args()
+    parts = args.only or PARTS
     seconds = args.seconds / (3 if args.quick else 1)
     batches = (1, 16) if args.quick else (1, 16, 128)
     cores = os.sched_getaffinity(0)
-    result: dict[str, Any] = {"paper_net": {}}
+    result: dict[str, Any] = {}
     errors: list[tuple[float, float, float]] = []
 
     os.sched_setaffinity(0, {args.core})
     print(f"vectors of {machine.host().lanes} float32 values")
+    if "paper" in parts:
+        paper(result, args.seed, batches, seconds, errors)
+    if "layers" in parts:
+        result["layer_0.90"] = min(
+            compare(f"eight {size}x{size} layers of {filters} channels, {side}x{side}, sparsity 0.90",
+                    chain(side, filters, size, args.seed), (1,), seconds, errors)[0]["1"]
+            for side, filters, size in LAYERS
+        )  # fmt: skip
+    if "zoo" in parts:
+        result["zoo"], result["zoo_default"] = {}, {}
+        for name, make in ZOO.items():
+            result["zoo"][name], result["zoo_default"][name] = compare(name, make(), (1, 16), seconds, errors)
+    if "threads" in parts:
+        os.sched_setaffinity(0, cores)
+        model = pruned_network(0.9, filters=96, shape=(32, 32, 3), seed=args.seed)
+        result["two_threads"] = two_threads(model, [2, *(batch for batch in batches if batch > 1)], seconds)
+    if errors:
+        against_keras, ours, theirs = (max(column) for column in zip(*errors, strict=True))
+        result["max_abs_error"] = against_keras
+        result["float64_error"] = {"ours": ours, "keras": theirs}
+    print(json.dumps(result))
+
+
+def paper(
+    result: dict[str, Any],
+    seed: int,
+    batches: tuple[int, ...],
+    seconds: float,
+    errors: list[tuple[float, float, float]],
+) -> None:
+    """The paper's network at three sparsities, and a small one."""
+    result["paper_net"], result["paper_net_default"] = {}, {}
     for name, sparsity in (("0.85", 0.85), ("0.90", 0.9), ("0.00", 0.0)):
-        model = pruned_network(sparsity, filters=96, shape=(32, 32, 3), seed=args.seed)
-        ratios = compare(f"paper-size network, sparsity {name}", model, batches, seconds, errors)
+        model = pruned_network(sparsity, filters=96, shape=(32, 32, 3), seed=seed)
+        ratios, default = compare(f"paper-size network, sparsity {name}", model, batches, seconds, errors)
         if sparsity:
-            result["paper_net"][name] = ratios
+            result["paper_net"][name], result["paper_net_default"][name] = ratios, default
         else:
             result["zero_sparsity"] = min(ratios.values())
-    small = pruned_network(0.85, filters=16, shape=(8, 8, 1), seed=args.seed)
+    small = pruned_network(0.85, filters=16, shape=(8, 8, 1), seed=seed)
     compare("small network, sparsity 0.85", small, batches, seconds, errors)
-    result["layer_0.90"] = min(
-        compare(f"eight {size}x{size} layers of {filters} channels, {side}x{side}, sparsity 0.90",
-                chain(side, filters, size, args.seed), (1,), seconds, errors)["1"]
-        for side, filters, size in LAYERS
-    )  # fmt: skip
-    os.sched_setaffinity(0, cores)
-    model = pruned_network(0.9, filters=96, shape=(32, 32, 3), seed=args.seed)
-    result["two_threads"] = two_threads(model, [2, *(batch for batch in batches if batch > 1)], seconds)
-    against_keras, ours, theirs = (max(column) for column in zip(*errors, strict=True))
-    result["max_abs_error"] = against_keras
-    result["float64_error"] = {"ours": ours, "keras": theirs}
-    print(json.dumps(result))
 
 
 # Networks.
@@ -109,7 +153,7 @@ def pruned_network(sparsity: float, *, filters: int, shape: tuple[int, int, int]
     for layer in model.layers:
         if isinstance(layer, MaskedConv2D):
             layer.set_mask(_random_mask(rng, tuple(layer.mask.shape), sparsity))
-    _settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
+    settle(model, rng.standard_normal((64, *shape)).astype(np.float32))
     return model
 
 
@@ -124,7 +168,7 @@ def chain(side: int, filters: int, size: int, seed: int) -> keras.Model:
         layer.set_mask(_random_mask(rng, (filters, filters), 0.9))
         x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
-    _settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
+    settle(model, rng.standard_normal((8, side, side, filters)).astype(np.float32))
     return model
 
 
@@ -132,17 +176,6 @@ def _random_mask(rng: np.random.Generator, shape: tuple[int, ...], sparsity: flo
     mask = np.zeros(int(np.prod(shape)), bool)
     mask[rng.choice(mask.size, round((1 - sparsity) * mask.size), replace=False)] = True
     return mask.reshape(shape)
-
-
-def _settle(model: keras.Model, images: np.ndarray) -> None:
-    """Moving statistics that fit the weights, so that activations keep their scale."""
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(images, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def in_float64(model: keras.Model) -> keras.Model:
@@ -178,12 +211,13 @@ def onnxruntime_engine(model: keras.Model, folder: Path, threads: int) -> Call:
     return lambda images: session.run(None, {name: images})[0]
 
 
-def openvino_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+def openvino_engine(model: keras.Model, folder: Path, threads: int, *, precision: str | None = "f32") -> Call:
     import openvino
 
     core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
-                "ENABLE_CPU_PINNING": False}  # fmt: skip
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    if precision:
+        settings["INFERENCE_PRECISION_HINT"] = precision
     network = core.read_model(str(_exported(model, folder, "onnx")))
     requests: dict[int, Any] = {}  # Static shapes are its fastest.
 
@@ -243,11 +277,14 @@ def sparse_engine(model: keras.Model, folder: Path, threads: int) -> Call:
 
 
 OURS = "nhn_tf.sparse"
+DEFAULTS = ("OpenVINO default",)
+"""Peers that may compute in less than float32."""
 ENGINES: dict[str, Callable[[keras.Model, Path, int], Call]] = {
     OURS: sparse_engine,
     "TensorFlow": tensorflow_engine,
     "ONNX Runtime": onnxruntime_engine,
     "OpenVINO": openvino_engine,
+    "OpenVINO default": functools.partial(openvino_engine, precision=None),
     "LiteRT": litert_engine,
     "PyTorch": pytorch_engine,
 }
@@ -327,21 +364,23 @@ def engines(model: keras.Model, threads: int) -> Iterator[dict[str, Call]]:
         for name, make in ENGINES.items():
             try:
                 calls[name] = make(model, Path(folder), threads)
-            except ImportError as error:
-                print(f"  {name}: skipped ({error})")
+            except (ImportError, NotImplementedError) as error:
+                print(f"  {name}: skipped ({type(error).__name__}: {error})")
         yield calls
 
 
 def compare(
     title: str, model: keras.Model, batches: tuple[int, ...], seconds: float, errors: list[tuple[float, float, float]]
-) -> dict[str, float]:
-    """Speed-up over the fastest peer for each batch, on one thread. Appends to `errors` how far our logits are off
-    Keras's and the exact ones, and Keras's off the exact ones.
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Speed-up over the fastest peer in float32, and over the fastest at its default, for each batch, on one thread.
+
+    Appends to `errors` how far our logits are off Keras's and the exact ones, and Keras's off the exact ones.
     """
     print(title)
     rng = np.random.default_rng(1)
     double = in_float64(model)
-    ratios = {}
+    ratios: dict[str, float] = {}
+    default: dict[str, float] = {}
     with engines(model, 1) as calls:
         for batch in batches:
             images = rng.standard_normal((batch, *model.input_shape[1:])).astype(np.float32)
@@ -353,8 +392,8 @@ def compare(
             off = "off Keras's {:.1e}; off float64, ours {:.1e}, Keras's {:.1e}".format(*errors[-1])
             print(f"  batch {batch:3d}  {off}")
             times = timed({name: _bound(call, images) for name, call in calls.items()}, seconds, cpu_time=True)
-            ratios[str(batch)] = report(batch, times, error)
-    return ratios
+            ratios[str(batch)], default[str(batch)] = report(batch, times, error)
+    return ratios, default
 
 
 def two_threads(model: keras.Model, batches: list[int], seconds: float) -> float:
@@ -405,18 +444,20 @@ def timed(calls: dict[str, Callable[[], Any]], seconds: float, *, cpu_time: bool
     return result
 
 
-def report(batch: int, times: dict[str, float], error: dict[str, float]) -> float:
-    """Prints a case; returns our speed-up over the fastest peer."""
+def report(batch: int, times: dict[str, float], error: dict[str, float]) -> tuple[float, float]:
+    """Prints a case; returns our speed-up over the fastest peer in float32, and over the fastest at its default."""
     for name, seconds in sorted(times.items(), key=lambda item: item[1]):
         off = f"  max abs error {error[name]:.1e}" if name in error else ""
-        print(f"  batch {batch:3d}  {name:14s} {1e3 * seconds / batch:8.3f} ms an image{off}")
+        print(f"  batch {batch:3d}  {name:16s} {1e3 * seconds / batch:8.3f} ms an image{off}")
     peers = {name: seconds for name, seconds in times.items() if name != OURS}
-    if not peers:
-        return float("nan")
-    fastest = min(peers, key=peers.__getitem__)
-    ratio = round(peers[fastest] / times[OURS], 3)
-    print(f"  batch {batch:3d}  {ratio:.2f}x {fastest}", flush=True)
-    return ratio
+    ratios = []
+    for chosen in ({name for name in peers if name not in DEFAULTS}, set(peers)):
+        if not chosen:
+            return float("nan"), float("nan")
+        fastest = min(chosen, key=peers.__getitem__)
+        ratios.append(round(peers[fastest] / times[OURS], 3))
+        print(f"  batch {batch:3d}  {ratios[-1]:.2f}x {fastest}", flush=True)
+    return ratios[0], ratios[1]
 
 
 if __name__ == "__main__":

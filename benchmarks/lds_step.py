@@ -67,7 +67,7 @@ def main() -> None:
     locations = LocationSupernet(genotype, **kind)
     locations.load_base(arrays)
     _compiled(locations)
-    codes = Evolution(locations.locations).generate(args.codes, rng)
+    codes = Evolution(locations.locations, LocationConfig()).generate(args.codes, rng)
     last = locations.locations.from_addons([Addon(space.num_layers - 1, 3, 1)])
     directions = DirectionSupernet(
         dataclasses.replace(genotype, addons=locations.locations.to_addons(codes[0])), directions=2, **kind
@@ -111,7 +111,6 @@ def main() -> None:
 def _compiled(model: keras.Model) -> keras.Model:
     optimizer = optimizers.nesterov(LocationConfig(), 0.05)
     training.compile_classifier(model, optimizer)
-    optimizer.build(model.trainable_variables)
     return model
 
 

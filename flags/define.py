@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import shutil
+import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -15,9 +17,12 @@ from absl import flags
 from nhn_tf import settings
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Config
+from nhn_tf.settings.table import STAGES
 
 # The parts of a preset that every stage shares.
 SHARED = ("data", "compute")
+# The settings that a user's own images need: `--help` describes them.
+FIRST = ("dataset", "data_dir", "image_size")
 
 _DEFINERS: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -130,19 +135,68 @@ class StageFlags:
         """A configuration's complaint with `field` written as the user wrote it, --field."""
         return re.sub(r"`(\w+)`", lambda match: f"--{self._flag(part, match[1])}", message)
 
-    def help_text(self, doc: str) -> str:
-        """The script's docstring and its flags, settings under the name of their part, as wide as the terminal."""
+    def help_text(self, doc: str, *, full: bool | None = None) -> str:
+        """The script's docstring and its flags, as wide as the terminal.
+
+        Args:
+          doc: the docstring.
+          full: every flag with its description, settings under the name of their part; otherwise what fits a screen. By
+            default whether `--helpfull` stands on the command line.
+        """
+        full = "--helpfull" in sys.argv if full is None else full
+        width = max(40, shutil.get_terminal_size(fallback=(120, 24)).columns)
+        return "\n".join([doc.strip(), *(self._all_flags(width) if full else self._first_flags(width))])
+
+    def _all_flags(self, width: int) -> Iterator[str]:
+        for title, names in self._groups().items():
+            yield from ("", f"Flags of {title}:")
+            for name in names:
+                yield _wrapped(f"--{name}: {self.values[name].help}", width)
+
+    def _first_flags(self, width: int) -> Iterator[str]:
+        own, *groups = self._groups().items()
+        yield from ("", "Flags:")
+        for name in (*own[1], *FIRST):
+            yield "  " + textwrap.shorten(f"--{name}: {self.values[name].help}", width - 2, placeholder=" ..")
+        yield ""
+        for title, names in groups:
+            rest = [f"--{name}" for name in names if name not in FIRST]
+            if not self._prefixed or title in SHARED:
+                yield _wrapped(f"{title}: {' '.join(rest)}", width)
+        if self._prefixed:
+            prefixes = " ".join(f"--{stage}_.." for stage in self.stages)
+            yield _wrapped(f"stages: a setting carries the stage's name: {prefixes}", width)
+        yield f"--helpfull describes all {len(self._own) + len(self._settings)}: unit, range, source, defaults."
+
+    def _groups(self) -> dict[str, list[str]]:
+        """The flags by what they belong to."""
         groups: dict[str, list[str]] = {"the run": self._own}
         for name, parts in self._settings.items():
             groups.setdefault(", ".join(parts), []).append(name)
-        width = max(40, shutil.get_terminal_size(fallback=(120, 24)).columns)
-        wrap = textwrap.TextWrapper(
-            width, initial_indent="  ", subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
-        )
-        lines = [doc.strip()]
-        for title, names in groups.items():
-            lines += ["", f"Flags of {title}:", *(wrap.fill(f"--{name}: {self.values[name].help}") for name in names)]
-        return "\n".join(lines)
+        return groups
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What is said about a flag that there is not.
+
+    Args:
+      name: of the flag.
+      known: the names that there are.
+    """
+    known = list(known)
+    stages = [stage for stage in STAGES if name in _class_of(stage.name).__dataclass_fields__]
+    near = [flag for flag in known if any(f"{s.name}_{name}" == flag or f"{s.name}_{flag}" == name for s in STAGES)]
+    if near := near or difflib.get_close_matches(name, known, 3, 0.75):
+        hint = f" Did you mean {' or '.join(f'--{flag}' for flag in near)}?"
+    else:
+        hint = f" It is a setting of: {', '.join(f'python {stage.command}' for stage in stages)}." if stages else ""
+    return f"unknown flag --{name}.{hint} `--helpfull` lists all flags."
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(
+        text, width, initial_indent="  ", subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _class_of(part: str) -> type[Config]:
@@ -168,11 +222,19 @@ def _help(parts: dict[str, dataclasses.Field]) -> str:
         notes.append(f"among {','.join(meta['choices'])}")
     if meta["source"]:
         notes.append(f"source: {meta['source']}")
-    defaults = []
-    for preset_name, preset in PRESETS.items():
-        values = [_text(getattr(preset.stage(part), field.name)) for part in parts]
-        defaults.append(f"{preset_name} {' / '.join(dict.fromkeys(values))}")
-    return f"{meta['help']} ({'; '.join([*notes, 'default: ' + ', '.join(defaults)])})"
+    text = re.sub(r"`(\w+)`", r"--\1", meta["help"])  # another setting of the same stage
+    return f"{text} ({'; '.join([*notes, f'default: {_defaults(parts)}'])})"
+
+
+def _defaults(parts: dict[str, dataclasses.Field]) -> str:
+    """Each default once: "0.1", or where presets differ "310 (paper), 20 (demo, smoke)"; "3 / 5" where stages do."""
+    presets: dict[str, list[str]] = {}
+    for name, preset in PRESETS.items():
+        values = [_text(getattr(preset.stage(part), field.name)) for part, field in parts.items()]
+        presets.setdefault(" / ".join(dict.fromkeys(values)), []).append(name)
+    if len(presets) == 1:
+        return next(iter(presets))
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in presets.items())
 
 
 def _text(value: object) -> str:

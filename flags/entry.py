@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from flags import backend, define
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.storage import stopping
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
 
 FLAGS = flags.FLAGS
-BACKENDS = ("tensorflow", "jax")
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -55,42 +56,92 @@ def main(
 
 def check_backend() -> None:
     """Refuses a Keras backend that is not supported or not installed, before Keras tries to load it."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in BACKENDS:
-        raise UserError(f"KERAS_BACKEND must be among {', '.join(BACKENDS)}. Received: {backend!r}.")
-    if importlib.util.find_spec(backend) is None:
-        raise UserError(f"the Keras backend {backend} is not installed. Run: pip install '.[{backend}]'")
+    backend.prepare()
 
 
-def guarded(help_text: Callable[[], str], action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Parses the flags, calls `action`, prints its result and returns it; {} if only help was wanted.
+def has_accelerator() -> bool:
+    """Whether this machine has an Nvidia GPU at hand, as far as can be told without loading a backend."""
+    return os.path.exists("/dev/nvidia0") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+def stay_on_the_processor() -> None:
+    """Keeps backends off other devices, where every format of an export can be compared; before Keras loads."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def guarded(
+    help_text: Callable[[], str], action: Callable[..., dict[str, Any] | None], *, takes_arguments: bool = False
+) -> dict[str, Any]:
+    """Parses the flags, calls `action`, prints its result, if it has one, and returns it.
+
+    Args:
+      help_text: makes what `--help` prints.
+      action: what the script does.
+      takes_arguments: whether it is called with what stands on the command line beside the flags.
+
+    Returns:
+      The result; {} if there is none, or only help was wanted.
 
     Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.storage.stopping`).
     """
-    if HELP & set(sys.argv[1:]):
-        print(help_text())
-        return {}
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stopping.listen()
     try:
-        rest = FLAGS(sys.argv)[1:]
-        if rest:
-            raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
-        result = action()
+        result = _act(help_text, action, takes_arguments)
+        sys.stdout.flush()  # at the very end a reader who has gone would be an error
+        return result
+    except flags.UnrecognizedFlagError as error:
+        known = [
+            flag.name for module, own in FLAGS.flags_by_module_dict().items() if "absl" not in module for flag in own
+        ]
+        print(f"error: {define.unknown(error.flagname, known)}", file=sys.stderr)
+        sys.exit(2)
     except (flags.Error, UserError) as error:
         if "--debug" in sys.argv[1:]:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error))}", file=sys.stderr)
         sys.exit(2)
     except stopping.Stopped as stopped:
-        where = stopped.saved or "what was finished or saved before stays"
-        # What there is by now is not to be discarded by the very command that goes on with it.
-        words = [word for word in sys.argv if word.lstrip("-").split("=")[0] != "overwrite"]
-        again = shlex.join(["python", *words])
-        print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
+        if stopped.signal != signal.SIGPIPE or stopped.saved:  # else as any program whose reader has had enough
+            _say_how_to_go_on(stopped)
         sys.exit(128 + stopped.signal)
+
+
+def _act(
+    help_text: Callable[[], str], action: Callable[..., dict[str, Any] | None], takes_arguments: bool
+) -> dict[str, Any]:
+    if HELP & set(sys.argv[1:]):
+        print(help_text())
+        return {}
+    FLAGS.set_gnu_getopt(takes_arguments)  # flags may stand behind arguments
+    rest = FLAGS(sys.argv)[1:]
+    if rest and not takes_arguments:
+        raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
+    result = action(*rest)
+    if result is None:
+        return {}
     print(json.dumps(result, sort_keys=True))
     return result
+
+
+def in_flags(message: str) -> str:
+    """A library's message with its `fields` written as the user writes them, --field, or --stage_field if need be."""
+    stage = re.match(r"stage '(\w+)'", message)
+
+    def flag(match: re.Match) -> str:
+        names = ([f"{stage[1]}_{match[1]}"] if stage else []) + [match[1]]
+        return next((f"--{name}" for name in names if name in FLAGS), match[0])
+
+    return re.sub(r"`(\w+)`", flag, message)
+
+
+def _say_how_to_go_on(stopped: stopping.Stopped) -> None:
+    where = stopped.saved or "what was finished or saved before stays"
+    # What there is by now is not to be discarded by the very command that goes on with it.
+    words = [word for word in sys.argv if word.lstrip("-").split("=")[0] != "overwrite"]
+    again = shlex.join(["python", *words])
+    print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
 
 
 def run_directory() -> RunDirectory:

@@ -15,7 +15,7 @@ FLOORS: list[list[str]] = [
     ["values"],
     ["settings", "layers"],
     ["data", "models", "runs"],
-    ["training", "pruning", "sparse"],
+    ["training", "sparse", "pruning"],
     ["search", "report"],
     ["stages"],
     ["export"],
@@ -75,7 +75,7 @@ def test_the_library_reads_no_flags(path):
     assert not roots & {"absl", "flags"}
 
 
-SPARSE_FLOORS = ["program", "native", "plan", "assembly", "runtime", "mixed", "compiler", "__init__"]
+SPARSE_FLOORS = ["program", "native", "plan", "assembly", "runtime", "mixed", "compiler", "profiling", "__init__"]
 """Inside the sparse compiler: a floor imports only floors before it. `program` and `native` do not know each other."""
 
 

@@ -159,9 +159,9 @@ def test_augmentation_as_the_settings_say():
     assert augmentation_for(DataConfig(flip="on"), dataset(8, flip=False), cutout=0).flip
     assert not augmentation_for(DataConfig(), dataset(8, flip=False), cutout=0).flip
     assert augmentation_for(config, dataset(8), cutout=15).cutout == 15
-    with pytest.raises(DataError, match="--pad must be smaller than the image, 8"):
+    with pytest.raises(DataError, match="`pad` must be smaller than the image, 8"):
         augmentation_for(DataConfig(pad=8), dataset(8), cutout=0)
-    with pytest.raises(DataError, match="--cutout must be smaller than twice the image, 16 pixels. Received: 16"):
+    with pytest.raises(DataError, match="`cutout` must be smaller than twice the image, 16 pixels. Received: 16"):
         augmentation_for(config, dataset(8), cutout=16)
 
 

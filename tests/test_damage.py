@@ -344,7 +344,7 @@ def test_a_stage_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(run
     with pytest.raises(files.DamagedFileError) as error:
         newest_checkpoint(run.stage("base"))
     assert all(str(path) in str(error.value) for path in both)
-    assert "--overwrite" in str(error.value)
+    assert "`overwrite`" in str(error.value)
     assert [path.stat().st_size for path in both] == [len(content) - 10 for content in contents]
     for path, content in zip(both, contents, strict=True):
         path.write_bytes(content)

@@ -185,7 +185,7 @@ def test_image_size_resizes_every_source():
 
 
 def test_sizes_that_cannot_be_halved_twice_are_refused():
-    with pytest.raises(DataError, match=r"divisible by 4(.|\n)*10 x 10(.|\n)*--image_size=8"):
+    with pytest.raises(DataError, match=r"divisible by 4(.|\n)*10 x 10(.|\n)*`image_size`=8"):
         load(DataConfig(dataset="digits", image_size=10), seed=0)
 
 
@@ -200,7 +200,7 @@ def test_arrays_become_a_data_set():
     assert (data.name, data.image_shape) == ("fruit", (8, 8, 1))
     assert (len(data.train), len(data.val), len(data.test)) == (24, 8, 8)
     assert data.train.images[0, 0, 0, 0] in np.rint(x[:, 0, 0] * 255)
-    assert data.flip is None
+    assert data.flip is False  # and nothing to tell by
 
 
 def test_arrays_with_splits_of_their_own_are_left_as_they_are():
@@ -531,7 +531,7 @@ def test_writing_is_not_mirrored(name, expected):
 
 def test_without_tfds_the_message_says_how_to_go_on(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
-    with pytest.raises(DataError, match=r"(?s)Did you mean 'cifar10'.*pip install.*--dataset=digits"):
+    with pytest.raises(DataError, match=r"(?s)Did you mean 'cifar10'.*pip install.*`dataset`=digits"):
         load(DataConfig(dataset="cifar_10"), seed=0)
 
 
@@ -616,7 +616,7 @@ def test_prepared_tfds_data_is_read_without_a_network(tfds, tmp_path):
 def test_tfds_images_of_different_sizes_need_image_size(tfds, tmp_path):
     prepare(tfds, tmp_path, "uneven_squares", [8, 12], {"train": 60})
     config = DataConfig(dataset="uneven_squares", data_dir=str(tmp_path))
-    with pytest.raises(DataError, match=r"differ in size(.|\n)*--image_size"):
+    with pytest.raises(DataError, match=r"differ in size(.|\n)*`image_size`"):
         load(config, seed=0)
     data = load(dataclasses.replace(config, image_size=8), seed=0)
     assert (len(data.train), len(data.val), len(data.test)) == (43, 5, 12)

@@ -17,6 +17,7 @@ from nhn_tf.search.evolution import (
     ranking,
     strongest_direction,
 )
+from nhn_tf.settings import LocationConfig
 from nhn_tf.values.genotype import Addon
 from nhn_tf.values.locations import LocationSpace
 from nhn_tf.values.space import Space
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.jax
 
 PAPER = LocationSpace(Space())
 SMALL = LocationSpace(Space(4, 2))  # sources of the four layers: 1, 2, 1, 2
+
+
+def evolve(locations, **settings):
+    return Evolution(locations, LocationConfig(**settings))
 
 
 class Draws:
@@ -114,7 +119,7 @@ def test_nan_ranks_last_and_equals_keep_their_order():
 
 
 def test_one_cycle_of_the_papers_population_by_hand():
-    evolution = Evolution(PAPER)
+    evolution = evolve(PAPER)
     first = evolution.start(np.random.default_rng(0))
     # Individual i has fitness (7 i mod 20) / 20: the best is 17 (19/20), then 14, 11, 8, 5, 2, 19, 16, 13, 10.
     fitness = np.array([7 * i % 20 / 20 for i in range(20)])
@@ -131,7 +136,7 @@ def test_one_cycle_of_the_papers_population_by_hand():
 
 
 def test_individuals_that_could_not_be_measured_do_not_survive():
-    evolution = Evolution(SMALL, size=4)
+    evolution = evolve(SMALL, population=4)
     population = evolution.start(np.random.default_rng(0))
     following = evolution.tell(population, [np.nan, 0.1, np.nan, 0.2], np.random.default_rng(0))
     np.testing.assert_array_equal(following.genes[:2], population.genes[[3, 1]])
@@ -143,7 +148,7 @@ def test_individuals_that_could_not_be_measured_do_not_survive():
     [(2, 1, 0), (3, 1, 0), (4, 2, 1), (7, 3, 1), (10, 5, 2), (20, 10, 5), (41, 20, 10)],
 )
 def test_other_population_sizes_keep_the_proportions(size, survivors, crossovers):
-    evolution = Evolution(SMALL, size=size)
+    evolution = evolve(SMALL, population=size)
     assert (evolution.survivors, evolution.crossovers) == (survivors, crossovers)
     population = evolution.start(np.random.default_rng(0))
     following = evolution.tell(population, np.arange(size)[::-1], np.random.default_rng(1))
@@ -155,19 +160,19 @@ def test_other_population_sizes_keep_the_proportions(size, survivors, crossovers
 
 
 def test_per_gene_mutation_starts_from_the_best():
-    evolution = Evolution(PAPER, mutation="per_gene", mutation_rate=0.1)
+    evolution = evolve(PAPER, mutation="per_gene", mutation_rate=0.1)
     population = evolution.start(np.random.default_rng(0))
     following = evolution.tell(population, -np.arange(20), np.random.default_rng(1))
     kept = (following.genes[15:] == population.genes[:5]).mean(axis=1)
     assert (kept > 0.6).all()
-    none = dataclasses.replace(evolution, mutation_rate=0.0)
+    none = evolve(PAPER, mutation="per_gene", mutation_rate=0.0)
     np.testing.assert_array_equal(
         none.tell(population, -np.arange(20), np.random.default_rng(1)).genes[15:], population.genes[:5]
     )
 
 
 def test_a_population_cannot_be_changed_and_telling_changes_nothing():
-    evolution = Evolution(SMALL, size=4)
+    evolution = evolve(SMALL, population=4)
     population = evolution.start(np.random.default_rng(0))
     before = population.genes.copy()
     evolution.tell(population, np.arange(4), np.random.default_rng(0))
@@ -179,7 +184,7 @@ def test_a_population_cannot_be_changed_and_telling_changes_nothing():
 
 
 def test_same_generator_same_population():
-    evolution = Evolution(PAPER, mutation="per_gene")
+    evolution = evolve(PAPER, mutation="per_gene")
     histories = []
     for _ in range(2):
         population = evolution.start(np.random.default_rng(3))
@@ -192,7 +197,7 @@ def test_same_generator_same_population():
 def test_evolution_finds_a_known_best_code():
     # Fitness: how many genes agree with a target. Half of the genes of 200 random codes agree at best.
     target = generate(SMALL, 1, np.random.default_rng(9), none_probability=0.5)[0]
-    evolution = Evolution(SMALL, size=20, none_probability=0.5)
+    evolution = evolve(SMALL, population=20, none_probability=0.5)
     population = evolution.start(np.random.default_rng(0))
     for cycle in range(60):
         fitness = (evolution.ask(population) == target).sum(axis=1)
@@ -201,13 +206,13 @@ def test_evolution_finds_a_known_best_code():
 
 
 def test_wrong_numbers_of_fitness_or_individuals_are_refused():
-    evolution = Evolution(SMALL, size=4)
+    evolution = evolve(SMALL, population=4)
     with pytest.raises(ValueError, match="must be 4 numbers"):
         evolution.tell(Population(np.zeros((4, 8))), np.zeros(3), np.random.default_rng(0))
-    with pytest.raises(ValueError, match="at least 2"):
-        Evolution(SMALL, size=1)
-    with pytest.raises(ValueError, match="regenerate or per_gene"):
-        Evolution(SMALL, mutation="none")
+    with pytest.raises(ValueError, match="`population` must be between 2"):
+        evolve(SMALL, population=1)
+    with pytest.raises(ValueError, match="among regenerate, per_gene"):
+        evolve(SMALL, mutation="none")
 
 
 @pytest.mark.parametrize(("density", "kept"), [(0.1, 2), (0.5, 12), (1.0, 24), (1e-4, 1), (0.15, 4)])

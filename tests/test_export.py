@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from nhn_tf import pruning
-from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, plain, write, write_exports
+from nhn_tf.export import FORMATS, ExportError, check, formats, markdown, write, write_exports
+from nhn_tf.export.plain import plain
 from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.storage import files, stopping
@@ -181,6 +182,13 @@ def test_on_jax_the_message_says_which_backend_to_take(monkeypatch, name):
     with pytest.raises(ExportError, match=f"--format={name} .*KERAS_BACKEND=tensorflow"):
         formats.choose([name])
     assert name in formats.choose(["all"])[1]
+
+
+def test_where_tensorflow_is_not_installed_the_message_says_how_to_get_it(monkeypatch, without):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    without("tensorflow")
+    with pytest.raises(ExportError, match=r"not on jax: pip install '\.\[tensorflow\]', then .*KERAS_BACKEND"):
+        formats.choose(["onnx"])
 
 
 @pytest.mark.parametrize("asked", [[], ["tflite"], ["keras", ""]])

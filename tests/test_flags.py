@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
-from flags.define import StageFlags
+from flags.define import StageFlags, unknown
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS
 from nhn_tf.settings.table import NAMES as STAGES
@@ -76,14 +76,64 @@ def test_help_gives_unit_range_source_and_the_presets_defaults():
     text = values["epochs"].help
     assert "in epochs" in text
     assert "between 1 and 100000" in text
-    assert f"demo {min(PRESETS['demo'].base.epochs, PRESETS['demo'].enas.epochs)}" in text
+    assert text.count("default: ") == 1 and text.count("(demo") == 1
     assert "paper, section 2.2" in values["smooth_init"].help
+
+
+def test_each_default_stands_once():
+    values = parse(stages=("lds_location",)).values
+    presets = [PRESETS[name].lds_location.cycles for name in ("paper", "fast", "demo", "smoke")]
+    assert len(set(presets)) == 4
+    assert values["cycles"].help.endswith("default: {} (paper), {} (fast), {} (demo), {} (smoke))".format(*presets))
+    assert values["momentum"].help.endswith("default: 0.9)")
+    assert values["precision"].help.endswith("default: float32 (paper, demo, smoke), mixed_bfloat16 (fast))")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stages": ("enas", "lds_location", "lds_direction")},
+        {"stages": ("base", "pruned", "final")},
+        {"choose_stage": False, "prefixed": True},
+    ],
+    ids=["search", "train", "pipeline"],
+)
+def test_help_fits_a_screen_and_helpfull_has_every_flag(options, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    parsed = parse(**options)
+    short = parsed.help_text("a line\n" * 10, full=False)
+    assert len(short.splitlines()) <= 40 and max(map(len, short.splitlines())) <= 100
+    for flag in ("--preset", "--model_dir", "--dataset", "--data_dir", "--image_size"):
+        assert f"  {flag}: " in short
+    full = parsed.help_text("What it does.", full=True)
+    names = {*parsed._own, *parsed._settings}
+    described = [line.split(":")[0].strip() for line in full.splitlines() if line.startswith("  --")]
+    assert len(described) == len(names) and set(described) == {f"--{name}" for name in names}
+    assert f"describes all {len(names)}" in short
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("epochs", {"choose_stage": False, "prefixed": True},
+         "Did you mean --enas_epochs or --base_epochs or --prune_epochs or --pruned_epochs or --final_epochs?"),
+        ("base_epochs", {"stages": ("base",)}, "Did you mean --epochs?"),
+        ("epoch", {"stages": ("base",)}, "Did you mean --epochs?"),
+        ("model-dir", {"stages": ("base",)}, "Did you mean --model_dir?"),
+        ("cycles", {"stages": ("base",)},
+         "It is a setting of: python search.py --stage=lds_location, python search.py --stage=lds_direction."),
+        ("xyzzy", {"stages": ("base",)}, "unknown flag --xyzzy. `--helpfull` lists all flags."),
+    ],
+)  # fmt: skip
+def test_an_unknown_flag_suggests_those_that_may_be_meant(name, options, message):
+    parsed = parse(**options)
+    assert message in unknown(name, [*parsed._own, *parsed._settings])
 
 
 @pytest.mark.parametrize("columns", [40, 72, 200])
 def test_help_is_as_wide_as_the_terminal(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
-    text = parse().help_text("What it does.")
+    text = parse().help_text("What it does.", full=True)
     longest_word = max(len(word) for word in text.split())
     lines = text.splitlines()
     assert max(len(line) for line in lines if line.startswith(" ")) <= max(columns, longest_word + 6)
@@ -154,9 +204,12 @@ def test_a_backend_that_cannot_be_had_is_named(backend, monkeypatch, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("name", ["search.py", "train.py", "prune.py", "pipeline.py", "report.py"])
+@pytest.mark.parametrize("name", ["search.py", "train.py", "prune.py", "pipeline.py", "report.py", "predict.py"])
 def test_help_exits_cleanly_and_lists_the_flags(name):
     result = script(name, "--help")
     assert result.returncode == 0
     assert "--model_dir" in result.stdout
-    assert "epochs" in result.stdout or name == "report.py"
+    assert len(result.stdout.splitlines()) <= 45
+    full = script(name, "--helpfull")
+    assert full.returncode == 0
+    assert "between 0.01 and 0.9" in full.stdout or name in ("report.py", "predict.py")

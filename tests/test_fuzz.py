@@ -436,7 +436,7 @@ def test_images_too_large_for_memory_are_refused_before_they_take_it(tmp_path, m
     assert load(folder_config(root), seed=0).image_shape == (8, 8, 1)  # no network takes 1028 pixels a side
     monkeypatch.setattr(decoding.os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 100)
     monkeypatch.setattr(decoding, "_DECODER_VERSION", 99)  # not from the cache
-    with pytest.raises(DataError, match="The 6 images of .* take .* GiB of memory(.|\n)*--image_size"):
+    with pytest.raises(DataError, match="The 6 images of .* take .* GiB of memory(.|\n)*`image_size`"):
         load(folder_config(root), seed=0)
 
 

@@ -86,7 +86,7 @@ def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp
     assert "stage 'base': the gradient is no longer finite at step 12 " in message
     assert "learning rate" in message and "norm of the gradient was" in message
     assert "The last good checkpoint, epoch 1, stays." in message
-    assert "--on_nan=rollback" in message
+    assert "`on_nan`=rollback" in message
     assert newest_checkpoint(run.stage("base")).epoch == 1
 
     with monkeypatch.context() as patch:

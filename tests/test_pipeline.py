@@ -49,7 +49,7 @@ def test_wrong_settings_are_refused_before_the_first_stage(tmp_path, flag, culpr
 @pytest.mark.parametrize(
     ("flags", "culprit"),
     [
-        (["--final_batch_size=1000"], "stage 'final': --batch_size"),
+        (["--final_batch_size=1000"], "stage 'final': --final_batch_size"),
         (["--enas_ops=avg_pool3x3,max_pool3x3"], "no full convolution"),
     ],
 )

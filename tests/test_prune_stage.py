@@ -159,7 +159,7 @@ def test_a_network_without_full_convolutions_says_what_to_do(trained, tmp_path):
     path.write_text("4\n5 0\n4 0 0\n")
     settings = dataclasses.replace(smoke_settings("base", genotype=str(path), epochs=1), overwrite=True)
     stages.run("base", trained, settings)
-    with pytest.raises(UserError, match=r"no full 3x3 or 5x5 convolution.*\n.*--ops"):
+    with pytest.raises(UserError, match=r"no full 3x3 or 5x5 convolution.*\n.*`ops`"):
         stages.run("prune", trained, smoke_settings("prune"))
     assert not trained.stage("prune").path.exists()
 

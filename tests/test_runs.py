@@ -63,7 +63,7 @@ def test_a_genotype_or_weights_of_another_network_are_refused_by_name(run):
 
 def test_other_settings_are_an_error_that_names_the_fields(run):
     begun(run)
-    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*--overwrite"):
+    with pytest.raises(RunError, match=r"epochs 2 -> 5.*\n.*`overwrite`"):
         run.ready("enas", changed(epochs=5))
 
 
@@ -93,7 +93,7 @@ def test_where_the_data_lies_and_how_fast_it_goes_is_not_part_of_the_identity(ru
     ("file", "message"),
     [
         ("", "begun on another result of stage 'enas'"),
-        ("arc.txt", "another architecture than --genotype=arc.txt holds now"),
+        ("arc.txt", "another architecture than `genotype`=arc.txt holds now"),
     ],
 )
 def test_the_input_genotype_is_part_of_the_identity(run, file, message):
@@ -320,7 +320,7 @@ def test_what_is_discarded_is_no_longer_in_the_journal(run):
     assert list(run.journal.read()["stages"]) == ["base"]
 
 
-def test_a_stage_that_is_gone_on_with_elsewhere_says_so(run, monkeypatch, capsys):
+def test_a_stage_that_is_resumed_elsewhere_says_so(run, monkeypatch, capsys):
     first = journal.computed_with()
     begun(run)
     monkeypatch.setattr(journal, "device", lambda: "gpu:0")

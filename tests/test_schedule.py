@@ -113,6 +113,7 @@ def test_one_shot_prunes_once_at_its_step():
     assert seen.seen == [(0.0, True)] * 2 + [(0.5, True)] * 6
 
 
+@pytest.mark.filterwarnings("ignore:training ended after")
 def test_a_resumed_run_prunes_as_an_uninterrupted_one(tmp_path):
     def schedule() -> PruningSchedule:
         return PruningSchedule(sparsity=0.7, end_step=8, every=3)
@@ -154,6 +155,56 @@ def test_a_layer_that_would_end_empty_keeps_its_strongest_kernel_with_a_warning(
     assert {name: mask.sum() for name, mask in pruning.masks_of(model).items()} == {"a": 1, "b": 1}
 
 
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(32, 6, 6, 2)).astype("float32"), rng.normal(size=(32, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("backend_options", [{"run_eagerly": True}, {"jit_compile": False, "steps_per_execution": 2}])
+def test_accumulated_gradients_count_as_one_update(backend_options):
+    model, seen = small_model(), Sparsities()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse", **backend_options)
+    schedule = PruningSchedule(sparsity=0.5, end_step=3, every=1)
+    model.fit(*data(), batch_size=8, epochs=2, verbose=0, callbacks=[schedule, seen])  # 8 batches, 4 updates
+    total = 20
+    at = [round(total * 0.5 * (1 - (1 - step / 3) ** 3)) / total for step in (0, 1, 1, 2, 2, 3, 3, 3)]
+    each = 2 if "steps_per_execution" in backend_options else 1
+    assert [sparsity for sparsity, _ in seen.seen] == pytest.approx(at[each - 1 :: each])
+
+
+@pytest.mark.jax
+def test_training_that_ends_before_the_schedule_says_so():
+    model = small_model(jit_compile=False)
+    with pytest.warns(UserWarning, match=r"ended after 4 updates, before .*end_step=1000.*target was sparsity 0.8"):
+        fit(model, PruningSchedule(sparsity=0.8, end_step=1000, every=2), epochs=1)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["schedule first", "schedule last"])
+def test_weights_set_back_behind_the_schedules_end_are_told_of(first):
+    model = small_model()
+    stopping = keras.callbacks.EarlyStopping("loss", mode="max", patience=9, restore_best_weights=True)
+    callbacks = [PruningSchedule(sparsity=0.5, end_step=8, every=2), stopping]
+    with pytest.warns(UserWarning, match="set back to weights from before the pruning schedule ended: 0.[0-4]"):
+        model.fit(*data(), batch_size=8, epochs=4, verbose=0, callbacks=callbacks if first else callbacks[::-1])
+
+
+def test_a_backup_may_be_restored_before_or_after_the_schedule_begins(tmp_path):
+    def run(epochs, backup, first):
+        model = small_model()
+        callbacks = [PruningSchedule(sparsity=0.7, end_step=8, every=3)]
+        if backup:
+            saving = keras.callbacks.BackupAndRestore(tmp_path / f"{first}", delete_checkpoint=False)
+            callbacks.insert(0 if first else 1, saving)
+        model.fit(*data(), batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+        return pruning.masks_of(model)
+
+    whole = run(3, False, True)
+    for first in (True, False):
+        with pytest.warns(UserWarning, match="training ended after 4 updates"):
+            run(1, True, first)
+        assert run(3, True, first) == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -179,7 +230,7 @@ def test_a_model_without_masks_is_refused():
         [keras.Input((6, 6, 2)), layers.Conv2D(3, 3), layers.GlobalAveragePooling2D()], name="plain"
     )
     model.compile("sgd", "mse", jit_compile=False)
-    with pytest.raises(ValueError, match="'plain' has no MaskedConv2D"):
+    with pytest.raises(ValueError, match="'plain' has no masked layer"):
         fit(model, PruningSchedule(sparsity=0.5, end_step=2), epochs=1)
     with pytest.raises(ValueError, match="Received: other"):
         fit(small_model(), PruningSchedule(sparsity=0.5, end_step=2, layers=["other"]), epochs=1)

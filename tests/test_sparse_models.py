@@ -71,6 +71,16 @@ ALL_LAYERS = {
     "conv_valid_stride": layers.Conv2D(5, 5, strides=2, activation="leaky_relu"),
     "conv_same_stride": layers.Conv2D(5, 3, strides=2, padding="same", use_bias=False),
     "conv_rectangular": layers.Conv2D(5, (1, 7), padding="same", strides=(2, 1)),
+    "conv_dilated": layers.Conv2D(5, 3, padding="same", dilation_rate=(2, 1)),
+    "conv_dilated_valid": layers.Conv2D(5, 3, dilation_rate=2, activation=layers.LeakyReLU(0.1)),
+    "depthwise_dilated": layers.DepthwiseConv2D(3, padding="same", dilation_rate=2),
+    "prelu": layers.PReLU(shared_axes=[1, 2]),
+    "rescaling": layers.Rescaling(0.5, offset=[0.1, 0.2, 0.3, 0.4]),
+    "normalization": layers.Normalization(mean=[0.1, 0.2, 0.3, 0.4], variance=[1.0, 2.0, 3.0, 4.0]),
+    "normalization_back": layers.Normalization(mean=0.5, variance=4.0, invert=True),
+    "resizing_to_itself": layers.Resizing(10, 8),
+    "augmentation": layers.RandomFlip("horizontal"),
+    "noise": layers.GaussianNoise(0.5),
     "conv_groups": layers.Conv2D(8, 3, padding="same", groups=2),
     "conv_even": layers.Conv2D(3, 4, padding="same", activation="tanh"),
     "masked": masked(9, 3, 0.4),
@@ -158,6 +168,67 @@ def test_vectors_go_through_concatenation_norm_dense_and_softmax():
     model = keras.Model(images, layers.Dense(10, activation="softmax")(x))
     randomize(model)
     agree(model)
+
+
+SUMS = {
+    "average": lambda x, y: layers.Average()([x, y, x]),
+    "maximum": lambda x, y: layers.Maximum()([x, y]),
+    "minimum": lambda x, y: keras.ops.minimum(x, y),
+    "subtract": lambda x, y: layers.Subtract()([x, y]),
+    "arithmetic": lambda x, y: (3.0 - x * 2) / 4 + (y - 1.5) - x,
+    "functions": lambda x, y: keras.ops.sigmoid(x) + keras.ops.tanh(keras.ops.relu6(y)),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_and_bare_operations_are_compiled(name):
+    images = keras.Input((6, 6, 3))
+    x, y = layers.Conv2D(4, 3)(images), layers.Conv2D(4, 3)(images)
+    model = keras.Model(images, layers.Conv2D(2, 1)(SUMS[name](x, y)))
+    randomize(model)
+    agree(model)
+
+
+@pytest.mark.parametrize(
+    "odd", [lambda x, y: x * y, lambda x, y: 1.0 / x + y, lambda x, y: keras.ops.erf(x) + y], ids=["*", "1 /", "erf"]
+)
+def test_operations_that_are_not_known_are_refused(odd):
+    images = keras.Input((6, 6, 3))
+    model = keras.Model(images, odd(layers.Conv2D(4, 3)(images), layers.Conv2D(4, 3)(images)))
+    with pytest.raises(nhn_tf.sparse.UnsupportedLayerError, match="is not supported"):
+        nhn_tf.sparse.compile(model)
+
+
+def test_models_within_and_shared_layers_are_compiled():
+    tower = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3, activation="relu")])
+    left, right = keras.Input((6, 8, 3)), keras.Input((6, 8, 3))
+    model = keras.Model([left, right], layers.Dense(2)(layers.Flatten()(tower(left) - tower(right))))
+    randomize(model)
+    agree(model)
+
+
+@pytest.mark.parametrize("layer", [layers.BatchNormalization(name="odd"), layers.Dropout(0.5, name="odd")])
+def test_what_is_called_as_in_training_is_refused(layer):
+    images = keras.Input((6, 6, 3))
+    model = keras.Model(images, layer(images, training=True))
+    with pytest.raises(nhn_tf.sparse.UnsupportedLayerError, match="'odd' .* called with training=True"):
+        nhn_tf.sparse.compile(model)
+
+
+def test_layers_that_keras_computes_do_not_train():
+    images = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3)(layers.RandomErasing(1.0, name="erasing")(layers.Dropout(0.5)(images)))
+    assert agree(keras.Model(images, x), fallback="keras").keras_layers == ("erasing",)
+
+
+def test_a_runtime_that_answers_otherwise_is_not_handed_out(monkeypatch):
+    images = keras.Input((6, 6, 3))
+    model = keras.Model(images, layers.Conv2D(4, 3, name="conv")(images))
+    right = runtime.SparseRuntime.__call__
+    monkeypatch.setattr(runtime.SparseRuntime, "__call__", lambda self, *images, **how: 1.01 * right(self, *images))
+    with pytest.raises(ValueError, match="the compiled network must answer"):
+        nhn_tf.sparse.compile(model)
+    assert nhn_tf.sparse.compile(model, check=False)
 
 
 def test_several_inputs_and_outputs_keep_their_order():
@@ -282,13 +353,15 @@ def test_a_saved_network_is_the_same_network(compiled, tmp_path):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (layers.Conv2D(3, 3, dilation_rate=2, name="odd"), "dilated windows are not known"),
+        (layers.Conv2D(3, 3, dilation_rate=8, name="odd"), "`window` must be two numbers in 1..15"),
+        (layers.PReLU(name="odd"), "its slopes must be shared by all positions"),
+        (layers.Resizing(10, 10, name="odd"), "it must leave sizes as they are"),
         (layers.Conv2D(3, 17, padding="same", name="odd"), "`window` must be two numbers in 1..15"),
         (layers.UpSampling2D(2, interpolation="bilinear", name="odd"), "interpolation must be 'nearest'"),
         (layers.Softmax(name="odd"), "softmax is known of vectors"),
         (layers.Activation("gelu", name="odd"), "its activation 'gelu' is unknown"),
         (layers.ReLU(max_value=3, name="odd"), "a ReLU may have a slope or a maximum of 6"),
-        (layers.LayerNormalization(name="odd"), "its type is unknown. Known types: "),
+        (layers.LayerNormalization(name="odd"), "its type is unknown. Known layers: "),
         (layers.BatchNormalization(axis=1, name="odd"), "its axis must be the channels"),
         (BatchNorm(use_batch_statistics=True, name="odd"), "it must normalise by its moving statistics"),
         (layers.Permute((2, 1, 3), name="odd"), "its type is unknown"),
@@ -324,7 +397,7 @@ def test_keras_computes_operations_of_several_tensors():
     gated = keras.ops.multiply(x + y, keras.ops.sigmoid(y))
     attended = layers.MultiHeadAttention(1, 4, name="attention")(gated, x)
     model = keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(attended)))
-    with pytest.raises(nhn_tf.sparse.UnsupportedLayerError, match="it is a bare operation"):
+    with pytest.raises(nhn_tf.sparse.UnsupportedLayerError, match="it must compute with one value"):
         nhn_tf.sparse.compile(model)
     runtime = agree(model, fallback="keras")
     assert "attention" in runtime.keras_layers

@@ -14,6 +14,7 @@ from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
+from nhn_tf.sparse.plan import tail
 from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
@@ -71,6 +72,59 @@ def test_a_convolution_is_numpys(shape, filters, window, stride, same, density, 
 @pytest.mark.parametrize("seed", range(9))
 def test_a_random_program_is_numpys(seed):
     check(reference.random_program(np.random.default_rng(seed), length=6), seed, LANES[seed % len(LANES)])
+
+
+@pytest.fixture
+def tails(monkeypatch):
+    """Programs get a tail wherever it does least harm, however little it gains, of pieces of few weights."""
+    monkeypatch.setattr(tail, "LEAST_GAIN", -(10**9))
+    monkeypatch.setattr(tail, "CHUNK", 200)
+
+
+@pytest.mark.parametrize("seed", range(20, 29))
+def test_a_random_program_with_a_tail_is_numpys(seed, tails):
+    program = reference.random_program(np.random.default_rng(seed), length=6)
+    assert check(program, seed, LANES[seed % len(LANES)]).plan.group > 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_side_by_side_have_the_bits_that_they_have_alone(seed, tails):
+    rng = np.random.default_rng(seed)
+    runtime = compile_program(reference.random_program(rng, length=8), threads=1)
+    images = [rng.standard_normal((19, *shape)).astype(np.float32) for shape in runtime.input_shapes]
+    expected = runtime(*images)
+    for first in range(19):
+        for one, all_ in zip(runtime(*(image[first : first + 1] for image in images)), expected, strict=True):
+            np.testing.assert_array_equal(one[0], all_[first])
+    for threads in (2, 3):
+        for result, wanted in zip(runtime(*images, threads=threads), expected, strict=True):
+            np.testing.assert_array_equal(result, wanted)
+
+
+def test_the_tail_begins_where_weights_outweigh_maps():
+    rng = np.random.default_rng(0)
+    operations = [ops.Input(inputs=(), size=(16, 16, 64))]
+    for number in range(3):  # 4,096 weights, maps of 16,384 numbers.
+        operations.append(reference.random_conv(rng, (16, 16, 64), 64, window=(1, 1), value=number))
+    operations.append(ops.GlobalPool(inputs=(3,), kind="average"))
+    operations.append(ops.Dense(inputs=(4,), kernel=np.zeros((64, 1000), np.float32), bias=np.zeros(1000, np.float32)))
+    assert tail.tail_start(ops.Program(tuple(operations), (5,))) == 5  # 65,000 numbers for a copy of 64.
+    assert tail.tail_start(ops.Program(tuple(operations[:5]), (4,))) == 5  # None.
+
+
+def test_chunks_hold_up_to_so_many_weights_or_one_group(monkeypatch):
+    monkeypatch.setattr(tail, "CHUNK", 10)
+    assert tail.chunks(np.array([0, 4, 8, 12, 40, 41, 51])) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert tail.chunks(np.array([0, 10, 20])) == [(0, 1), (1, 2)]
+    assert tail.chunks(np.array([0])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1400, 1500))
+def test_many_random_programs_with_tails_are_numpys(seed, tails):
+    rng = np.random.default_rng(seed)
+    program = reference.random_program(rng, side=int(rng.choice([4, 12, 40])), length=int(rng.integers(3, 14)))
+    check(program, seed, LANES[seed % len(LANES)])
 
 
 @pytest.mark.slow
@@ -153,20 +207,24 @@ def test_the_exponential_is_zero_and_infinite_where_float32_is():
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("poison", [np.nan, 3e38])
-def test_nothing_is_read_that_was_not_written(seed, poison):
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, request):
     """What a plan never writes is found by filling the arena with a number of which copies are recognised; all the rest
     is then poisoned, and must not change a bit of the result.
     """
+    if side_by_side:
+        request.getfixturevalue("tails")
     rng = np.random.default_rng(100 + seed)
     program = reference.random_program(rng, length=6)
     plan = lower(merge(program), machine.HOSTS[LANES[seed % len(LANES)]])
     code = assemble(plan)
-    images = [rng.standard_normal((1, *shape)).astype(np.float32) for shape in plan.inputs]
+    count = plan.group
+    images = [rng.standard_normal((count, *shape)).astype(np.float32) for shape in plan.inputs]
 
     def run(arena):
-        outputs = [np.empty((1, *shape), np.float32) for shape in plan.outputs]
+        outputs = [np.empty((count, *shape), np.float32) for shape in plan.outputs]
         code._free = [arena]
-        code.run(images, outputs, ctypes.c_int64(0), 1)
+        code.run(images, outputs, ctypes.c_int64(0), count, count)
         return outputs
 
     expected = run(new_arena(plan))

@@ -13,6 +13,7 @@ from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.settings import table
 from nhn_tf.stages import runner
+from nhn_tf.values.predictions import Predictions
 from tests.conftest import before, smoke_settings
 
 SLOW = pytest.mark.slow
@@ -52,6 +53,17 @@ def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
     assert done["genotype"] == stage.genotype().digest
     assert any((stage / "tensorboard").iterdir())
     assert not (stage / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("stage", ["base", "pruned", "final"])
+def test_a_network_leaves_what_it_knows_of_each_class(smoke_run, stage):
+    metrics, answers = smoke_run.stage(stage).done.metrics, Predictions.load(smoke_run.stage(stage).path)
+    assert answers.class_names == tuple(str(digit) for digit in range(10))
+    test, correct = answers.hits
+    assert (sum(answers.train_counts), test.sum()) == (256, 96)
+    assert metrics["test_accuracy"] == correct.sum() / 96
+    assert metrics["test_balanced_accuracy"] == pytest.approx(np.mean(correct / test))
+    assert metrics["test_majority_accuracy"] == test.max() / 96
 
 
 def test_base_trains_the_genotype_that_enas_found(smoke_run):

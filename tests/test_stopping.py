@@ -1,6 +1,7 @@
 """Signals: a step is finished first, the second one ends the process at once, and the exit code tells which it was."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from nhn_tf.storage import stopping
 pytestmark = pytest.mark.jax
 
 ROOT = Path(__file__).resolve().parent.parent
-each_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+each_signal = pytest.mark.parametrize("number", stopping.SIGNALS)
 
 
 HEAD = """
@@ -225,3 +226,85 @@ def test_a_signal_right_behind_does_not_disturb_the_end_of_a_deferred_stop(begin
     code, out, err = process.ended()
     assert (code, out) == (128 + signal.SIGTERM, "tidying\ntidied\n")
     assert "all is saved. Go on with:" in err
+
+
+# A reader who has gone.
+
+
+def unread_after_a_word(program, tmp_path, *, terminal=False):
+    """(exit code, what it complained of) of a program whose standard output loses its reader after the first line."""
+    reader, writer = os.openpty() if terminal else os.pipe()
+    stderr = tmp_path / "stderr.txt"
+    with open(stderr, "w") as file:
+        command = [sys.executable, "-c", HEAD + textwrap.dedent(program)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=file)
+    os.close(writer)
+    try:
+        assert os.read(reader, 5) == b"ready"
+        os.close(reader)
+        return process.wait(timeout=20), stderr.read_text()
+    finally:
+        process.kill()
+
+
+PRINTING = """
+def action():
+    with stopping.deferred():
+        print("ready", flush=True)
+        while not stopping.requested():
+            print("epoch", flush=True)
+            time.sleep(0.02)
+        print("what nobody reads is no error", flush=True)
+        stopping.check("stage 'base' is saved after epoch 3 of 5")
+entry.guarded(lambda: "", action)
+"""
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_a_reader_who_has_gone_is_a_wish_to_save_and_end(tmp_path, terminal):
+    code, err = unread_after_a_word(PRINTING, tmp_path, terminal=terminal)
+    assert code == 128 + signal.SIGPIPE
+    assert "stopped by SIGPIPE; stage 'base' is saved after epoch 3 of 5. Go on with:" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("last", ["while True: print('more', flush=True)", "wait_for_its_end(); print('more')"])
+def test_where_nothing_is_to_be_saved_a_reader_who_has_gone_ends_it_without_a_word(tmp_path, last):
+    program = f"""
+import select
+def wait_for_its_end():
+    ends = select.poll()
+    ends.register(1, 0)
+    ends.poll()
+def action():
+    print("ready", flush=True)
+    {last}
+entry.guarded(lambda: "", action)
+"""
+    assert unread_after_a_word(program, tmp_path) == (128 + signal.SIGPIPE, "")
+
+
+def test_help_to_a_reader_who_has_gone_is_no_error(tmp_path):
+    program = "sys.argv.append('--help')\nentry.guarded(lambda: 'ready ' * 10**5, dict)\n"
+    assert unread_after_a_word(program, tmp_path) == (128 + signal.SIGPIPE, "")
+
+
+def test_another_threads_line_to_nobody_is_no_error_in_it(tmp_path):
+    program = """
+import threading
+def action():
+    def speak():
+        while not stopping.requested():
+            print("more", flush=True)
+            time.sleep(0.02)
+        print("the thread lives", file=sys.stderr)
+    print("ready", flush=True)
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    speaker.join()
+    with stopping.deferred():
+        pass
+entry.guarded(lambda: "", action)
+"""
+    code, err = unread_after_a_word(program, tmp_path)
+    assert (code, err) == (128 + signal.SIGPIPE, "the thread lives\n")

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from nhn_tf.data.splits import DataError, Dataset, Split
 
 if TYPE_CHECKING:
-    from nhn_tf.data.batches import Augmentation, Batches, FollowEpoch, Normalization
+    from nhn_tf.data.batches import Augmentation, Batches, FollowEpoch
     from nhn_tf.data.datasets import augmentation_for, load
+    from nhn_tf.data.normalization import Normalization
 
 _LATER = {
     "Augmentation": "batches",
     "Batches": "batches",
     "FollowEpoch": "batches",
-    "Normalization": "batches",
+    "Normalization": "normalization",
     "augmentation_for": "datasets",
     "load": "datasets",
 }

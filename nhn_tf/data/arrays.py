@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from nhn_tf.data.splits import DataError, Source, Split
+from nhn_tf.storage import files
 
 Labelled = tuple[np.ndarray, Sequence]
 
@@ -31,6 +33,49 @@ def read(
         flip=None,
         val=None if val is None else _split("val", *val, names),
     )
+
+
+def save(path: Path, source: Source) -> None:
+    """Keeps a source in a file, whole or absent.
+
+    Raises:
+      files.WriteError: it cannot be written.
+    """
+    files.save_sealed_npz(path, _members(source), {"class_names": list(source.class_names)})
+
+
+def digest(source: Source) -> str:
+    """Of everything in a source."""
+    return files.digest_json({"class_names": list(source.class_names), "arrays": files.digest_arrays(_members(source))})
+
+
+def _members(source: Source) -> dict[str, np.ndarray]:
+    members: dict[str, np.ndarray] = {}
+    for part, split in (("train", source.train), ("val", source.val), ("test", source.test)):
+        if split is not None:
+            members |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
+    return members
+
+
+def load(path: Path) -> Source:
+    """The source that `save` kept.
+
+    Raises:
+      DataError: there is no such file, or it is damaged or something else.
+    """
+    try:
+        members, values = files.load_sealed_npz(path)
+        splits = {
+            part: Split(members[f"{part}_images"], members[f"{part}_labels"])
+            for part in ("train", "val", "test")
+            if f"{part}_images" in members
+        }
+        names = tuple(map(str, values["class_names"]))
+        return Source(splits["train"], splits.get("test"), names, None, splits.get("val"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Give the file of arrays by `data_dir`.") from None
+    except (files.DamagedFileError, KeyError, ValueError) as error:
+        raise DataError(f"{path} holds no images as a run keeps them: {error}") from None
 
 
 def _names(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[str, ...]:

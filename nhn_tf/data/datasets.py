@@ -13,20 +13,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nhn_tf.data import arrays, cifar_archives, folder_listing, listed, pictures, table_listing, telling, tfds_source
+from nhn_tf.data import (
+    arrays,
+    balance,
+    cifar_archives,
+    folder_listing,
+    listed,
+    pictures,
+    symmetry,
+    table_listing,
+    telling,
+    tfds_source,
+)
 from nhn_tf.data.batches import Augmentation
 from nhn_tf.data.places import cache_directory, expanded
-from nhn_tf.data.splits import DataError, Dataset, Source, Split, hold_out, limit
+from nhn_tf.data.splits import Choice, DataError, Dataset, Source, Split, hold_out, limit
 from nhn_tf.settings import MAX_IMAGE_SIZE, DataConfig
 from nhn_tf.values.randomness import Stream, generator
 
-__all__ = ["DataError", "Dataset", "Split", "augmentation_for", "from_arrays", "load"]
+__all__ = ["DataError", "Dataset", "Split", "augmentation_for", "from_arrays", "is_balanced", "load"]
 
 # Where the files name no test images, this share becomes the test split.
 TEST_FRACTION = 0.2
+# Fewer images say nothing of what may be done to them.
+FEWEST_MEASURED = 20
 # Chooses test images, whatever the seed of a run: figures of different seeds are of the same images.
 _TEST_SEED = 0
-_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv")
+_OWN_NAMES = ("cifar10", "cifar100", "digits", "folder", "csv", "arrays")
 
 
 def load(config: DataConfig, *, seed: int) -> Dataset:
@@ -82,23 +95,50 @@ def _divided(source: Source, config: DataConfig, *, seed: int) -> Dataset:
     _check_shapes(config.dataset, train, *filter(None, (val, test)))
     if val is None:
         train, val = hold_out(train, config.val_fraction, generator(seed, Stream.VALIDATION_SPLIT), names)
+    train = limit(train, config.train_limit, generator(seed, Stream.TRAIN_LIMIT), setting="train_limit")
+    measured = _measured(train, config) if source.flip is None else {}
     return Dataset(
         name=config.dataset,
-        train=limit(train, config.train_limit, generator(seed, Stream.TRAIN_LIMIT), setting="train_limit"),
+        train=train,
         val=limit(val, config.eval_limit, generator(seed, Stream.VAL_LIMIT), setting="eval_limit"),
         test=limit(test, config.eval_limit, generator(_TEST_SEED, Stream.TEST_LIMIT), setting="eval_limit"),
         class_names=names,
-        flip=source.flip,
+        flip=measured["flip"].value == "on" if "flip" in measured else source.flip is not False,
         left_out=source.left_out,
-        choices=source.choices,
+        choices={**source.choices, **measured, **_weighted(train, config)},
     )
+
+
+def _weighted(train: Split, config: DataConfig) -> dict[str, Choice]:
+    """Whether classes are balanced where that is left to the program and is not as usual."""
+    times = balance.imbalance(train.labels)
+    if config.class_weights != "auto" or times <= balance.UNBALANCED:
+        return {}
+    return {"class_weights": Choice("balanced", f"the largest class has {times:.1f} times the images of the smallest")}
+
+
+def is_balanced(config: DataConfig, dataset: Dataset) -> bool:
+    """Whether every class is to count the same, whatever the number of its images."""
+    return config.class_weights == "balanced" or "class_weights" in dataset.choices
+
+
+def _measured(train: Split, config: DataConfig) -> dict[str, Choice]:
+    """What images that nobody has spoken for say of the augmentation that is left to the program."""
+    if config.flip != "auto" and config.pad >= 0:
+        return {}
+    if len(train) < FEWEST_MEASURED:
+        return {"flip": Choice("off", f"{len(train)} pictures are too few to tell")} if config.flip == "auto" else {}
+    pad = proportional_pad(min(train.images.shape[1:3]))
+    found = symmetry.measure(train, pad=pad)
+    choices = {"flip": found.flip()} if config.flip == "auto" else {}
+    return {**choices, "pad": found.pad(pad)} if config.pad < 0 else choices
 
 
 def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Augmentation:
     """The augmentation that a configuration asks for, at the size of a data set's images.
 
     Args:
-      config: padding and flipping; -1 and "auto" follow the data set.
+      config: padding and flipping; -1 and "auto" follow the data set, or what its images say (`symmetry`).
       dataset: size of the images, and whether they may be mirrored.
       cutout: side of the square of the stage at hand: -1 is half the image, 16 at 32; 0 is none.
 
@@ -106,16 +146,23 @@ def augmentation_for(config: DataConfig, dataset: Dataset, *, cutout: int) -> Au
       DataError: the padding is as large as the image, or the square covers it wherever its centre is.
     """
     side = min(dataset.image_shape[:2])
-    pad = round(side / 8) if config.pad < 0 else config.pad
+    pad = config.pad
+    if pad < 0:
+        pad = int(dataset.choices["pad"].value) if "pad" in dataset.choices else proportional_pad(side)
     if pad >= side:
-        raise DataError(f"--pad must be smaller than the image, {side} pixels. Received: {pad}.")
+        raise DataError(f"`pad` must be smaller than the image, {side} pixels. Received: {pad}.")
     if cutout >= 2 * side:
-        raise DataError(f"--cutout must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
+        raise DataError(f"`cutout` must be smaller than twice the image, {2 * side} pixels. Received: {cutout}.")
     return Augmentation(
         pad=pad,
-        flip=dataset.flip is not False if config.flip == "auto" else config.flip == "on",
+        flip=dataset.flip if config.flip == "auto" else config.flip == "on",
         cutout=side // 2 if cutout < 0 else cutout,
     )
+
+
+def proportional_pad(side: int) -> int:
+    """Pixels to shift images of that side by: 4 at 32."""
+    return round(side / 8)
 
 
 def _read(config: DataConfig) -> Source:
@@ -123,10 +170,14 @@ def _read(config: DataConfig) -> Source:
     if config.dataset in ("folder", "csv"):
         if not config.data_dir:
             given = "DIR, DIR holding train/<class>/ or <class>/" if config.dataset == "folder" else "labels.csv"
-            raise DataError(f"--dataset={config.dataset} needs --data_dir={given}.")
+            raise DataError(f"`dataset`={config.dataset} needs `data_dir`={given}.")
         lists = folder_listing.read if config.dataset == "folder" else table_listing.read
         listing = lists(expanded(config.data_dir))
         return listed.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
+    if config.dataset == "arrays":
+        if not config.data_dir:
+            raise DataError("`dataset`=arrays needs `data_dir`=FILE, the images.npz of a run that was given arrays.")
+        return _resized(arrays.load(expanded(config.data_dir)), config.image_size)
     if config.dataset == "digits":
         return _resized(_read_digits(), config.image_size)
     if config.data_dir:
@@ -165,11 +216,11 @@ def _check_shapes(name: str, train: Split, *others: Split) -> None:
     if max(height, width) > MAX_IMAGE_SIZE:
         raise DataError(
             f"Images must have at most {MAX_IMAGE_SIZE} pixels a side. The images of '{name}' are {width} x {height}.\n"
-            "Pass --image_size=N to scale and crop all of them to N x N pixels."
+            "Pass `image_size`=N to scale and crop all of them to N x N pixels."
         )
     if height % 4 or width % 4:
         side = max(4, round(min(height, width) / 4) * 4)
         raise DataError(
             f"Height and width of images must be divisible by 4: networks of three segments halve them twice. "
-            f"The images of '{name}' are {width} x {height}.\nPass --image_size={side}."
+            f"The images of '{name}' are {width} x {height}.\nPass `image_size`={side}."
         )

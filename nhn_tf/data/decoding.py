@@ -206,5 +206,5 @@ def _check_memory(root: Path, count: int, shape: tuple[int, int]) -> None:
         raise DataError(
             f"The {count:,} images of {root}, {shape[1]} x {shape[0]}, take {needed / 2**30:,.1f} GiB of memory, "
             f"twice while they are divided. There are {there / 2**30:,.1f} GiB.\n"
-            "Pass --image_size=N to scale and crop all of them to N x N pixels."
+            "Pass `image_size`=N to scale and crop all of them to N x N pixels."
         )

@@ -29,7 +29,7 @@ def read(root: Path) -> Listing:
       DataError: there is no such folder, it cannot be read, or it is laid out otherwise.
     """
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}. Pass --data_dir=DIR, DIR holding train/<class>/ or <class>/.")
+        raise DataError(f"There is no folder {root}. Pass `data_dir`=DIR, DIR holding train/<class>/ or <class>/.")
     try:
         folders, files, links = _walk(root)
     except OSError as error:
@@ -51,6 +51,21 @@ def read(root: Path) -> Listing:
     _refuse_empty_classes(root, folders, splits[TRAIN], outside, [top for top in split_of if split_of[top] == TRAIN])
     named = sorted((LeftOut(_text(path), kind) for path, kind in outside.items()), key=lambda file: file.name)
     return Listing(root, {split: tuple(sorted(found)) for split, found in splits.items() if found}, tuple(named))
+
+
+def pictures_below(root: Path) -> tuple[list[Path], list[LeftOut]]:
+    """The pictures of a folder without classes, sorted, and the files in it that are none.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        _, files, links = _walk(root)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    outside = {file: kind for file in files if (kind := _why_no_picture(file))} | dict.fromkeys(links, left_out.LOOPED)
+    pictures = sorted((file for file in files if file not in outside), key=_text)
+    return [root.joinpath(*file) for file in pictures], [LeftOut(_text(path), kind) for path, kind in outside.items()]
 
 
 def _walk(root: Path) -> tuple[list[Parts], list[Parts], list[Parts]]:

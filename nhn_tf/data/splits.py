@@ -111,9 +111,9 @@ class Dataset:
         none.
       test: images that no choice may depend on.
       class_names: the name of each label.
-      flip: whether a mirrored image is still one of its class; None where nobody has said so.
+      flip: whether a mirrored image is still one of its class.
       left_out: the files that are not read.
-      choices: settings that the files decided, by name.
+      choices: settings that the images decided, by name.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Dataset:
     val: Split
     test: Split
     class_names: tuple[str, ...]
-    flip: bool | None
+    flip: bool
     left_out: tuple[LeftOut, ...] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
 

@@ -59,11 +59,11 @@ def read(table: Path) -> Listing:
 
 def _text(table: Path) -> str:
     if table.is_dir():
-        raise DataError(f"{table} is a folder, no table. Pass --dataset=folder, or name the CSV file.")
+        raise DataError(f"{table} is a folder, no table. Pass `dataset`=folder, or name the CSV file.")
     try:
         return files.read_bytes(table, limit=MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"There is no file {table}. Pass --data_dir=labels.csv, rows of path,label[,split].") from None
+        raise DataError(f"There is no file {table}. Pass `data_dir`=labels.csv, rows of path,label[,split].") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{table} is no table in UTF-8: {error}.\nSave it as UTF-8.") from None
 

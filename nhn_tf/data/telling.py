@@ -39,7 +39,7 @@ def tell(dataset: Dataset, *, where: Path, cache_dir: Path) -> None:
     more = f", and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     _print(f"  classes: {', '.join(listed[:LISTED])}{more}")
     for name, choice in dataset.choices.items():
-        if choice.value:
+        if name != "image_size" or choice.value:  # 0 leaves them as they are
             _print(f"  --{name}={choice.value} was chosen: {choice.why}")
     for name in ("validation", "test"):
         present = set(parts[name].labels.tolist())

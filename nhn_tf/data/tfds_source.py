@@ -70,7 +70,7 @@ def _import_tfds(name: str, others: Sequence[str]) -> Any:
         raise DataError(
             f"Data set '{name}' comes from tensorflow-datasets, which cannot be imported ({error}).{hint}\n"
             "Run: pip install tensorflow tensorflow-datasets\n"
-            "Or use --dataset=digits, --dataset=folder, or --data_dir with a CIFAR archive unpacked."
+            "Or use `dataset`=digits, `dataset`=folder, or `data_dir` with a CIFAR archive unpacked."
         ) from None
     if keras.backend.backend() != "tensorflow":
         _leave_accelerators_alone()
@@ -167,7 +167,7 @@ def _download_error(name: str, reason: str) -> DataError:
     official = ", or unpack the official archive there" if name in ("cifar10", "cifar100") else ""
     return DataError(
         f"Data set '{name}' cannot be downloaded: {reason}.\n"
-        f"Copy a prepared TFDS folder to --data_dir{official}; or use --dataset=digits (no download)."
+        f"Copy a prepared TFDS folder to `data_dir`{official}; or use `dataset`=digits (no download)."
     )
 
 
@@ -189,7 +189,7 @@ def _read_split(tfds: Any, builder: Any, name: str, split: str, image_size: int)
             (h0, w0), (h1, w1) = images[0].shape[:2], images[-1].shape[:2]
             raise DataError(
                 f"The images of TFDS data set '{name}' differ in size: {w0} x {h0}, {w1} x {h1}.\n"
-                "Pass --image_size=N to scale and crop all of them to N x N pixels."
+                "Pass `image_size`=N to scale and crop all of them to N x N pixels."
             )
         labels.append(label)
     return Split(np.stack(images), np.array(labels, np.int32)) if images else None

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 import nhn_tf
-from nhn_tf.export.formats import FORMATS, ExportError
+from nhn_tf.export.formats import FORMATS
+from nhn_tf.export.source import ExportError
 from nhn_tf.storage import files
 
 TOLERANCE = 1e-3

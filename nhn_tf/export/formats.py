@@ -13,13 +13,9 @@ import keras
 import numpy as np
 
 from nhn_tf import sparse
-from nhn_tf.errors import UserError
 from nhn_tf.export.plain import plain
+from nhn_tf.export.source import ExportError
 from nhn_tf.sparse.program.from_keras import UnsupportedLayerError
-
-
-class ExportError(UserError):
-    """The export cannot be made as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +58,11 @@ class Format:
         """Why it cannot be written here, and what would help; None when it can."""
         backend = keras.backend.backend()
         if self.tensorflow and backend != "tensorflow":
-            return f"it is written on the TensorFlow backend, not on {backend}: run it with KERAS_BACKEND=tensorflow"
+            install = "" if importlib.util.find_spec("tensorflow") else "pip install '.[tensorflow]', then "
+            return (
+                f"it is written on the TensorFlow backend, not on {backend}: {install}run it with "
+                "KERAS_BACKEND=tensorflow"
+            )
         missing = [module for module in self.modules if importlib.util.find_spec(module) is None]
         if missing:
             return f"it needs {', '.join(missing)}, not installed here: pip install '.[{self.extra}]'"

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, MaskedDense, SmoothInit
 from nhn_tf.models import keras_graph
 
 Weights = dict[str, np.ndarray]
@@ -22,9 +22,10 @@ Weights = dict[str, np.ndarray]
 def plain(model: keras.Model) -> keras.Model:
     """Rebuilds a model for inference without this package's layers.
 
-    `MaskedConv2D` becomes `Conv2D` with kernel * mask, `FactorizedReduction` one 2x2 `Conv2D` of stride 2,
-    `GroupedGlobalPool` a `DepthwiseConv2D` and `Flatten`, `BatchNorm` `BatchNormalization`. Dropout, which does nothing
-    at inference, goes, and everything is float32. Whoever loads the saved result needs Keras alone.
+    `MaskedConv2D` becomes `Conv2D` with kernel * mask, `MaskedDense` likewise `Dense`, `FactorizedReduction` one 2x2
+    `Conv2D` of stride 2, `GroupedGlobalPool` a `DepthwiseConv2D` and `Flatten`, `BatchNorm` `BatchNormalization`.
+    Dropout, which does nothing at inference, goes, and everything is float32. Whoever loads the saved result needs
+    Keras alone.
 
     Args:
       model: functional or built Sequential, every layer called once.
@@ -46,11 +47,7 @@ def plain(model: keras.Model) -> keras.Model:
             tensors[name] = inputs[0]
         else:
             tensors[name] = _replace(node, inputs)
-    inputs, outputs = (
-        keras.tree.map_structure(lambda tensor: tensors[keras_graph.layer_of(tensor)], part)
-        for part in keras_graph.structure_of(model)
-    )
-    return keras.Model(inputs, outputs, name=model.name)
+    return keras_graph.model_like(model, traced, tensors)
 
 
 def _replace(node: keras_graph.Node, inputs: list[Any]) -> Any:
@@ -110,7 +107,8 @@ def _config(layer: Any) -> dict[str, Any]:
 def _masked(layer: Any) -> tuple[Any, Weights]:
     weights = keras_graph.weights_of(layer)
     weights["kernel"] = weights["kernel"] * weights.pop("mask")
-    return layers.Conv2D.from_config(_config(layer)), weights
+    kind = layers.Conv2D if isinstance(layer, MaskedConv2D) else layers.Dense
+    return kind.from_config(_config(layer)), weights
 
 
 def _norm(layer: Any) -> tuple[Any, Weights]:
@@ -139,6 +137,7 @@ def _pool(layer: Any) -> tuple[Any, Weights]:
 
 REPLACEMENTS: Final[Mapping[type, Callable[[Any], tuple[Any, Weights]]]] = {
     MaskedConv2D: _masked,
+    MaskedDense: _masked,
     BatchNorm: _norm,
     FactorizedReduction: _reduction,
     GroupedGlobalPool: _pool,

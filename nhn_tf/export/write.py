@@ -16,19 +16,19 @@ import numpy as np
 
 from nhn_tf import pruning
 from nhn_tf.data import datasets
-from nhn_tf.data.batches import Normalization
+from nhn_tf.data.normalization import Normalization
 from nhn_tf.errors import UserError
-from nhn_tf.export import check, markdown
-from nhn_tf.export.formats import FORMATS, ExportError, Network, choose
+from nhn_tf.export import check, markdown, source
+from nhn_tf.export.formats import FORMATS, Network, choose
+from nhn_tf.export.preprocessing import FILE, Preprocessing
+from nhn_tf.export.source import ExportError
 from nhn_tf.models import complexity
-from nhn_tf.runs import RunDirectory, StageRecord
+from nhn_tf.runs import StageRecord
 from nhn_tf.runs.journal import device
-from nhn_tf.settings import DataConfig, table
+from nhn_tf.settings import DataConfig
 from nhn_tf.stages import networks
 from nhn_tf.storage import files
 
-SOURCES = ("final", "pruned", "base")
-"""The stages whose networks are exported, the last one first."""
 IMAGES = 1000
 """Test images that every export is compared on, at most."""
 
@@ -40,14 +40,14 @@ class _Reference:
     Attributes:
       model: as the stage left it.
       data: of the run.
-      normalization: of its images.
+      preprocessing: how its inputs are made.
       images: float32 [N, H, W, C], normalised test images.
       logits: float32 [N, classes].
     """
 
     model: keras.Model
     data: datasets.Dataset
-    normalization: Normalization
+    preprocessing: Preprocessing
     images: np.ndarray
     logits: np.ndarray
 
@@ -77,17 +77,17 @@ def write_exports(
         what the network does.
     """
     names, skipped = choose(asked)
-    stage = _last_stage(model_dir)
+    stage = source.last_stage(source.run_at(model_dir))
     with _float32():
         reference = _reference(stage, data_dir)
         compacted = pruning.compact(reference.model)
         network = Network(compacted)
-        directory = stage.run / "export"
+        directory = stage.run / source.DIRECTORY
         value = _facts(stage, reference, compacted)
         files.remove_leftovers(directory, older_than_s=3600)
         with files.writing(directory):
             before = _earlier(directory, value)
-            files.write_json(directory / "preprocessing.json", _preprocessing(reference))
+            files.write_json(directory / FILE, reference.preprocessing.to_json())
         written: dict[str, Any] = {}
         for name in names:
             try:
@@ -110,20 +110,6 @@ def write_exports(
     }
 
 
-def _last_stage(model_dir: str | os.PathLike[str]) -> StageRecord:
-    path = Path(model_dir)
-    if not (path / "run.json").exists():
-        raise ExportError(f"--model_dir={path} holds no run (no run.json). Give the directory of a run.")
-    run = RunDirectory(path)
-    for name in SOURCES:
-        if run.stage(name).is_done:
-            return run.stage(name)
-    raise ExportError(
-        f"no training stage of {path} has finished, so there is no network to export.\n"
-        f"Run: python {table.find(SOURCES[-1]).command} --model_dir={path}"
-    )
-
-
 @contextlib.contextmanager
 def _float32() -> Iterator[None]:
     """Builds networks in float32, whatever the precision of the training was."""
@@ -143,12 +129,12 @@ def _reference(stage: StageRecord, data_dir: str | None) -> _Reference:
     data = datasets.load(config, seed=record["seed"])
     stage.check_data(data.digest)
     model = networks.inherited(stage, data)
-    normalization = Normalization.of(data.train)
-    images = normalization(data.test.images[:IMAGES])
+    how = Preprocessing(data.name, data.image_shape, Normalization.of(data.train), data.class_names)
+    images = how.normalization(data.test.images[:IMAGES])
     model.compile(jit_compile=keras.backend.backend() == "jax")
     logits = np.asarray(model.predict(images, batch_size=100, verbose=0))
     check.check_reference(stage.name, logits)
-    return _Reference(model, data, normalization, images, logits)
+    return _Reference(model, data, how, images, logits)
 
 
 def _facts(stage: StageRecord, reference: _Reference, compacted: keras.Model) -> dict[str, Any]:
@@ -168,19 +154,6 @@ def _facts(stage: StageRecord, reference: _Reference, compacted: keras.Model) ->
     }
 
 
-def _preprocessing(reference: _Reference) -> dict[str, Any]:
-    """What a user of an export must know about its inputs and outputs."""
-    return {
-        "dataset": reference.data.name,
-        "image_shape": list(reference.data.image_shape),
-        "input": "float32 [batch, height, width, channels]: (pixel / 255 - mean) / std for each channel",
-        "mean": list(reference.normalization.mean),
-        "std": list(reference.normalization.std),
-        "output": "float32 [batch, classes]: logits; their softmax gives probabilities",
-        "class_names": list(reference.data.class_names),
-    }
-
-
 def _earlier(directory: Path, value: dict[str, Any]) -> dict[str, Any]:
     """Rows of earlier exports of the same weights; exports of others are removed, their table first."""
     path = directory / "export.json"
@@ -188,7 +161,7 @@ def _earlier(directory: Path, value: dict[str, Any]) -> dict[str, Any]:
         before = files.read_json(path)
         if (before["weights"], before["genotype"]) == (value["weights"], value["genotype"]):
             return {name: row for name, row in before["formats"].items() if (directory / row["file"]).exists()}
-    for name in ("export.md", "export.json", "preprocessing.json", *(form.file for form in FORMATS.values())):
+    for name in ("export.md", "export.json", FILE, *(form.file for form in FORMATS.values())):
         _remove(directory / name)
     return {}
 

@@ -5,6 +5,7 @@ from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.frozen import Frozen
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.mixed_op import MixedOp, StackedBatchNorm
 from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.layers.smooth_init import SmoothInit
@@ -17,6 +18,7 @@ __all__ = [
     "Frozen",
     "GroupedGlobalPool",
     "MaskedConv2D",
+    "MaskedDense",
     "MixedOp",
     "SmoothInit",
     "StackedBatchNorm",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import keras
 from keras import ops
 
 from nhn_tf.layers import backend
+
+# ENAS's, of every batch normalisation here.
+MOMENTUM: Final = 0.9
+EPSILON: Final = 1e-5
 
 
 @keras.saving.register_keras_serializable("nhn_tf")
@@ -29,7 +33,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def __init__(
-        self, *, momentum: float = 0.9, epsilon: float = 1e-5, use_batch_statistics: bool = False, **kwargs: Any
+        self, *, momentum: float = MOMENTUM, epsilon: float = EPSILON, use_batch_statistics: bool = False, **kwargs: Any
     ):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         self.use_batch_statistics = use_batch_statistics

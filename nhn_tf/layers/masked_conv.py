@@ -9,37 +9,19 @@ import numpy as np
 from keras import ops
 
 
-@keras.saving.register_keras_serializable("nhn_tf")
-class MaskedConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with a mask over its connections (paper, section 2.2).
+class Masked(keras.layers.Layer):
+    """What layers with a mask over their connections share; stands before the Keras layer among the parents.
 
-    A connection is the spatial kernel K[:, :, i, j] between input channel i and output channel j. The layer convolves
-    with `kernel * mask`, so a pruned connection neither acts nor receives a gradient. A `kernel_regularizer` sees the
-    live connections only. The mask is saved and loaded with the weights.
-
-    Args:
-      filters: Cout.
-      kernel_size: k, or (kh, kw).
-      **kwargs: of `keras.layers.Conv2D`, except `groups`.
-
-    Input shape: [B, H, W, Cin] (channels last).
-    Output shape: [B, H', W', Cout].
+    Attributes:
+      mask: float [Cin, Cout], 1 where a connection is kept. Saved and loaded with the weights.
     """
-
-    def __init__(self, filters: int, kernel_size: int | tuple[int, int], **kwargs: Any):
-        super().__init__(filters, kernel_size, **kwargs)
-        if self.groups != 1:
-            raise ValueError(f"`groups` must be 1: a mask addresses pairs of channels. Received: {self.groups}.")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
-        # [Cin, Cout], 1 where the kernel is kept.
-        self.mask = self.add_weight(name="mask", shape=self.kernel.shape[2:], initializer="ones", trainable=False)
+        shape = self.kernel.shape[-2:]
+        self.mask = self.add_weight(name="mask", shape=shape, initializer="ones", trainable=False)
         if self.kernel_regularizer is not None:
             self.kernel.regularizer = self._penalty
-
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        return super().convolution_op(inputs, ops.multiply(kernel, ops.cast(self.mask, kernel.dtype)))
 
     def set_mask(self, mask: np.ndarray) -> None:
         """Keeps the connections where `mask` is True; the others' weights become 0.
@@ -71,3 +53,29 @@ class MaskedConv2D(keras.layers.Conv2D):
 
     def _penalty(self, kernel: Any) -> Any:
         return self.kernel_regularizer(kernel * ops.cast(self.mask, kernel.dtype))
+
+
+@keras.saving.register_keras_serializable("nhn_tf")
+class MaskedConv2D(Masked, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with a mask over its connections (paper, section 2.2).
+
+    A connection is the spatial kernel K[:, :, i, j] between input channel i and output channel j. The layer convolves
+    with `kernel * mask`, so a pruned connection neither acts nor receives a gradient. A `kernel_regularizer` sees the
+    live connections only. The mask is saved and loaded with the weights.
+
+    Args:
+      filters: Cout.
+      kernel_size: k, or (kh, kw).
+      **kwargs: of `keras.layers.Conv2D`, except `groups`.
+
+    Input shape: [B, H, W, Cin] (channels last).
+    Output shape: [B, H', W', Cout].
+    """
+
+    def __init__(self, filters: int, kernel_size: int | tuple[int, int], **kwargs: Any):
+        super().__init__(filters, kernel_size, **kwargs)
+        if self.groups != 1:
+            raise ValueError(f"`groups` must be 1: a mask addresses pairs of channels. Received: {self.groups}.")
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return super().convolution_op(inputs, ops.multiply(kernel, ops.cast(self.mask, kernel.dtype)))

@@ -13,6 +13,7 @@ import keras
 from keras import ops as K
 
 from nhn_tf.layers import backend
+from nhn_tf.layers.batch_norm import EPSILON, MOMENTUM
 from nhn_tf.layers.smooth_init import SmoothInit
 from nhn_tf.values.space import Op, op_named
 
@@ -43,8 +44,8 @@ class StackedBatchNorm(keras.layers.Layer):
         self,
         count: int,
         *,
-        momentum: float = 0.9,
-        epsilon: float = 1e-5,
+        momentum: float = MOMENTUM,
+        epsilon: float = EPSILON,
         gamma_initializer: str = "ones",
         **kwargs: Any,
     ):
@@ -120,8 +121,8 @@ class MixedOp(keras.layers.Layer):
         filters: int,
         *,
         smooth_init: bool = True,
-        momentum: float = 0.9,
-        epsilon: float = 1e-5,
+        momentum: float = MOMENTUM,
+        epsilon: float = EPSILON,
         use_batch_statistics: bool = False,
         **kwargs: Any,
     ):

@@ -46,7 +46,7 @@ class MacroSupernet(Superset):
         *,
         input_shape: Sequence[int],
         num_classes: int,
-        filters: int = 36,
+        filters: int,
         dropout: float = 0.0,
         smooth_init: bool = True,
         use_batch_statistics: bool = False,

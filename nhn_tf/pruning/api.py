@@ -1,88 +1,102 @@
-"""Pruning of any functional Keras model: which convolutions, which kernels, and the masked clone."""
+"""Pruning of any functional Keras model: which kernels, and the masked copy."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import keras
-from keras import layers as klayers
+import numpy as np
 
-from nhn_tf.layers.masked_conv import MaskedConv2D
-from nhn_tf.models import keras_graph
-from nhn_tf.pruning import criteria
-from nhn_tf.pruning.masked import apply_masks, kernels_of
+from nhn_tf.layers.masked_conv import Masked
+from nhn_tf.models import agreement, copying, keras_graph
+from nhn_tf.pruning import criteria, liveness, structured, targets
+from nhn_tf.pruning.masked import apply_masks, kernels_of, kinds_of
+
+STRUCTURES: Final = ("kernels", "channels")
 
 FEW_CHANNELS: Final = 0.1
 """A layer of which no more of its output channels stay alive is warned of."""
-
-PRUNED_SIZES: Final = (3, 5)
-"""Sizes of the square kernels that are pruned unless layers are named (paper, section 3)."""
 
 
 def prune(
     model: keras.Model,
     *,
     threshold: float | None = None,
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     criterion: str = "std",
     scope: str = "global",
+    structure: str = "kernels",
     allow_disconnected: bool = False,
     seed: int = 0,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    check: bool = True,
 ) -> keras.Model:
     """Copies a model with its least important k x k kernels switched off (paper, section 2.2).
 
-    Every prunable convolution becomes a MaskedConv2D, which keeps its pruned kernels at zero in later training; all
-    else stays as it is. Compile and train the result, then `compact` it. Pruning a pruned model never revives a kernel.
-    `prune(model, sparsity=0.0)` only makes the convolutions maskable, for `PruningSchedule`.
+    Every prunable layer becomes a MaskedConv2D (a MaskedDense where dense layers were asked for), which keeps its
+    pruned kernels at zero in later training; all else stays as it is. Compile and train the result, then `compact` it.
+    Pruning a pruned model never revives a kernel. `prune(model, sparsity=0.0)` only makes the layers maskable, for
+    `PruningSchedule`. `check(model)` tells beforehand what can be pruned and what that can save.
 
     Args:
       model: functional or Sequential, built; not changed.
       threshold: a kernel goes when its score is below it. Give this or `sparsity`.
-      sparsity: share of the kernels to be gone, in [0, 1).
-      criterion: `std` (the paper's), `l1`, `l2` or `random` (a control).
-      scope: whether `sparsity` holds over all layers together (`global`, which may leave some layer hardly any: a
-        warning names it) or in each (`layer`).
+      sparsity: share of the kernels to be gone, in [0, 1); or a dictionary from a layer's name or pattern (`block3*`)
+        to its share: then these layers alone are pruned, each to the share of the first pattern that fits it.
+      criterion: `std` (the paper's), `l1`, `l2` or `random` (a control). 1x1 kernels and dense weights, which have no
+        spread, go by their magnitude under `std`.
+      scope: whether `sparsity` holds over all layers of a kind together (`global`, which may leave some layer hardly
+        any: a warning names it) or in each (`layer`). The kinds are k x k kernels, 1x1 kernels and dense weights.
+      structure: `kernels`, or `channels`: whole output channels go, by the mean score of their kernels, which dense
+        engines gain from too. `sparsity` then counts the kernels that live channels lack, those of the layers behind
+        included, so that networks of either structure cost the same multiply-adds; layers that make the model's outputs
+        keep their channels.
       allow_disconnected: let a layer lose its last kernel; otherwise its strongest stays, with a warning.
       seed: of the `random` criterion.
-      layers: names of the convolutions to prune. By default those with 3x3 or 5x5 kernels and `groups=1`, except
-        stems: convolutions with no other convolution between them and the model's input.
+      layers: names of the layers to prune, or "all": convolutions of every size and dense layers. By default
+        convolutions with 3x3 or 5x5 kernels. Neither default nor "all" takes grouped convolutions, stems (no other
+        convolution between them and the model's input) and frozen layers (`trainable=False`), which a warning names. A
+        layer in a model within the model goes by its path (`base/conv`).
+      include: names or patterns of layers to prune besides.
+      exclude: names or patterns of layers to leave whole.
+      check: compare the copy's outputs, before a kernel goes, with the model's on random images.
 
     Returns:
-      A new model, not compiled, of the same layer names and weights.
+      A new model, not compiled, of the same structure, layer names and weights.
 
     Raises:
       ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, or
-        a layer that cannot be pruned; the message names it.
+        a layer that cannot be copied; the message names it.
+      DisagreementError: the copy does not compute what the model does (see `nhn_tf.models.agreement`).
     """
-    selection = propose(
-        model,
-        threshold=threshold,
-        sparsity=sparsity,
-        criterion=criterion,
-        scope=scope,
-        allow_disconnected=allow_disconnected,
-        seed=seed,
-        layers=layers,
-    )
-    for name in selection.rescued:
-        warnings.warn(
-            f"every kernel of layer {name!r} was to go; its strongest was kept. Pass allow_disconnected=True to let a "
-            "layer lose all of them.",
-            stacklevel=2,
+    criteria.check_target(threshold=threshold, sparsity=sparsity, scope=scope)
+    if structure not in STRUCTURES or (structure == "channels" and isinstance(sparsity, Mapping)):
+        raise ValueError(
+            f"`structure` must be kernels or channels, the latter with one `sparsity`. Received: {structure!r}."
         )
-    for name, mask in selection.masks.items():
-        alive = int(mask.any(axis=0).sum())
-        if name not in selection.rescued and 0 < alive <= FEW_CHANNELS * mask.shape[1]:
-            warnings.warn(
-                f"layer {name!r} keeps {int(mask.sum()):,} of {mask.size:,} kernels and {alive} of {mask.shape[1]} "
-                "output channels, which may cost more accuracy than training brings back. "
-                'scope="layer" prunes every layer alike.',
-                stacklevel=2,
-            )
-    pruned = _masked_clone(model, frozenset(selection.masks))
+    chosen, shares = _targets(model, sparsity, layers, include, exclude)
+    if structure == "channels":
+        chosen = {name: layer for name, layer in chosen.items() if name not in targets.at_output(model)}
+    scores = _scored(chosen, criterion, seed)
+    target: dict[str, Any] = {
+        "threshold": threshold,
+        "sparsity": shares,
+        "scope": scope,
+        "kinds": kinds_of(chosen),
+        "current": _current(chosen),
+        "allow_disconnected": allow_disconnected,
+    }
+    whole = criteria.select(scores, **target)  # Before the copy: what is refused, is refused at once.
+    pruned = _masked_clone(model, chosen)
+    if check:
+        agreement.check_same(model, lambda inputs: agreement.run(pruned, inputs)[0], "the copy with maskable layers")
+    selection = structured.select_channels(pruned, scores, **target) if structure == "channels" else whole
+    _warn(model, selection, by_default=layers is None and not isinstance(sparsity, Mapping))
     apply_masks(pruned, selection.masks)
     return pruned
 
@@ -92,84 +106,128 @@ def propose(
     *,
     criterion: str = "std",
     seed: int = 0,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    sparsity: float | Mapping[str, float] | None = None,
     **target: Any,
 ) -> criteria.Selection:
     """What `prune` would switch off, with the thresholds and the layers it would rescue; nothing is changed.
 
-    Arguments and errors are those of `prune`; `target` holds `threshold` or `sparsity`, `scope`, `allow_disconnected`.
+    Arguments and errors are those of `prune`; `target` holds `threshold`, `scope`, `allow_disconnected`.
     """
-    chosen = prunable(model, layers)
-    flat = [name for name, layer in chosen.items() if layer.kernel_size == (1, 1)]
-    if criterion == "std" and flat:
-        raise ValueError(
-            f"a 1x1 kernel has no spread: criterion 'std' cannot rank layers {', '.join(flat)}. Use 'l1' or 'l2'."
+    chosen, shares = _targets(model, sparsity, layers, include, exclude)
+    kinds, current = kinds_of(chosen), _current(chosen)
+    return criteria.select(_scored(chosen, criterion, seed), sparsity=shares, kinds=kinds, current=current, **target)
+
+
+def _targets(
+    model: keras.Model,
+    sparsity: float | Mapping[str, float] | None,
+    layers: Sequence[str] | str | None,
+    include: Iterable[str],
+    exclude: Iterable[str],
+) -> tuple[dict[str, Any], float | dict[str, float] | None]:
+    """The layers to prune, and the share of each that a dictionary gives, by name instead of by pattern."""
+    if not isinstance(sparsity, Mapping):
+        return targets.prunable(model, layers, include=include, exclude=exclude), sparsity
+    if layers is not None or include:
+        raise ValueError("`sparsity` names the layers itself: give neither `layers` nor `include` with a dictionary.")
+    names = targets.candidates(model)
+    shares: dict[str, float] = {}
+    for pattern, share in sparsity.items():
+        shares = dict.fromkeys(targets.matching("sparsity", [pattern], names), share) | shares
+    chosen = targets.prunable(model, list(shares), exclude=exclude)
+    return chosen, {name: shares[name] for name in chosen}
+
+
+def _scored(chosen: Mapping[str, Any], criterion: str, seed: int) -> dict[str, np.ndarray]:
+    return criteria.score(kernels_of(chosen), criterion, seed=seed)
+
+
+def _current(chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The masks in force."""
+    masked = {name: layer for name, layer in chosen.items() if isinstance(layer, Masked)}
+    return {name: keras.ops.convert_to_numpy(layer.mask) > 0 for name, layer in masked.items()}
+
+
+def _warn(model: keras.Model, selection: criteria.Selection, *, by_default: bool) -> None:
+    """Tells what a user would not expect of the layers that were chosen, and of those that were not."""
+    for name in selection.rescued:
+        warnings.warn(
+            f"every kernel of layer {name!r} was to go; its strongest was kept. Pass allow_disconnected=True to let a "
+            "layer lose all of them.",
+            stacklevel=3,
         )
-    current = {
-        name: keras.ops.convert_to_numpy(layer.mask) > 0
-        for name, layer in chosen.items()
-        if isinstance(layer, MaskedConv2D)
+    for name, mask in selection.masks.items():
+        alive = int(mask.any(axis=0).sum())
+        if name not in selection.rescued and 0 < alive <= FEW_CHANNELS * mask.shape[1]:
+            warnings.warn(
+                f"layer {name!r} keeps {int(mask.sum()):,} of {mask.size:,} kernels and {alive} of {mask.shape[1]} "
+                "output channels, which may cost more accuracy than training brings back. "
+                'scope="layer" prunes every layer alike.',
+                stacklevel=3,
+            )
+    surprises = {
+        name: reason
+        for name, reason in targets.left_whole(model, selection.masks).items()
+        if by_default and reason.startswith(targets.SURPRISING)
     }
-    return criteria.select(criteria.score(kernels_of(chosen), criterion, seed=seed), current=current, **target)
+    if surprises:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in surprises.items())
+        warnings.warn(f"these layers are left whole: {listed}. `include` takes them in where it can.", stacklevel=3)
+    if walls := liveness.walls(model):
+        listed = "; ".join(f"{name} ({reason})" for name, reason in walls.items())
+        warnings.warn(
+            f"`compact` will keep all channels before and behind these layers, so that it saves less: {listed}. "
+            "Kernels are pruned all the same.",
+            stacklevel=3,
+        )
 
 
-def prunable(model: keras.Model, layers: Sequence[str] | None = None) -> dict[str, klayers.Conv2D]:
-    """The convolutions that `prune` works on, by name, in the order of the graph.
-
-    Args:
-      model: functional or Sequential, built.
-      layers: names to check and return; by default all that qualify.
+def copied(model: keras.Model) -> keras.Model:
+    """A copy of a model with all its state, not compiled.
 
     Raises:
-      ValueError: none qualifies, or one of `layers` is no Conv2D or MaskedConv2D with `groups=1`.
+      ValueError: a layer that cannot be copied; the message names it.
     """
-    nodes = keras_graph.trace(model).nodes
-    behind_convolution: dict[str, bool] = {}
-    for name, node in nodes.items():
-        behind_convolution[name] = any(
-            behind_convolution[parent] or _is_convolution(nodes[parent].layer) for parent in node.parents
-        )
-    candidates = {name: node.layer for name, node in nodes.items() if _is_maskable(node.layer)}
-    if layers is not None:
-        if isinstance(layers, str) or not layers:
-            raise ValueError(f"`layers` must be a list of one or more layer names. Received: {layers!r}.")
-        if unknown := [name for name in layers if name not in candidates]:
-            raise ValueError(
-                "`layers` must name Conv2D or MaskedConv2D layers of the model with groups=1. "
-                f"Received: {', '.join(unknown)}. It has: {', '.join(candidates) or 'none'}."
-            )
-        return {name: layer for name, layer in candidates.items() if name in set(layers)}
-    sizes = [(k, k) for k in PRUNED_SIZES]
-    found = {
-        name: layer for name, layer in candidates.items() if layer.kernel_size in sizes and behind_convolution[name]
-    }
-    if not found:
-        raise ValueError(
-            "the model has nothing to prune: no Conv2D with 3x3 or 5x5 kernels and groups=1 behind its stem. Name "
-            f"convolutions by `layers=`. It has: {', '.join(candidates) or 'none'}."
-        )
-    return found
+    keras_graph.check_functional(model)
+    return _masked_clone(model, ())
 
 
-def _masked_clone(model: keras.Model, masked: frozenset[str]) -> keras.Model:
+def _masked_clone(model: keras.Model, masked: Collection[str]) -> keras.Model:
+    """A copy, models within it copied too, in which the layers of these paths are masked."""
+    sources = keras_graph.layers_of(model)
+    new = {id(sources[path]) for path in masked if not isinstance(sources[path], Masked)}
+
     def clone(layer: Any) -> Any:
-        kind = MaskedConv2D if layer.name in masked else type(layer)
-        return kind.from_config(layer.get_config())
+        return copying.remake(layer, targets.MASKED[keras_graph.kind_of(layer)] if id(layer) in new else None)
 
-    copy = keras.models.clone_model(model, clone_function=clone)
-    for source, target in zip(model.layers, copy.layers, strict=True):
-        # By name: a MaskedConv2D has a mask besides the weights of the Conv2D it replaces.
-        weights = keras_graph.weights_of(source)
-        for variable in target.variables:
-            if variable.name in weights:
-                variable.assign(weights[variable.name])
+    with _uncompiled(model):
+        copy = keras.models.clone_model(model, input_tensors=_inputs_alike(model), clone_function=clone, recursive=True)
+    for path, target in keras_graph.layers_of(copy).items():
+        whole = {"mask": np.ones(target.mask.shape, "float32")} if id(sources[path]) in new else {}
+        copying.carry(sources[path], target, **whole)
     return copy
 
 
-def _is_convolution(layer: Any) -> bool:
-    kinds = (klayers.Conv2D, klayers.DepthwiseConv2D, klayers.SeparableConv2D)
-    return isinstance(layer, kinds)
+def _inputs_alike(model: keras.Model) -> Any:
+    """New inputs of the same names; Keras would name them after its tensors."""
+    if isinstance(model, keras.Sequential):
+        return None
+    return keras.tree.map_structure(
+        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=keras_graph.layer_of(t)), model.input
+    )
 
 
-def _is_maskable(layer: Any) -> bool:
-    return type(layer) in (klayers.Conv2D, MaskedConv2D) and layer.groups == 1
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Keeps Keras from compiling the copies of a model, which it cannot with a loss that has no registered name."""
+    models = [layer for layer in model._flatten_layers() if isinstance(layer, keras.Model) and layer.compiled]
+    for one in models:
+        one.compiled = False
+    try:
+        yield
+    finally:
+        for one in models:
+            one.compiled = True

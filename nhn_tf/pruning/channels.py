@@ -25,19 +25,20 @@ import keras
 import numpy as np
 from keras import layers
 
-from nhn_tf.models.keras_graph import Node
+from nhn_tf.models.keras_graph import Node, kind_of
 
 ELEMENTWISE: Final = frozenset(
     getattr(keras.activations, name)
     for name in (
-        "celu elu exponential gelu hard_sigmoid hard_silu hard_tanh leaky_relu linear log_sigmoid mish relu relu6 selu "
-        "sigmoid silu softplus softsign tanh"
+        "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu linear log_sigmoid mish "
+        "relu relu6 selu sigmoid silu soft_shrink softplus softsign sparse_plus sparse_sigmoid squareplus tanh "
+        "tanh_shrink threshold"
     ).split()
 )
 """Activations that treat each channel alone."""
 
-MIXING: Final = frozenset((keras.activations.softmax, keras.activations.log_softmax))
-"""Activations in which every channel depends on all: none can be left out."""
+ELEMENTWISE_LAYERS: Final = (layers.ReLU, layers.LeakyReLU, layers.ELU)
+"""Layers without weights that do so, and may stand as the activation of another layer."""
 
 
 class Channels(NamedTuple):
@@ -69,12 +70,14 @@ class Site:
       weights: its variables by name.
       in_shapes: shapes of the tensors that it reads.
       feeds_norms: whether nothing but batch normalisations reads it, so that they can take up a shift of its output.
+      calls: of the layer in the model. If it has weights, all calls have the same channels.
     """
 
     node: Node
     weights: Mapping[str, np.ndarray]
     in_shapes: tuple[tuple[int | None, ...], ...]
-    feeds_norms: bool
+    feeds_norms: bool = False
+    calls: int = 1
 
     @property
     def layer(self) -> Any:
@@ -104,18 +107,14 @@ class Site:
         return getattr(self.layer, "padding", "valid") == "same" and max(sizes) > 1
 
     def mixes(self) -> bool:
-        """Whether the layer's activation lets every channel depend on all of them.
+        """Whether the layer's activation may let a channel depend on others, as softmax does; unknown ones may."""
+        if isinstance(self.activation, layers.Layer):
+            return kind_of(self.activation) not in ELEMENTWISE_LAYERS
+        return self.activation not in ELEMENTWISE
 
-        Raises:
-          ValueError: an activation that is not known.
-        """
-        if self.activation not in ELEMENTWISE | MIXING:
-            raise self.refusal(f"nothing is known of its activation {self.activation!r}")
-        return self.activation in MIXING
 
-    def refusal(self, reason: str) -> ValueError:
-        kind = type(self.layer).__name__
-        return ValueError(f"layer {self.node.name!r} ({kind}) cannot be compacted: {reason}.")
+class NotFollowedError(ValueError):
+    """Why channels cannot be followed through a layer: it is a wall, before and behind which all are kept."""
 
 
 class Cut(NamedTuple):
@@ -123,12 +122,12 @@ class Cut(NamedTuple):
 
     Attributes:
       config: entries of the layer's configuration that change.
-      weights: its variables by name.
+      weights: its variables by name; None leaves its state as it is.
       shift: float64 [kept channels], what its output now lacks of the original's.
     """
 
     config: Mapping[str, Any]
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray] | None
     shift: np.ndarray
 
 
@@ -136,7 +135,7 @@ class Rule:
     """Base: one tensor in and out, and channel i of the output is made of channel i of the input alone."""
 
     def check(self, site: Site) -> None:
-        """Raises a ValueError where the layer's settings are not supported."""
+        """Raises a NotFollowedError where the layer's settings are not supported."""
 
     def constants(self, site: Site, inputs: Sequence[Channels]) -> Channels:
         return inputs[0]
@@ -169,7 +168,11 @@ def evaluate(function: Any, value: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(result)[0].astype(np.float64)
 
 
+def channel_axis(site: Site) -> tuple[int, int]:
+    """The two numbers by which a layer may name the channels' axis."""
+    return (-1, len(site.node.shape) - 1)
+
+
 def _channel_count(shape: tuple[int | None, ...]) -> int:
-    if shape[-1] is None:
-        raise ValueError(f"the number of channels must be known. Received: shape {shape}.")
-    return shape[-1]
+    """Size of the last axis; where it is unknown or the only one, the value counts as one channel."""
+    return shape[-1] if len(shape) > 1 and shape[-1] is not None else 1

@@ -86,7 +86,7 @@ def score(kernels: Mapping[str, np.ndarray], criterion: str = "std", *, seed: in
 
     Args:
       kernels: layer name to float [kh, kw, Cin, Cout].
-      criterion: a name in `CRITERIA`.
+      criterion: a name in `CRITERIA`; `std` ranks kernels of one number, which have none, by their magnitude.
       seed: of the `random` criterion. A layer's scores depend on the seed and the layer's name alone.
 
     Returns:
@@ -108,7 +108,9 @@ def score(kernels: Mapping[str, np.ndarray], criterion: str = "std", *, seed: in
                 "did not diverge."
             )
         rng = generator(seed, Stream.RANDOM_PRUNING, zlib.crc32(name.encode()))
-        scores[name] = CRITERIA[criterion](kernel, rng)
+        # A kernel of one number has no spread: its magnitude counts.
+        rank = kernel_l1 if criterion == "std" and kernel.shape[:2] == (1, 1) else CRITERIA[criterion]
+        scores[name] = rank(kernel, rng)
     return scores
 
 
@@ -118,7 +120,9 @@ def check_criterion(criterion: str) -> None:
         raise ValueError(f"`criterion` must be one of {', '.join(CRITERIA)}. Received: {criterion!r}.")
 
 
-def check_target(*, threshold: float | None, sparsity: float | None, scope: str) -> None:
+def check_target(
+    *, threshold: float | None, sparsity: float | Mapping[str, float] | None, scope: str = "global"
+) -> None:
     """Raises a ValueError unless exactly one of `threshold` and `sparsity` is given and the values are in range."""
     if (threshold is None) == (sparsity is None):
         raise ValueError(
@@ -126,7 +130,8 @@ def check_target(*, threshold: float | None, sparsity: float | None, scope: str)
         )
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
         raise ValueError(f"`threshold` must be finite and at least 0. Received: {threshold}.")
-    if sparsity is not None and not 0 <= sparsity < 1:
+    shares = list(sparsity.values()) if isinstance(sparsity, Mapping) else [0.0 if sparsity is None else sparsity]
+    if not shares or not all(0 <= share < 1 for share in shares):
         raise ValueError(f"`sparsity` must be in [0, 1). Received: {sparsity}.")
     check_scope(scope)
 
@@ -141,8 +146,9 @@ def select(
     scores: Mapping[str, np.ndarray],
     *,
     threshold: float | None = None,
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     scope: str = "global",
+    kinds: Mapping[str, str] | None = None,
     current: Mapping[str, np.ndarray] | None = None,
     may_return: bool = False,
     allow_disconnected: bool = False,
@@ -157,8 +163,9 @@ def select(
     Args:
       scores: layer name to float [Cin, Cout].
       threshold: absolute, in the unit of the scores.
-      sparsity: share of kernels to be gone, in [0, 1).
+      sparsity: share of kernels to be gone, in [0, 1); or one for each layer.
       scope: with `sparsity`, whether the share holds in each `layer` or over all of them (`global`).
+      kinds: layer name to what it is; a global share holds over the layers of each kind, whose scores alone compare.
       current: masks in force, layer name to bool [Cin, Cout]; a layer without one is whole.
       may_return: whether kernels pruned in `current` compete again; otherwise they stay pruned. Of equal scores, those
         pruned in `current` go first either way, so that selecting twice changes nothing.
@@ -178,15 +185,18 @@ def select(
         masks = {name: wanted[name] | protected[name] for name in scores}
         thresholds = dict.fromkeys(scores, float(threshold))
     elif sparsity is not None:
-        groups = _groups(scores, scope)
+        if isinstance(sparsity, Mapping):
+            groups, shares = _groups(scores, "layer"), sparsity
+        else:
+            groups, shares = _groups(scores, scope, kinds), dict.fromkeys(scores, sparsity)
         order = (scores, alive, candidates)
         nothing = {name: np.zeros_like(mask) for name, mask in alive.items()}
         wanted, masks, thresholds = {}, {}, {}
         for group in groups:
-            free = _drop_lowest(group, *order, nothing, sparsity)
+            free = _drop_lowest(group, *order, nothing, shares[group[0]])
             lowest = min((float(scores[n][m].min()) for n, m in free.items() if m.any()), default=math.inf)
             wanted.update(free)
-            masks.update(_drop_lowest(group, *order, protected, sparsity))
+            masks.update(_drop_lowest(group, *order, protected, shares[group[0]]))
             thresholds.update(dict.fromkeys(group, lowest))
 
     return Selection(
@@ -217,9 +227,14 @@ def random_masks(masks: Mapping[str, np.ndarray], *, scope: str = "global", seed
     return Masks(shuffled)
 
 
-def _groups(names: Iterable[str], scope: str) -> list[list[str]]:
-    """The layers that share one target: all, or each alone."""
-    return [group for group in ([list(names)] if scope == "global" else [[name] for name in names]) if group]
+def _groups(names: Iterable[str], scope: str, kinds: Mapping[str, str] | None = None) -> list[list[str]]:
+    """The layers that share one target: all of a kind, or each alone."""
+    if scope == "layer":
+        return [[name] for name in names]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("" if kinds is None else kinds[name], []).append(name)
+    return list(groups.values())
 
 
 def _split(flat: np.ndarray, like: Mapping[str, np.ndarray], group: Sequence[str]) -> dict[str, np.ndarray]:

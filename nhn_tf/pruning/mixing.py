@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.pruning.channels import Channels, Cut, Rule, Site, all_varying, channels, evaluate
+from nhn_tf.pruning.channels import Channels, Cut, NotFollowedError, Rule, Site, all_varying, channels, evaluate
 
 
 class LinearRule(Rule):
     """Layers that mix channels by weights. Subclasses say how the weights are laid out."""
-
-    def check(self, site: Site) -> None:
-        site.mixes()
 
     def connected(self, site: Site) -> np.ndarray:
         """bool [Cin, Cout], False where a mask forbids the connection."""
@@ -86,14 +83,16 @@ class LinearRule(Rule):
 
 
 class DenseRule(LinearRule):
+    """Dense and MaskedDense."""
+
     def connected(self, site: Site) -> np.ndarray:
-        return np.ones(site.weights["kernel"].shape, bool)
+        return site.weights["mask"] > 0 if "mask" in site.weights else np.ones(site.weights["kernel"].shape, bool)
 
     def sums(self, site: Site) -> np.ndarray:
-        return site.weights["kernel"].astype(np.float64)
+        return site.weights["kernel"].astype(np.float64) * self.connected(site)
 
     def cut_weights(self, site: Site, kept_in: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-        return {"kernel": site.weights["kernel"][kept_in][:, kept]}
+        return {name: w[kept_in][:, kept] for name, w in site.weights.items() if name in ("kernel", "mask")}
 
     def cut_config(self, site: Site, kept: np.ndarray) -> dict[str, Any]:
         return {"units": int(kept.sum())}
@@ -103,9 +102,8 @@ class ConvRule(LinearRule):
     """Conv2D and MaskedConv2D."""
 
     def check(self, site: Site) -> None:
-        super().check(site)
         if site.layer.groups != 1:
-            raise site.refusal(f"grouped convolutions are not supported. Received: groups={site.layer.groups}")
+            raise NotFollowedError(f"its channels must not be grouped. Received: groups={site.layer.groups}")
 
     def connected(self, site: Site) -> np.ndarray:
         shape = site.weights["kernel"].shape[2:]
@@ -146,6 +144,22 @@ class ConvRule(LinearRule):
             mask[carrier] = np.maximum(mask[carrier], mask[lost].max(0))
             weights["mask"] = mask
         return dataclasses.replace(site, weights=weights)
+
+
+class TransposedRule(LinearRule):
+    """Conv2DTranspose. Its windows overlap differently from pixel to pixel: no constant but 0 stays one."""
+
+    def connected(self, site: Site) -> np.ndarray:
+        return np.ones((site.in_width, site.width), bool)
+
+    def sums(self, site: Site) -> np.ndarray:
+        return site.weights["kernel"].sum((0, 1), dtype=np.float64).T
+
+    def cut_weights(self, site: Site, kept_in: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
+        return {"kernel": site.weights["kernel"][:, :, kept][..., kept_in]}
+
+    def _bordered(self, site: Site, inputs: Channels) -> np.ndarray:
+        return inputs.constant & (inputs.value != 0)
 
 
 class SeparableRule(LinearRule):

@@ -18,10 +18,10 @@ def summary(model: keras.Model) -> str:
     `complexity`).
 
     Args:
-      model: functional, of layer types that `compact` knows, with an input of known height and width.
+      model: functional or Sequential, with an input of known height and width.
 
     Returns:
-      Lines of text, the totals last.
+      Lines of text, the totals last, and a line on layers whose multiply-adds are not known, if there are any.
 
     Raises:
       ValueError: as in `compact` and `complexity.layer_cost`.
@@ -37,8 +37,14 @@ def summary(model: keras.Model) -> str:
     dead = sum(count.dead_neurons for count in weighted)
     zero = complexity.Cost()
     rows.append(_row("total", kernels, dead, sum(before.values(), zero), sum(after.values(), zero)))
+    notes = [f"multiply-adds of {name} ({kind}) are not known" for name, kind in complexity.uncounted(model).items()]
+    if 0 < kernels[0] < kernels[1] and not dead:
+        notes.append(
+            "no channel is dead: the compacted model has the same layers, and only engines that skip masked kernels "
+            "(nhn_tf.sparse) gain"
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-    return "\n".join(_line(row, widths) for row in rows)
+    return "\n".join([*(_line(row, widths) for row in rows), *notes])
 
 
 def _row(

@@ -7,17 +7,19 @@ count and on the model's variables alone, so a run that is stopped and resumed p
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from nhn_tf.layers import backend
-from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_conv import Masked
 from nhn_tf.pruning import criteria
-from nhn_tf.pruning.masked import apply_masks, kernels_of, masked_layers, masks_of
+from nhn_tf.pruning.masked import apply_masks, kernels_of, kinds_of, masked_layers, masks_of
+from nhn_tf.values.masks import Masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,9 @@ class PruningSchedule(keras.callbacks.Callback):
     was masked before the ramp competes too). At `end_step` the masks are settled: weights of pruned kernels, and what
     the optimizer remembers of them, become zero, and stay so. `oneshot` does this at `begin_step`, all at once.
 
+    Steps are the optimizer's updates: gradients that are accumulated over several batches make one. Training that ends
+    before `end_step`, or whose last weights are replaced by earlier ones, ends with a warning.
+
     Resuming needs no state of the callback: restore the model and its optimizer (`keras.callbacks.BackupAndRestore`)
     and pass a schedule of the same arguments.
 
@@ -93,7 +98,7 @@ class PruningSchedule(keras.callbacks.Callback):
       scope: as for `prune`.
       allow_disconnected: as for `prune`.
       seed: as for `prune`.
-      layers: names of MaskedConv2D layers; by default all of the model.
+      layers: names of masked layers; by default all of the model.
 
     Raises:
       ValueError: values out of range; in `fit`, a model without such layers (`prune(model, sparsity=0.0)` makes them).
@@ -147,36 +152,84 @@ class PruningSchedule(keras.callbacks.Callback):
         self.seed = seed
         self.layer_names = None if layers is None else tuple(layers)
 
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        # Keras gives a callback no other way to its companions.
+        caller = sys._getframe(1).f_locals.get("self")
+        self._companions = caller if isinstance(caller, keras.callbacks.CallbackList) else None
+
+    @property
+    def pruned_model(self) -> keras.Model:
+        """The model whose kernels go: the one that is trained, or the student within a `Distiller`."""
+        return getattr(self.model, "student", self.model)
+
     def on_train_begin(self, logs: Any = None) -> None:
-        if not masked_layers(self.model, self.layer_names):
+        if not masked_layers(self.pruned_model, self.layer_names):
             raise ValueError(
-                f"model {self.model.name!r} has no MaskedConv2D layer to prune. Train the result of "
+                f"model {self.pruned_model.name!r} has no masked layer to prune. Train the result of "
                 "nhn_tf.pruning.prune(model, sparsity=0.0) instead."
             )
+        self._settled: Masks | None = None
         # Later steps are evaluated as they end; the first of all, step 0, never does.
-        step = int(self.model.optimizer.iterations)
+        step = self._updates()
         if step == self.ramp.begin:
             self._evaluate(step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Counting from here spares a transfer from the device after each step; both counts follow from the optimizer.
-        self._epoch_start = self._seen = int(self.model.optimizer.iterations)
+        # Here, not as training begins: another callback may have restored the optimizer meanwhile.
+        self._seen = self._known = self._updates()
+        self._known_at = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        step = self._epoch_start + batch + 1
-        due = self.ramp.last_due(self._seen, step)
-        self._seen = step
+        # A batch makes one update at most, and none while gradients are accumulated. The true count is asked for only
+        # where a step may be due: it spares a transfer from the device after each batch.
+        most = self._known + batch + 1 - self._known_at
+        if self.ramp.last_due(self._seen, most) is None:
+            return
+        backend.sync_state(self.model)
+        self._known, self._known_at = self._updates(), batch + 1
+        due = self.ramp.last_due(self._seen, self._known)
+        self._seen = self._known
         if due is not None:
             self._evaluate(due)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._companions is None:
+            self._warn_of_a_missed_target()
+        else:  # Behind those that restore weights as training ends, EarlyStopping among them.
+            self._companions.callbacks.append(_AtLast(self._warn_of_a_missed_target))
+
+    def _updates(self) -> int:
+        """Updates that the optimizer has made."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _warn_of_a_missed_target(self) -> None:
+        model, step = self.pruned_model, self._updates()
+        target = f"the target was {self.unit} {self.ramp.final}"
+        found = f"{masks_of(model).sparsity:.3f} of the kernels are masked, and {target}"
+        if step < self.ramp.end:
+            warnings.warn(
+                f"training ended after {step} updates, before the pruning schedule did (end_step={self.ramp.end}): "
+                f"{found}. Its masks are not settled. Train on, or choose an earlier `end_step`.",
+                stacklevel=2,
+            )
+        elif self._settled is not None and masks_of(model) != self._settled:
+            warnings.warn(
+                f"the model was set back to weights from before the pruning schedule ended: {found}. Have "
+                "EarlyStopping begin after that (`start_from_epoch`), or take the last weights.",
+                stacklevel=2,
+            )
 
     def _evaluate(self, step: int) -> None:
         """Sets the masks of a due step from the weights as they are."""
         backend.sync_state(self.model)
-        layers = masked_layers(self.model, self.layer_names)
+        model = self.pruned_model
+        layers = masked_layers(model, self.layer_names)
         selection = criteria.select(
             criteria.score(kernels_of(layers), self.criterion, seed=self.seed),
             scope=self.scope,
-            current={name: mask for name, mask in masks_of(self.model).items() if name in layers},
+            kinds=kinds_of(layers),
+            current={name: mask for name, mask in masks_of(model).items() if name in layers},
             may_return=True,
             allow_disconnected=self.allow_disconnected,
             **{self.unit: self.ramp.target(step)},
@@ -187,14 +240,26 @@ class PruningSchedule(keras.callbacks.Callback):
             return
         for name in selection.rescued:
             warnings.warn(f"every kernel of layer {name!r} was to go; its strongest was kept.", stacklevel=2)
-        apply_masks(self.model, selection.masks)
+        apply_masks(model, selection.masks)
+        self._settled = masks_of(model)
         for layer in layers.values():
             _forget_pruned(self.model.optimizer, layer)
 
 
-def _forget_pruned(optimizer: keras.optimizers.Optimizer, layer: MaskedConv2D) -> None:
+class _AtLast(keras.callbacks.Callback):
+    """Does something when all callbacks before it have ended training."""
+
+    def __init__(self, action: Callable[[], None]):
+        super().__init__()
+        self._action = action
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._action()
+
+
+def _forget_pruned(optimizer: keras.optimizers.Optimizer, layer: Masked) -> None:
     """Zeroes momenta and averages of pruned kernels, which would move them away from zero again."""
-    mask = keras.ops.convert_to_numpy(layer.mask)
+    mask = keras.ops.convert_to_numpy(layer.mask)  # [Cin, Cout]
     slot = layer.kernel.path.replace("/", "_") + "_"
     for variable in optimizer.variables:
         if variable.name.startswith(slot) and variable.shape == layer.kernel.shape:

@@ -52,7 +52,7 @@ def read(path: str | os.PathLike[str]) -> Run:
     path = Path(path)
     command = f"python {STAGES[0].command} --model_dir={path}"
     if not path.exists():
-        raise RunError(f"--model_dir={path} does not exist. Give the directory of a run, or begin one: {command}")
+        raise RunError(f"`model_dir`={path} does not exist. Give the directory of a run, or begin one: {command}")
     directory = RunDirectory(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path} holds no run (no run.json). Give the directory of a run, or begin one: {command}")

@@ -6,15 +6,33 @@
 
 `done.json` is written last. A stage whose done.json carries the same digest returns at once; another digest is an
 error that names the fields that changed. A stage without done.json is resumed from its newest readable checkpoint.
+
+What writes needs Keras, and is imported when it is asked for; finished stages can be read without.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from nhn_tf.errors import RunError
-from nhn_tf.runs.directory import RunDirectory
-from nhn_tf.runs.open_stage import OpenStage, ReadyStage
 from nhn_tf.runs.record import Done, StageRecord
-from nhn_tf.runs.settings import NOT_IN_DIGEST, Settings
 from nhn_tf.settings.table import NAMES, STAGES, Stage
-from nhn_tf.storage.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    from nhn_tf.runs.directory import RunDirectory
+    from nhn_tf.runs.open_stage import OpenStage, ReadyStage
+    from nhn_tf.runs.settings import NOT_IN_DIGEST, Settings
+    from nhn_tf.storage.checkpoints import Checkpoint
+
+_LATER = {
+    "Checkpoint": "nhn_tf.storage.checkpoints",
+    "NOT_IN_DIGEST": "nhn_tf.runs.settings",
+    "OpenStage": "nhn_tf.runs.open_stage",
+    "ReadyStage": "nhn_tf.runs.open_stage",
+    "RunDirectory": "nhn_tf.runs.directory",
+    "Settings": "nhn_tf.runs.settings",
+}
 
 __all__ = [
     "NAMES",
@@ -30,3 +48,9 @@ __all__ = [
     "Stage",
     "StageRecord",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -17,7 +17,7 @@ from nhn_tf.runs.journal import NAME, Journal
 from nhn_tf.runs.open_stage import ReadyStage, ready
 from nhn_tf.runs.record import StageRecord
 from nhn_tf.runs.settings import Settings
-from nhn_tf.settings.table import STAGES
+from nhn_tf.settings.table import CONTROLS, STAGES
 
 
 class RunDirectory:
@@ -38,11 +38,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"the run directory {self.path} cannot be read: {error.strerror}.") from None
         if is_file:
-            raise RunError(f"--model_dir must be a directory. Received: {self.path}, which is a file.")
+            raise RunError(f"`model_dir` must be a directory. Received: {self.path}, which is a file.")
         if is_other:
             raise RunError(
                 f"{self.path} is not empty and holds no run (no run.json).\n"
-                f"Choose another --model_dir, empty this one, or, if it is a run, write {{}} into its run.json."
+                f"Choose another `model_dir`, empty this one, or, if it is a run, write {{}} into its run.json."
             )
         self.journal = Journal(self.path)
 
@@ -87,7 +87,7 @@ class RunDirectory:
 
     def _tidy(self) -> None:
         """Removes what killed processes left behind; the lock says that no other writes here."""
-        for path in (self.path, *(self.path / stage.directory for stage in STAGES)):
+        for path in (self.path, *(self.path / stage.directory for stage in (*STAGES, *CONTROLS))):
             files.remove_leftovers(path)
             if (path / "done.json").exists():
                 shutil.rmtree(path / "checkpoint", ignore_errors=True)
@@ -101,6 +101,11 @@ class RunDirectory:
     def stages(self) -> dict[str, StageRecord]:
         """Every stage of the pipeline as it stands, by name, in its order."""
         return {stage.name: StageRecord(self.path, stage) for stage in STAGES}
+
+    @property
+    def controls(self) -> dict[str, StageRecord]:
+        """What the run is compared with, as it stands, by name."""
+        return {stage.name: StageRecord(self.path, stage) for stage in CONTROLS}
 
     def ready(
         self,

@@ -7,7 +7,8 @@
                          "computed_with", "also_computed_with", "genotype", "weights"}}}
 
 A stage's entry has the settings that it was begun with, the digest of the images and, where one was given in a file,
-the architecture; once it has finished, the digests of what it left.
+the architecture; once it has finished, the digests of what it left. A run with a time limit has its "plan", too
+(`settings.plan`).
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ class Journal:
         files.write_sealed(self.path, record)
 
     def note_stage(self, name: str, entry: Mapping[str, Any], *, resumed: bool) -> None:
-        """Notes what a stage is begun or, `resumed`, gone on with, in place of what it was before.
+        """Notes what a stage is begun with, or `resumed` with, in place of what it was before.
 
-        What it is first computed with stays; whatever else it is gone on with is warned of and noted beside that.
+        What it is first computed with stays; whatever else it is resumed with is warned of and noted beside that.
         """
         record, now = self._record(), computed_with()
         before = record["stages"].get(name) if resumed else None
@@ -88,6 +89,10 @@ class Journal:
         record = self._record()
         record["stages"] = {name: entry for name, entry in record["stages"].items() if name not in names}
         files.write_sealed(self.path, record)
+
+    def note_plan(self, plan: Mapping[str, Any]) -> None:
+        """Notes what a run with a time limit is to do, in place of the plan before."""
+        files.write_sealed(self.path, {**self._record(), "plan": dict(plan)})
 
     def note_results(self, name: str, results: Mapping[str, Any]) -> None:
         """Adds to a stage's entry what it has left."""

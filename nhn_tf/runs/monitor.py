@@ -23,6 +23,7 @@ class Monitor:
       total: epochs the stage will make.
       unit: what is counted: "epoch" or "cycle".
       history: rows of the epochs that an earlier process finished; they open the new metrics.csv.
+      behind_s: seconds that the run will take after the stage, if they are planned.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Monitor:
         total: int,
         unit: str = "epoch",
         history: list[dict[str, float]] | None = None,
+        behind_s: float | None = None,
     ):
         self.directory = Path(directory)
         self.label = label
         self.total = total
         self.unit = unit
         self.history = list(history or [])
+        self._behind_s = behind_s
         self._first = len(self.history)
         self._first_step: int | None = None
         self._started = self._epoch_started = self._last_beat = time.monotonic()
@@ -48,7 +51,7 @@ class Monitor:
         """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
         now = time.monotonic()
         if self._first_step is None:
-            self._first_step = step - 1  # of an epoch that is gone on with
+            self._first_step = step - 1  # of a resumed epoch
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now
@@ -69,7 +72,8 @@ class Monitor:
         self._first_step = None
         done = len(self.history)
         remaining = (now - self._started) / (done - self._first) * (self.total - done)
-        self._say(f"{self.label} {self.unit} {done}/{self.total} ETA {_clock(remaining)}{_in_words(metrics)}")
+        run = "" if self._behind_s is None else f", of the run {_clock(remaining + self._behind_s)}"
+        self._say(f"{self.label} {self.unit} {done}/{self.total} ETA {_clock(remaining)}{run}{_in_words(metrics)}")
         self.write_csv()
         for name, value in row.items():
             if name != self.unit:

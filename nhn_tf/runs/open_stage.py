@@ -160,18 +160,18 @@ def _check_same(
     begun = f"stage '{record.name}' in {record.run} was begun"
     if settings.architecture and any(name == "input_genotype" for name, _ in changed):
         raise RunError(
-            f"{begun} on another architecture than --genotype={settings.architecture} holds now.\n"
-            f"Give that one, another --model_dir, or --overwrite to begin the stage again."
+            f"{begun} on another architecture than `genotype`={settings.architecture} holds now.\n"
+            f"Give that one, another `model_dir`, or `overwrite` to begin the stage again."
         )
     if any(name.startswith("input_") for name, _ in changed):
         raise RunError(
             f"{begun} on another result of stage '{source.name if source else record.stage.after}', which has been run "
-            f"again since.\nGive --overwrite to begin '{record.name}' again on the present one."
+            f"again since.\nGive `overwrite` to begin '{record.name}' again on the present one."
         )
     if changed:
         raise RunError(
             f"{begun} with other settings: {'; '.join(text for _, text in changed)}.\n"
-            f"Give the same settings, another --model_dir, or --overwrite to begin the stage again."
+            f"Give the same settings, another `model_dir`, or `overwrite` to begin the stage again."
         )
 
 
@@ -228,21 +228,22 @@ class OpenStage:
         return checkpoint
 
     def finish(
-        self, metrics: Mapping[str, Any], *, genotype: Genotype, weights: Mapping[str, np.ndarray]
+        self, metrics: Mapping[str, Any], *, genotype: Genotype | None, weights: Mapping[str, np.ndarray]
     ) -> Done:
         """Writes the stage's results, done.json last, and drops its checkpoints.
 
         Args:
           metrics: the stage's figures.
-          genotype: what it found or trained.
+          genotype: what it found or trained; None for a network that has none.
           weights: arrays by variable path.
         """
-        genotype.save(self.path)
+        if genotype is not None:
+            genotype.save(self.path)
         files.save_npz(self / "weights.npz", weights)
         done = Done(
             stage=self.name,
             metrics=dict(metrics),
-            genotype=genotype.digest,
+            genotype=genotype.digest if genotype is not None else "",
             weights=files.digest_arrays(weights),
             config_digest=config_digest(self._config),
             wall_s=round(self.seconds, 3),

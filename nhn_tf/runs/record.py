@@ -211,7 +211,7 @@ class StageRecord:
         if before != digest:
             raise RunError(
                 f"stage '{self.name}' in {self.run} has seen other images (digest {before}, now {digest}).\n"
-                f"Give the same --data_dir, or another --model_dir."
+                f"Give the same `data_dir`, or another `model_dir`."
             )
 
     def _sealed(self, name: str, keys: tuple[str, ...]) -> dict[str, Any]:

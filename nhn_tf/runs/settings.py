@@ -9,19 +9,33 @@ from typing import Any, TypeVar
 
 from nhn_tf.storage import files
 from nhn_tf.settings import table
-from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig
+from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
 NOT_IN_DIGEST = {
     "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
 }  # fmt: skip
 
+# Settings that runs begun before there was such a setting lack, with their defaults: at these they are no part of what
+# decides the result, so that such a run goes on.
+ADDED = {"data.class_weights": "auto"}
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that one stage is asked to do."""
+    """Everything that one stage is asked to do.
+
+    Attributes:
+      config: the stage's own settings.
+      data: which images.
+      compute: how the numbers are computed.
+      seed: of everything random.
+      preset: where the settings come from; "" where none is named.
+      overwrite: discard what the stage has left and begin again.
+      behind_s: seconds that the stages behind this one are planned to take, for its progress lines; None without a plan.
+    """
 
     config: Config
     data: DataConfig
@@ -29,6 +43,7 @@ class Settings:
     seed: int = 0
     preset: str = ""
     overwrite: bool = False
+    behind_s: float | None = None
 
     def expect(self, kind: type[ConfigT]) -> ConfigT:
         """The stage's configuration, which must be of the stage's own class.
@@ -66,6 +81,20 @@ class Settings:
         }
 
 
+def of_preset(preset: Preset, *, seed: int = 0, name: str = "") -> dict[str, Settings]:
+    """The settings of every stage as a preset has them, by name.
+
+    Args:
+      preset: what is asked.
+      seed: of everything random.
+      name: the preset's, if it has one.
+    """
+    return {
+        stage: Settings(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
+        for stage in (*table.NAMES, *table.CONTROL_NAMES)
+    }
+
+
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
@@ -76,7 +105,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         for name, item in entries.items():
             if name not in NOT_IN_DIGEST:
                 flat[f"{section}.{name}".strip(".")] = item
-    return flat
+    return {name: item for name, item in flat.items() if name not in ADDED or item != ADDED[name]}
 
 
 def config_digest(record: Mapping[str, Any]) -> str:
@@ -86,6 +115,7 @@ def config_digest(record: Mapping[str, Any]) -> str:
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(field, "field old -> new") of everything that differs."""
+    before, after = {**ADDED, **before}, {**ADDED, **after}
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     shorts = [name.split(".")[-1] for name in names]
     return [(s, f"{s} {before.get(n)} -> {after.get(n)}") for s, n in zip(shorts, names, strict=True)]

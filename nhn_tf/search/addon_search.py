@@ -152,6 +152,7 @@ class AddonSearch(Searcher):
             validation_data.split,
             batch_size=min(self.config.fitness_batch_size, len(validation_data.split)),
             normalization=validation_data.normalization,
+            balanced=validation_data.balanced,
             shuffle=True,
             seed=int(self.rng(Stream.FITNESS_ORDER).integers(2**31)),
             drop_remainder=True,
@@ -169,7 +170,6 @@ class AddonSearch(Searcher):
         )
         optimizer = optimizers.nesterov(config, schedule)
         training.compile_classifier(self.supernet, optimizer)
-        optimizer.build(self.supernet.trainable_variables)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One cycle: every individual trains and is measured; then the next ones are made.
@@ -325,7 +325,7 @@ class AddonSearch(Searcher):
         self._candidates = [self.candidate_arrays(arrays, number) for number in range(len(self.trials))]
 
     def candidate_arrays(self, arrays: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
-        """Out of a state, the add-ons of the trial at a place from 0, by path."""
+        """Out of a state, the add-ons of trial `number`, from 0, by path."""
         return _part(f"candidate{number}", arrays)
 
     def _learned(self) -> dict[str, keras.Variable]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,11 +23,9 @@ from keras import ops
 
 from nhn_tf.layers import backend
 from nhn_tf.models import weights
+from nhn_tf.settings import EnasConfig
 from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
-
-if TYPE_CHECKING:
-    from nhn_tf.settings import EnasConfig
 
 INIT_RANGE = 0.1  # weights start uniform in [-INIT_RANGE, INIT_RANGE]
 SAMPLER_BATCH = 64  # architectures drawn in one call; always as many, so that the sampler compiles once
@@ -64,10 +62,10 @@ class Policy(keras.layers.Layer):
         self,
         space: Space,
         *,
-        units: int = 64,
-        tanh_constant: float = 1.5,
-        temperature: float = 0.0,
-        seed: int = 0,
+        units: int,
+        tanh_constant: float,
+        temperature: float,
+        seed: int,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("dtype", "float32")  # tiny, and log-probabilities do not survive a mixed policy
@@ -142,7 +140,9 @@ class Policy(keras.layers.Layer):
             if self.space.num_layers == 1:
                 break
 
-            anchor, state = self.cell(self.op_embedding(op), state)
+            # As a product, not looked up: a lookup's gradient is sparse, and Keras's Adam does not sum the rows that
+            # TensorFlow gives twice.
+            anchor, state = self.cell(ops.matmul(chosen, self.op_embedding.embeddings), state)
             inputs = start
             if layer > 0:
                 query = self.anchor_query(anchor)[:, None, :]
@@ -291,55 +291,24 @@ class Controller:
 
     Args:
       space: the architectures to choose among.
-      units: U, width of the LSTM.
-      tanh_constant: bound of the logits.
-      temperature: divides the logits; 0 leaves them as they are.
-      learning_rate: of Adam.
-      beta_1: of Adam.
-      epsilon: of Adam.
-      entropy_weight: of the entropy bonus in the loss.
-      skip_target: rate of skips that costs nothing, in (0, 1).
-      skip_weight: of the divergence from that rate in the loss.
-      baseline_decay: of the reward's moving average, per architecture, in [0, 1].
+      config: the search's settings; those of the controller are read. `config.space` is not.
       seed: of the initial weights.
 
     Attributes:
       baseline: moving average of the rewards; `None` before the first one.
-
-    Raises:
-      ValueError: a rate outside its range.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        units: int = 64,
-        tanh_constant: float = 1.5,
-        temperature: float = 0.0,
-        learning_rate: float = 1e-3,
-        beta_1: float = 0.0,
-        epsilon: float = 1e-3,
-        entropy_weight: float = 1e-4,
-        skip_target: float = 0.4,
-        skip_weight: float = 0.8,
-        baseline_decay: float = 0.99,
-        seed: int = 0,
-    ) -> None:
-        if not 0 < skip_target < 1:
-            raise ValueError(f"`skip_target` must lie between 0 and 1. Received: {skip_target}.")
-        if not 0 <= baseline_decay <= 1:
-            raise ValueError(f"`baseline_decay` must lie in 0..1. Received: {baseline_decay}.")
+    def __init__(self, space: Space, config: EnasConfig, *, seed: int = 0) -> None:
         self.space = space
-        self.baseline_decay = baseline_decay
+        self.baseline_decay = config.baseline_decay
         self.baseline: float | None = None
 
         jit_compile = backend.default_jit_compile()
         policy = Policy(
             space,
-            units=units,
-            tanh_constant=tanh_constant,
-            temperature=temperature,
+            units=config.controller_units,
+            tanh_constant=config.tanh_constant,
+            temperature=config.temperature,
             seed=seed,
             name="controller",
         )
@@ -348,34 +317,19 @@ class Controller:
         self.sampler.compile(jit_compile=jit_compile)
         self.likelihood = PolicyLikelihood(
             policy,
-            entropy_weight=entropy_weight,
-            skip_target=skip_target,
-            skip_weight=skip_weight,
-            name="controller_likelihood",
-        )
-        self.likelihood.compile(
-            optimizer=keras.optimizers.Adam(learning_rate, beta_1=beta_1, epsilon=epsilon, name="controller_adam"),
-            jit_compile=jit_compile,
-        )
-        self.likelihood.optimizer.build(policy.trainable_variables)
-
-    @classmethod
-    def from_config(cls, space: Space, config: EnasConfig, *, seed: int) -> Controller:
-        """The controller that a search's configuration describes."""
-        return cls(
-            space,
-            units=config.controller_units,
-            tanh_constant=config.tanh_constant,
-            temperature=config.temperature,
-            learning_rate=config.controller_lr,
-            beta_1=config.controller_beta_1,
-            epsilon=config.controller_epsilon,
             entropy_weight=config.entropy_weight,
             skip_target=config.skip_target,
             skip_weight=config.skip_weight,
-            baseline_decay=config.baseline_decay,
-            seed=seed,
+            name="controller_likelihood",
         )
+        optimizer = keras.optimizers.Adam(
+            config.controller_lr,
+            beta_1=config.controller_beta_1,
+            epsilon=config.controller_epsilon,
+            name="controller_adam",
+        )
+        self.likelihood.compile(optimizer=optimizer, jit_compile=jit_compile)
+        optimizer.build(policy.trainable_variables)
 
     def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draws `count` (at least 1) architectures.

@@ -98,7 +98,7 @@ class EnasSearch(Searcher):
             use_batch_statistics=config.reward_bn == "batch",
             seed=seed,
         )
-        self.controller = Controller.from_config(space, config, seed=seed)
+        self.controller = Controller(space, config, seed=seed)
         self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
 
     # The loop.
@@ -115,7 +115,6 @@ class EnasSearch(Searcher):
             dataclasses.replace(config, epochs=epochs), len(train_batches), rate_scale=self.rate_scale
         )
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
-        optimizer.build(self.supernet.trainable_variables)
         if optimizer_arrays:
             weights.assign({v.path: v for v in optimizer.variables}, optimizer_arrays)
             self._restored_optimizer = {}
@@ -127,6 +126,7 @@ class EnasSearch(Searcher):
             validation_data.split,
             batch_size=min(config.reward_batch_size, len(validation_data.split)),
             normalization=validation_data.normalization,
+            balanced=validation_data.balanced,
             shuffle=True,
             seed=int(self.rng(Stream.REWARD_ORDER).integers(2**31)),
             drop_remainder=True,

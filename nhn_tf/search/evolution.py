@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from nhn_tf.settings import LocationConfig
 from nhn_tf.values.locations import NONE, LocationSpace
 
 # Ranks (from 1) whose codes are crossed, best first (paper, section 2.3).
@@ -47,24 +48,17 @@ class Evolution:
 
     Attributes:
       locations: the codes to search.
-      size: K, at least 2.
-      none_probability: of a drawn gene to be -1; the other values are equally likely.
-      mutation: "regenerate" draws renewed individuals from nothing (the paper's choice); "per_gene" makes the i-th of
-        them from the i-th best by drawing some of its genes anew.
-      mutation_rate: share of the genes that "per_gene" draws anew.
+      config: the search's settings. Its mutation "regenerate" draws renewed individuals from nothing (the paper's
+        choice); "per_gene" makes the i-th of them from the i-th best by drawing some of its genes anew.
     """
 
     locations: LocationSpace
-    size: int = 20
-    none_probability: float = 0.8
-    mutation: str = "regenerate"
-    mutation_rate: float = 0.1
+    config: LocationConfig
 
-    def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"`size` must be at least 2. Received: {self.size}.")
-        if self.mutation not in ("regenerate", "per_gene"):
-            raise ValueError(f"`mutation` must be regenerate or per_gene. Received: {self.mutation!r}.")
+    @property
+    def size(self) -> int:
+        """K."""
+        return self.config.population
 
     @property
     def survivors(self) -> int:
@@ -80,7 +74,7 @@ class Evolution:
 
     def generate(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draws codes int32 [count, G]."""
-        return generate(self.locations, count, rng, none_probability=self.none_probability)
+        return generate(self.locations, count, rng, none_probability=self.config.none_probability)
 
     def ask(self, population: Population) -> np.ndarray:
         """The codes to measure, int32 [K, G]."""
@@ -108,10 +102,10 @@ class Evolution:
 
     def _renew(self, best: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         drawn = self.generate(count, rng)
-        if self.mutation == "regenerate":
+        if self.config.mutation == "regenerate":
             return drawn
         parents = best[np.arange(count) % len(best)]
-        return mutate(parents, drawn, rng, rate=self.mutation_rate)
+        return mutate(parents, drawn, rng, rate=self.config.mutation_rate)
 
 
 def generate(locations: LocationSpace, count: int, rng: np.random.Generator, *, none_probability: float) -> np.ndarray:

@@ -55,13 +55,7 @@ class LocationSearch(AddonSearch):
             genotype, arrays, config, **{**kwargs, "project_name": kwargs.get("project_name") or "location"}
         )
         self.config: LocationConfig = config
-        self.evolution = Evolution(
-            LocationSpace(genotype.space),
-            size=config.population,
-            none_probability=config.none_probability,
-            mutation=config.mutation,
-            mutation_rate=config.mutation_rate,
-        )
+        self.evolution = Evolution(LocationSpace(genotype.space), config)
         self.population = self.evolution.start(self.rng(Stream.FIRST_POPULATION))
 
     def build_supernet(self, **kwargs: Any) -> LocationSupernet:

@@ -4,7 +4,7 @@ A search is epochs of training shared weights together with whatever proposes ar
 cycles), and then a ranking of candidates. `Searcher` runs the loop, calls the callbacks, ranks the trials and carries
 the state; a subclass says what one epoch does and how it finishes.
 
-A search can be stopped at any step that it reports and go on elsewhere: `state_arrays` and `state_values` hold all
+A search can be stopped at any step that it reports and resumed elsewhere: `state_arrays` and `state_values` hold all
 there is, and every random choice is a pure function of (seed, stream, epoch, step).
 """
 
@@ -189,7 +189,7 @@ class Searcher(abc.ABC):
         epochs: int | None = None,
         callbacks: Sequence[SearchCallback] = (),
     ) -> dict[str, Any]:
-        """Searches; goes on where a restored state stopped.
+        """Searches; a restored state is resumed.
 
         Args:
           train_batches: `Batches` of the training split.

@@ -9,6 +9,7 @@ from nhn_tf.settings.presets import PRESETS, Preset
 from nhn_tf.settings.stages import (
     MAX_IMAGE_SIZE,
     BaseConfig,
+    BaselineConfig,
     ComputeConfig,
     DataConfig,
     DirectionConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_IMAGE_SIZE",
     "PRESETS",
     "BaseConfig",
+    "BaselineConfig",
     "ComputeConfig",
     "Config",
     "DataConfig",

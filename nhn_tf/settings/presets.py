@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Final
 
 from nhn_tf.settings.field import Config
 from nhn_tf.settings.stages import (
     BaseConfig,
+    BaselineConfig,
     ComputeConfig,
     DataConfig,
     DirectionConfig,
@@ -16,6 +20,11 @@ from nhn_tf.settings.stages import (
     PruneConfig,
     RetrainConfig,
 )
+from nhn_tf.settings.table import CONTROL_NAMES, NAMES
+
+SHARED: Final = ("data", "compute")
+"""The parts of a preset that every stage shares."""
+PARTS: Final = (*SHARED, *NAMES, *CONTROL_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +41,55 @@ class Preset:
     lds_location: LocationConfig
     lds_direction: DirectionConfig
     final: FinalConfig
+    baseline: BaselineConfig = BaselineConfig()
 
     def stage(self, name: str) -> Config:
         """The configuration of the stage called `name`."""
         return getattr(self, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by part."""
+        return {part: getattr(self, part).to_json() for part in PARTS}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], help: str = "") -> Preset:
+        """The preset that `to_json` described.
+
+        Raises:
+          ValueError: a part or a setting is missing, unknown or out of range.
+        """
+        kinds = typing.get_type_hints(cls)
+        try:
+            return cls(help=help, **{part: kinds[part].from_json(value[part]) for part in PARTS})
+        except KeyError as error:
+            raise ValueError(f"a preset must have settings of {error}.") from None
+
+    def replaced(self, **changes: Any) -> Preset:
+        """A copy with settings put in.
+
+        Args:
+          **changes: settings of data and computing under their own names, those of a stage with its name in front, as
+            `pipeline.py` has them: `base_epochs`.
+
+        Raises:
+          ValueError: there is no such setting, or a value is out of range.
+        """
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            part, field = part_of(name)
+            parts.setdefault(part, {})[field] = value
+        replaced = {part: getattr(self, part).replaced(**values) for part, values in parts.items()}
+        return dataclasses.replace(self, **replaced)
+
+
+def part_of(name: str) -> tuple[str, str]:
+    """The part of a preset that a setting belongs to, and its field there."""
+    kinds = typing.get_type_hints(Preset)
+    for part in PARTS:
+        field = name if part in SHARED else name.removeprefix(f"{part}_")
+        if (part in SHARED or field != name) and field in {f.name for f in dataclasses.fields(kinds[part])}:
+            return part, field
+    raise ValueError(f"there is no setting `{name}`; those of a stage carry its name, such as base_epochs.")
 
 
 PAPER = Preset(

@@ -52,10 +52,23 @@ class DataConfig(Config):
         high=10**9,
     )
     pad: int = setting(
-        -1, "padding before the random crop; -1 is in proportion, 4 at 32", unit="pixels", low=-1, high=256
+        -1,
+        "padding before the random crop; -1 is in proportion, 4 at 32, or none where a measurement on images of one's "
+        "own speaks against it",
+        unit="pixels",
+        low=-1,
+        high=256,
     )
     flip: str = setting(
-        "auto", "flip left and right at random; auto: where the data set allows it", choices=("auto", "on", "off")
+        "auto",
+        "flip left and right at random; auto: where the data set allows it, measured on images of one's own",
+        choices=("auto", "on", "off"),
+    )
+    class_weights: str = setting(
+        "auto",
+        "balanced: images of rare classes are drawn more often, and searches look at balanced accuracy; "
+        "auto: where the largest class has more than three times the images of the smallest",
+        choices=("auto", "none", "balanced"),
     )
 
 
@@ -233,14 +246,25 @@ class BaseConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class BaselineConfig(TrainConfig):
+    """A plain network to compare with: three stages of two convolutions, what one would write oneself."""
+
+    filters: int = setting(32, "channels in the first stage", unit="channels", low=1, high=4096)
+    epochs: int = setting(100, "passes over the training images", unit="epochs", low=1, high=100_000)
+    lr_period_epochs: int = setting(
+        0, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, high=10**6
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class PruneConfig(SgdConfig):
     """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
 
     threshold: str = setting(
-        "auto", "prune kernels whose sensitivity is below this number; auto: find it for --sparsity"
+        "auto", "prune kernels whose sensitivity is below this number; auto: find it for `sparsity`"
     )
     sparsity: float = setting(
-        0.85, "share of the 3x3 and 5x5 kernels to prune, with --threshold=auto", low=0, high=0.9999,
+        0.85, "share of the 3x3 and 5x5 kernels to prune, with `threshold`=auto", low=0, high=0.9999,
         source="paper, section 2.2",
     )  # fmt: skip
     scope: str = setting(

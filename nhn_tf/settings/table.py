@@ -37,8 +37,12 @@ STAGES: Final = (
     Stage("final", "7-final", "lds_direction", "train.py --stage=final", "train:final"),
 )  # fmt: skip
 
+CONTROLS: Final = (Stage("baseline", "baseline", None, "train.py --stage=baseline", "train:baseline", inherits=False),)
+"""What a run is compared with; begun, resumed and read as stages are, but no other stage builds on them."""
+
 NAMES: Final = tuple(stage.name for stage in STAGES)
-_BY_NAME: Final = {stage.name: stage for stage in STAGES}
+CONTROL_NAMES: Final = tuple(stage.name for stage in CONTROLS)
+_BY_NAME: Final = {stage.name: stage for stage in (*STAGES, *CONTROLS)}
 
 
 def find(name: str) -> Stage:
@@ -48,5 +52,5 @@ def find(name: str) -> Stage:
       ValueError: there is none.
     """
     if name not in _BY_NAME:
-        raise ValueError(f"`name` must be among {', '.join(NAMES)}. Received: {name!r}.")
+        raise ValueError(f"`name` must be among {', '.join(_BY_NAME)}. Received: {name!r}.")
     return _BY_NAME[name]

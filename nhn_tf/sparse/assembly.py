@@ -25,27 +25,41 @@ def assemble(plan: Plan) -> MachineCode:
 
 
 class MachineCode:
-    """A plan's machine code, its tables, and arenas for those who run it."""
+    """A plan's machine code, its tables, and arenas for those who run it.
+
+    Attributes:
+      plan: that it runs.
+      ticks: int64, what each call of a timed plan has taken so far, by the processor's clock.
+    """
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.code = machine.NativeCode(plan.ir, ENTRY, [ctypes.c_void_p] * 6 + [ctypes.c_int64])
+        self.code = machine.NativeCode(plan.ir, ENTRY, [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2 + [ctypes.c_void_p])
         self.constants = _aligned(plan.constants.size)
         self.constants[:] = plan.constants
         self.indices = plan.indices
+        self.ticks = np.zeros(len(plan.calls), np.int64)
         self._free: collections.deque[np.ndarray] = collections.deque()  # its methods are atomic
 
     def run(
-        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], counter: ctypes.c_int64, end: int
+        self,
+        inputs: Sequence[np.ndarray],
+        outputs: Sequence[np.ndarray],
+        counter: ctypes.c_int64,
+        end: int,
+        share: int = 1,
     ) -> None:
-        """Computes images from `counter` on, counting it up, until it is at `end`. Threads that share it share them."""
+        """Computes images from `counter` on, counting it up by `share`, until it is at `end`.
+
+        Threads that share the counter share the images. `share` is up to the plan's `group`.
+        """
         if counter.value >= end:
             return
         arena = self._take()
         tables = [(ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)) for arrays in (inputs, outputs)]
-        constants, indices = self.constants.ctypes.data, self.indices.ctypes.data
+        memory = [array.ctypes.data for array in (arena, self.constants, self.indices)]
         try:
-            self.code.call(arena.ctypes.data, constants, indices, *tables, ctypes.addressof(counter), end)
+            self.code.call(*memory, *tables, ctypes.addressof(counter), end, share, self.ticks.ctypes.data)
         finally:
             self._free.append(arena)
 

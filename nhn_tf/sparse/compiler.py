@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from nhn_tf.sparse.mixed import MixedRuntime
 
 
-def compile(model: Any, *, threads: int | None = None, fallback: str | None = None) -> SparseRuntime | MixedRuntime:
+def compile(
+    model: Any, *, threads: int | None = None, fallback: str | None = None, check: bool = True
+) -> SparseRuntime | MixedRuntime:
     """Makes native code of a functional Keras model.
 
     Args:
       model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.program.from_keras.READERS`.
       threads: that share a batch; by default one for each core that this process may use.
-      fallback: "keras" lets Keras compute layers that the runtime does not know.
+      fallback: "keras" lets Keras compute layers that the runtime does not know, at inference as in `predict`.
+      check: compare its outputs with the model's on random images.
 
     Returns:
       A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
@@ -34,40 +37,49 @@ def compile(model: Any, *, threads: int | None = None, fallback: str | None = No
       MissingLLVMError: llvmlite is not installed; the message says how to install it.
       UnsupportedLayerError: a layer is not known; the message names it.
       CapacityError: the network is far larger than those that the runtime is made for.
-      ValueError: `threads` or `fallback` is none; or the model is subclassed, has a model within it, or calls a layer
-        twice.
+      DisagreementError: the outputs differ (see `nhn_tf.models.agreement`).
+      ValueError: `threads` or `fallback` is none; or the model is subclassed, or has a layer of several outputs.
     """
     if fallback not in (None, "keras"):
         raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
     machine.host()
-    from nhn_tf.sparse.mixed import MixedRuntime  # It needs Keras, which saved networks do without.
-    from nhn_tf.sparse.program.from_keras import read  # It needs Keras, too.
+    from nhn_tf.models import agreement  # They need Keras, which saved networks do without.
+    from nhn_tf.sparse.mixed import MixedRuntime
+    from nhn_tf.sparse.program.from_keras import read
 
+    native = functools.partial(compile_program, threads=threads)
+    runtime: SparseRuntime | MixedRuntime
     try:
         layers = read(model)  # As Keras has them.
+        runtime = native(optimize(layers))  # Folded and fused: what a file keeps.
     except UnsupportedLayerError:
         if fallback is None:
             raise
-        return MixedRuntime(model, functools.partial(compile_program, threads=threads))
-    return compile_program(optimize(layers), threads=threads)  # Folded and fused: what a file keeps.
+        runtime = MixedRuntime(model, native)
+    if check:
+        agreement.check_same(model, lambda inputs: agreement.as_list(runtime(*inputs)), "the compiled network")
+    return runtime
 
 
-def compile_program(program: Program, *, threads: int | None = None, lanes: int | None = None) -> SparseRuntime:
+def compile_program(
+    program: Program, *, threads: int | None = None, lanes: int | None = None, timed: bool = False
+) -> SparseRuntime:
     """The passes behind `optimize`, which need no Keras: what loading a file runs.
 
     Args:
       program: to compute.
       threads: that share a batch; by default one for each core that this process may use.
       lanes: vector width in float32 values; by default the machine's.
+      timed: whether it shall time its steps, which takes some time itself.
     """
     if lanes is not None and lanes not in machine.HOSTS:
         raise ValueError(f"`lanes` must be one of {', '.join(map(str, machine.HOSTS))}. Received: {lanes}.")
     checked_threads(threads)
     host = machine.host() if lanes is None else machine.HOSTS[lanes]
     merged = merge(program)  # Less work, perhaps more weights: what a file does not keep.
-    plan = lower(merged, host)  # Layouts, memory, blocks, tables, LLVM IR.
+    plan = lower(merged, host, timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
     code = assemble(plan)  # Instructions of this machine.
-    again = functools.partial(compile_program, program, threads=threads, lanes=lanes)
+    again = functools.partial(compile_program, program, threads=threads, lanes=lanes, timed=timed)
     return SparseRuntime(program, code, threads=threads, again=again)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 
-from nhn_tf.models.keras_graph import Graph, Node, layer_of, trace
+from nhn_tf.models.keras_graph import Graph, Node, takes_training, trace
 from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError, input_names, read_part
 from nhn_tf.sparse.program.operations import Program
 from nhn_tf.sparse.program.optimize import optimize
@@ -98,17 +97,13 @@ class MixedRuntime:
 
 
 def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
-    """A layer's value, by Keras."""
+    """A layer's value at inference, by Keras."""
     if not node.parents:
         return values[node.name]
-
-    def computed(argument: Any) -> Any:
-        if isinstance(argument, keras.KerasTensor):
-            return keras.ops.convert_to_tensor(values[layer_of(argument)])
-        return argument
-
-    arguments, keywords = keras.tree.map_structure(computed, (node.call_args, dict(node.kwargs)))
-    return keras.ops.convert_to_numpy(node.layer(*arguments, **keywords))
+    inputs = [keras.ops.convert_to_tensor(values[parent]) for parent in node.parents]
+    # As `predict` tells every layer; on its own, augmentation would train.
+    inference = {"training": False} if takes_training(node.layer) else {}
+    return keras.ops.convert_to_numpy(node.call(inputs, **inference))
 
 
 def _unsupported(graph: Graph) -> tuple[str, ...]:

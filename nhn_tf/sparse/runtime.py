@@ -62,7 +62,7 @@ class SparseRuntime:
         self.program = program
         self.plan = code.plan
         self.threads = checked_threads(threads) or _cores()
-        self._code = code
+        self.code = code
         self._again = again
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -115,8 +115,9 @@ class SparseRuntime:
     def _share(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], count: int, most: int) -> None:
         """Has up to `most` threads, this one among them, take image after image."""
         counter = ctypes.c_int64(0)
-        work = functools.partial(self._code.run, inputs, outputs, counter, count)
-        others = [_pool(most).submit(work) for _ in range(min(most, count) - 1)]
+        share = max(min(self.plan.group, -(-count // most)), 1)
+        work = functools.partial(self.code.run, inputs, outputs, counter, count, share)
+        others = [_pool(most).submit(work) for _ in range(min(most, -(-count // share)) - 1)]
         work()
         for other in others:
             if not other.cancel():  # One that has not begun would find nothing left to do.

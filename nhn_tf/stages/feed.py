@@ -18,8 +18,13 @@ class Feed:
         self.data = data
         self._settings = settings
         self._normalization = Normalization.of(data.train)
+        self.balanced = datasets.is_balanced(settings.data, data)
         self.validation = self._plain(data.val)
         self.test = self._plain(data.test)
+
+    def objective(self, split: datasets.Split) -> Batches:
+        """The batches by which searches choose: where classes are balanced, each counts the same."""
+        return self._plain(split, balanced=self.balanced)
 
     def train(self, config: GradientConfig, *, with_validation: bool = False) -> Batches:
         """Shuffled, augmented batches of the training images, on request with the validation images among them."""
@@ -32,12 +37,18 @@ class Feed:
             shuffle=True,
             seed=self._settings.seed,
             drop_remainder=True,
+            balanced=self.balanced,
         )
 
-    def _plain(self, split: datasets.Split) -> Batches:
-        size = min(self._settings.compute.eval_batch_size, len(split))
+    def _plain(self, split: datasets.Split, *, balanced: bool = False) -> Batches:
         return Batches(
-            split, batch_size=size, normalization=self._normalization, shuffle=False, seed=0, drop_remainder=False
+            split,
+            batch_size=min(self._settings.compute.eval_batch_size, len(split)),
+            normalization=self._normalization,
+            shuffle=False,
+            seed=0,
+            drop_remainder=False,
+            balanced=balanced,
         )
 
 
@@ -47,7 +58,7 @@ def load_feed(settings: Settings) -> Feed:
     size = settings.config.batch_size if isinstance(settings.config, GradientConfig) else 1
     images = len(feed.data.train) + (len(feed.data.val) if uses_validation(settings.config) else 0)
     if size > images:
-        raise UserError(f"--batch_size must not exceed the {images} training images. Received: {size}.")
+        raise UserError(f"`batch_size` must not exceed the {images} training images. Received: {size}.")
     return feed
 
 

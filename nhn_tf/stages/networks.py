@@ -15,6 +15,7 @@ from nhn_tf.settings import BaseConfig
 from nhn_tf.stages.feed import Feed, uses_validation
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
+from nhn_tf.values.hits import Hits
 from nhn_tf.values.predictions import Predictions
 
 
@@ -36,7 +37,7 @@ def inherited(
     except ValueError as error:
         raise RunError(
             f"the network of stage '{source.name}' in {source.run} is not of the base's form ({error}).\n"
-            f"The base has been run again since: run the stages after it again with --overwrite."
+            f"The base has been run again since: run the stages after it again with `overwrite`."
         ) from None
     if init == "inherit":
         lost = [path for path in weights.transfer(source.weights(), model).missing if "seed_generator" not in path]
@@ -61,14 +62,24 @@ def answers(model: keras.Model, feed: Feed) -> Predictions:
     return found.with_thumbnails(data.test.images)
 
 
-def figures(model: keras.Model, feed: Feed, settings: Settings, *, test_accuracy: float) -> dict[str, float]:
-    """What is reported of every trained network; validation images that were trained on measure nothing."""
+def figures(model: keras.Model, feed: Feed, settings: Settings, hits: Hits) -> dict[str, float]:
+    """What is reported of every trained network; validation images that were trained on measure nothing.
+
+    Args:
+      model: the network.
+      feed: the stage's batches.
+      settings: the stage's.
+      hits: among the test images.
+    """
+    test_accuracy = hits.accuracy
     cost, live = complexity.model_cost(model), pruning.live_costs(model).values()
     live_params = sum(layer.live_params for layer in live)
     error = 100.0 * (1.0 - test_accuracy)
     found = {
         "test_accuracy": test_accuracy,
         "test_error": error,
+        "test_balanced_accuracy": hits.balanced_accuracy,
+        "test_majority_accuracy": hits.majority_accuracy,
         "params": cost.params,
         "live_params": live_params,
         "flops": cost.flops,

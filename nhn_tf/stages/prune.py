@@ -36,8 +36,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     else:
         thresholds = _prune_at_once(model, pruned, settings)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
-    test_accuracy = training.accuracy(pruned, feed.test)
-    metrics |= networks.figures(pruned, feed, settings, test_accuracy=test_accuracy)
+    metrics |= networks.figures(pruned, feed, settings, training.hits(pruned, feed.test))
     metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
     if config.control:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
@@ -53,7 +52,7 @@ def _maskable(model: keras.Model, source: StageRecord) -> keras.Model:
     if not any(isinstance(layer, MaskedConv2D) for layer in model.layers):
         raise RunError(
             f"the network of stage '{source.name}' in {source.run} has no full 3x3 or 5x5 convolution to prune.\n"
-            f"Search with --ops that include one, and train the base with --separable_as_dense."
+            f"Search with `ops` that include one, and train the base with `separable_as_dense`."
         )
     try:
         return pruning.prune(model, sparsity=0.0)
@@ -91,7 +90,7 @@ def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) 
     """
     proposal = pruning.propose(model, **_pruning_options(settings))
     for name in proposal.rescued:
-        print(f"warning: every kernel of {name} was to go; its strongest stays (--allow_disconnected lets it go)")
+        print(f"warning: every kernel of {name} was to go; its strongest stays (`allow_disconnected` lets it go)")
     for name in proposal.disconnected:
         print(f"warning: {name} has no kernel left")
     pruning.apply_masks(masked, proposal.masks)

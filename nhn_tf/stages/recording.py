@@ -44,12 +44,15 @@ class Saver:
         """
         self._stage.save_checkpoint(checkpoint)
         self._saved = time.monotonic()
-        where = place(checkpoint, self._monitor.total, self._monitor.unit)
-        stopping.check(f"stage '{self._stage.name}' is saved after {where}")
+        position = position_in_words(checkpoint, self._monitor.unit, self._monitor.total)
+        stopping.check(f"stage '{self._stage.name}' is saved after {position}")
 
 
-def place(checkpoint: Checkpoint, total: int, unit: str) -> str:
-    """Where a checkpoint stands among `total` epochs, such as "cycle 3 of 3 and 2 candidates"."""
+def position_in_words(checkpoint: Checkpoint, unit: str, total: int | None = None) -> str:
+    """Where one stands: "cycle 3 of 3 and 2 candidates" among `total`; "cycle 3, step 2" where that is None."""
+    if total is None:
+        step = f", step {checkpoint.step}" if checkpoint.step else ""
+        return f"{unit} {checkpoint.epoch}{step}" if checkpoint.epoch or checkpoint.step else "the beginning"
     steps = "candidates" if checkpoint.epoch == total else "steps"
     within = f" and {checkpoint.step} {steps}" if checkpoint.step else ""
     return f"{unit} {checkpoint.epoch} of {total}{within}"
@@ -100,7 +103,7 @@ class FitRecorder(keras.callbacks.Callback):
 
 
 def position(checkpoint: Checkpoint | None) -> tuple[training.Position, dict]:
-    """Where a training goes on, and the state that it had there, as `FitRecorder` saved them."""
+    """Where a training is resumed, and the state that it had there, as `FitRecorder` saved them."""
     if checkpoint is None:
         return training.BEGINNING, {}
     state = {name: array for name, array in checkpoint.arrays.items() if not name.startswith(METRIC)}

@@ -49,13 +49,13 @@ def read(path: str | os.PathLike[str], changes: Mapping[str, Any] = {}) -> dict[
     try:
         noted = journal.read(path)["stages"]
     except FileNotFoundError:
-        raise RunError(f"--repeat={path} does not exist. Give the run.json of a run's directory.") from None
+        raise RunError(f"`repeat`={path} does not exist. Give the run.json of a run's directory.") from None
     if not noted:
-        raise RunError(f"--repeat={path}: no stage of that run has begun; there is nothing to repeat.")
+        raise RunError(f"`repeat`={path}: no stage of that run has begun; there is nothing to repeat.")
     try:
         return {name: _noted(name, noted[name], changes) for name in NAMES if name in noted}
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"--repeat={path} is of another version of this program: {error}") from None
+        raise RunError(f"`repeat`={path} is of another version of this program: {error}") from None
 
 
 def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> Noted:
@@ -90,7 +90,7 @@ def check(path: str | os.PathLike[str], noted: Mapping[str, Noted]) -> None:
         if found != stage.data_digest:
             raise RunError(
                 f"stage '{name}' of {path} saw other images (digest {stage.data_digest}, now {found}).\n"
-                "Give the directory of the same ones by --data_dir."
+                "Give the directory of the same ones by `data_dir`."
             )
         if other := journal.differences(stage.computed_with, journal.computed_with()):
             print(f"warning: {name}: not as in {path}, bits may differ: {'; '.join(other)}", file=sys.stderr)

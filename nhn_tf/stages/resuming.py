@@ -16,7 +16,7 @@ from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
 from nhn_tf.settings import SgdConfig, TrainConfig
 from nhn_tf.stages.feed import Feed, uses_validation
-from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, place, position
+from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, position, position_in_words
 from nhn_tf.storage import stopping
 from nhn_tf.training import optimizers
 
@@ -65,7 +65,7 @@ def fit(
         begin, state = position(checkpoint)
         if state:
             training.restore(model, state)
-        watch = _monitor(stage, config.epochs, checkpoint)
+        watch = _monitor(stage, settings, config.epochs, checkpoint)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
         recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale)
         training.fit(
@@ -108,7 +108,7 @@ def search(
         if checkpoint:
             searcher.restore(checkpoint.arrays, checkpoint.values["search"])
         stage.rate_scale = searcher.rate_scale
-        watch = _monitor(stage, searcher.length, checkpoint, unit=searcher.unit)
+        watch = _monitor(stage, settings, searcher.length, checkpoint, unit=searcher.unit)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
         metrics = searcher.search(data, validation_data=evaluation, callbacks=[SearchRecorder(watch, saver)])
         watch.close()
@@ -140,16 +140,16 @@ def _resumed(
                 # to, and so what comes out, must not depend on that.
                 checkpoint = stage.load_checkpoint(whole_epochs=rollback)
                 if not rollback or checkpoint is None:
-                    raise _failure(stage, error, _where(checkpoint, unit) if checkpoint else None) from None
+                    raise _failure(stage, error, position_in_words(checkpoint, unit) if checkpoint else None) from None
                 if stage.rate_scale <= 0.5**MOST_ROLLBACKS:
                     raise TrainingFailedError(
                         f"stage '{stage.name}' has diverged {MOST_ROLLBACKS + 1} times, each time at half the learning "
-                        "rate.\nLook at its data and settings, and begin again with --overwrite."
+                        "rate.\nLook at its data and settings, and begin again with `overwrite`."
                     ) from None
                 checkpoint = _slower(checkpoint)
                 print(
                     f"warning: stage '{stage.name}': {error}.\n"
-                    f"Going back to {_where(checkpoint, unit)}, at half the learning rate.",
+                    f"Going back to {position_in_words(checkpoint, unit)}, at half the learning rate.",
                     flush=True,
                 )
                 stage.save_checkpoint(checkpoint)
@@ -165,24 +165,20 @@ def _slower(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, values=values)
 
 
-def _failure(stage: OpenStage, error: Exception, where: str | None) -> TrainingFailedError:
-    last = f"The last good checkpoint, {where}, stays.\n" if where else ""
+def _failure(stage: OpenStage, error: Exception, position: str | None) -> TrainingFailedError:
+    last = f"The last good checkpoint, {position}, stays.\n" if position else ""
     return TrainingFailedError(
         f"stage '{stage.name}': {error}.\n{last}"
-        "Give the same command with --on_nan=rollback to go on at half the learning rate, or begin again with "
-        "--overwrite and a lower --lr_max or --clip_norm."
+        "Give the same command with `on_nan`=rollback to go on at half the learning rate, or begin again with "
+        "`overwrite` and a lower `lr_max` or `clip_norm`."
     )
 
 
-def _where(checkpoint: Checkpoint, unit: str) -> str:
-    if not checkpoint.epoch and not checkpoint.step:
-        return "the beginning"
-    return f"{unit} {checkpoint.epoch}" + (f", step {checkpoint.step}" if checkpoint.step else "")
-
-
-def _monitor(stage: OpenStage, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch") -> Monitor:
+def _monitor(
+    stage: OpenStage, settings: Settings, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch"
+) -> Monitor:
     """The stage's monitor; it takes up the history of an interrupted process."""
     history = checkpoint.values["history"] if checkpoint else []
     if checkpoint and (checkpoint.epoch or checkpoint.step):
-        print(f"{stage.name}: going on after {place(checkpoint, total, unit)}")
-    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history)
+        print(f"{stage.name}: going on after {position_in_words(checkpoint, unit, total)}")
+    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history, behind_s=settings.behind_s)

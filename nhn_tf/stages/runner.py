@@ -15,7 +15,7 @@ import keras
 from nhn_tf import training
 from nhn_tf.errors import UserError
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
-from nhn_tf.settings import BaseConfig, EnasConfig, GradientConfig, table
+from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, table
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
@@ -81,7 +81,7 @@ def check(settings: Mapping[str, Settings]) -> None:
     if not kinds & ({"conv", "separable_conv"} if base.separable_as_dense else {"conv"}):
         raise UserError(
             "the search can find no full convolution, and nothing else can be pruned.\n"
-            "Give --enas_ops that include one, or leave --base_separable_as_dense on."
+            "Give `enas_ops` that include one, or leave `base_separable_as_dense` on."
         )
 
 
@@ -100,13 +100,13 @@ def _source(directory: RunDirectory, name: str, settings: Settings) -> StageReco
     """The finished stage that another builds on, checked to be of the same data and seed and of the present base."""
     source = directory.require(name, settings)
     record, now = source.config, settings.data.to_json()
-    before = {**record["data"], "seed": record["seed"]}
+    before = {**DataConfig.from_json(record["data"]).to_json(), "seed": record["seed"]}
     now["seed"] = settings.seed  # it draws the validation images
     if changed := [name for name in now if name not in NOT_IN_DIGEST and before.get(name) != now[name]]:
         told = "; ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
         raise RunError(
             f"stage '{source.name}' in {source.run} ran on other data: {told}.\n"
-            f"Give the same data settings and seed, or another --model_dir."
+            f"Give the same data settings and seed, or another `model_dir`."
         )
     _check_lineage(directory, source)
     return source
@@ -125,7 +125,7 @@ def _check_lineage(directory: RunDirectory, source: StageRecord) -> None:
             raise RunError(
                 f"stage '{stage.name}' in {directory.path} was begun on weights that no stage holds any more: a stage "
                 f"before it has been run again since.\n"
-                f"Run '{stage.name}' and the stages behind it again with --overwrite."
+                f"Run '{stage.name}' and the stages behind it again with `overwrite`."
             )
         stage = table.find(stage.after)
 
@@ -136,4 +136,4 @@ def _read_architecture(given: str) -> Genotype:
         text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
         return Genotype.from_enas_text(text)
     except (OSError, ValueError) as error:
-        raise UserError(f"--genotype={given} is no architecture in ENAS's text form: {error}") from None
+        raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: {error}") from None

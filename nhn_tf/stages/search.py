@@ -32,7 +32,7 @@ def enas(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         steps_per_execution=settings.compute.steps_per_execution,
     )
     begun = stage.begin(feed.data.digest, feed.data.summary())
-    metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.validation))
+    metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.objective(feed.data.val)))
     _write_trials(begun / "trials.csv", searcher.trials)
     genotype = searcher.get_best_genotypes(1)[0]
     return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
@@ -77,9 +77,9 @@ def _grow(stage: ReadyStage, searcher: LocationSearch | DirectionSearch, feed: F
 def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
     """The batches that train add-ons and those that measure them; test images leak, as the paper's way does."""
     if config.eval_split == "val":
-        return feed.train(config), feed.validation
-    print("warning: --eval_split=test selects on test images; the test accuracy of what is found is too good")
-    return feed.train(config, with_validation=True), feed.test
+        return feed.train(config), feed.objective(feed.data.val)
+    print("warning: `eval_split`=test selects on test images; the test accuracy of what is found is too good")
+    return feed.train(config, with_validation=True), feed.objective(feed.data.test)
 
 
 def _write_trials(path: Path, trials: Sequence[Trial]) -> None:

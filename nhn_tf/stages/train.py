@@ -1,4 +1,4 @@
-"""The training stages: `base`, `pruned`, `final`."""
+"""The training stages: `base`, `pruned`, `final`; and `baseline`, what they are compared with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from nhn_tf import training
-from nhn_tf.models import weights
+from nhn_tf.models import plain_cnn, weights
 from nhn_tf.runs import Done, OpenStage, ReadyStage, Settings
-from nhn_tf.settings import BaseConfig, RetrainConfig
+from nhn_tf.settings import BaseConfig, BaselineConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
@@ -35,6 +35,17 @@ def final(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     return _retrain(stage, feed, settings)
 
 
+def baseline(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
+    """Trains the plain network that the run's is compared with."""
+    config = settings.expect(BaselineConfig)
+    data = feed.data
+    model = plain_cnn.build(data.image_shape, data.num_classes, filters=config.filters, dropout=config.dropout)
+    begun = stage.begin(data.digest, data.summary())
+    fit(begun, model, feed, settings)
+    figures = _measured(begun, model, feed, settings)
+    return begun.finish(figures, genotype=None, weights=weights.to_arrays(model))
+
+
 def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     config = settings.expect(RetrainConfig)
     model = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)
@@ -51,7 +62,7 @@ def _measured(stage: OpenStage, model: keras.Model, feed: Feed, settings: Settin
     """The figures of the trained network; its answers to the test images are written beside them."""
     answers = networks.answers(model, feed)
     answers.save(stage.path)
-    return networks.figures(model, feed, settings, test_accuracy=answers.accuracy)
+    return networks.figures(model, feed, settings, answers.hits)
 
 
 def _ablation(stage: ReadyStage, arrays: dict[str, Any], feed: Feed) -> dict[str, float]:

@@ -101,7 +101,7 @@ class Checkpoints:
             if faults:
                 raise files.DamagedFileError(
                     f"no checkpoint of this stage can be read: {', '.join(map(str, faults))}.\n"
-                    f"Restore one of them, or give --overwrite to begin the stage again."
+                    f"Restore one of them, or give `overwrite` to begin the stage again."
                 )
             return None
         self._last_whole = whole[0] if whole else None

@@ -81,7 +81,7 @@ def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
         _remove(path, content)
         return
     raise RunError(
-        f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another --model_dir, "
+        f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another `model_dir`, "
         f"or, if that process is gone, delete {path}."
     )
 

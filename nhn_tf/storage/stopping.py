@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step under way is finished, a checkpoint is written, and the process ends.
+"""SIGINT, SIGTERM, SIGHUP: the step under way is finished, a checkpoint is written, and the process ends.
 
     stopping.listen()                # once, in a script
     with stopping.deferred():        # while a stop can wait for the end of a step
@@ -14,21 +14,25 @@ except right behind the first: `timeout` and terminals send one to a process and
 Python runs a signal's handler between two steps of the main thread's own code, which a compilation in native code can
 put off for minutes, and what a handler raises is lost if that happens to be a callback from native code. So the handler
 only raises when nothing is deferred, and a thread that is told of signals at once does the rest.
+
+A reader who has gone (`search.py | head -1`, a closed terminal) asks for the same, as SIGPIPE: Python has that signal
+ignored, since it comes from any socket too, so writing to the standard streams is what notices.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Final
+from typing import Any, Final, TextIO
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_WISH_SECONDS: Final = 1.0
 """A signal so soon after the first is part of the same wish."""
 
@@ -52,7 +56,7 @@ class Stopped(BaseException):
 
 
 def listen() -> None:
-    """Takes over SIGINT and SIGTERM; to be called in the main thread."""
+    """Takes over `SIGNALS` and the standard streams; to be called in the main thread, once."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -60,6 +64,8 @@ def listen() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # so a shell protects what it runs in the background
             signal.signal(number, _raise_unless_deferred)
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, Outlet(getattr(sys, name)))
 
 
 def requested() -> int | None:
@@ -99,6 +105,50 @@ def deferred() -> Iterator[None]:
 def name_of(signum: int) -> str:
     """Such as "SIGTERM"."""
     return signal.Signals(signum).name
+
+
+class Outlet:
+    """A standard stream for which a reader who has gone is a wish to end, not an error.
+
+    What is written from then on goes nowhere.
+
+    Args:
+      stream: to write to.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._while_it_is_read():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with self._while_it_is_read():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _while_it_is_read(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a terminal that was closed
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            if threading.current_thread() is threading.main_thread():
+                _raise_unless_deferred(signal.SIGPIPE, None)
+            elif _requested is None:
+                request(signal.SIGPIPE)
 
 
 def _raise_unless_deferred(signum: int, frame: FrameType | None) -> None:

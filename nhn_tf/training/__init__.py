@@ -1,13 +1,15 @@
-"""How every network here is trained and measured, and gone on with from anywhere within an epoch."""
+"""How every network here is trained and measured, and resumed from anywhere within an epoch."""
 
 from nhn_tf.training.fit import (
     CHECKED_EVERY,
     DivergedError,
+    Hits,
     SmoothedCrossEntropy,
     accuracy,
     check_finite,
     compile_classifier,
     fit,
+    hits,
     set_up,
     train_briefly,
 )
@@ -17,12 +19,14 @@ __all__ = [
     "BEGINNING",
     "CHECKED_EVERY",
     "DivergedError",
+    "Hits",
     "Position",
     "SmoothedCrossEntropy",
     "accuracy",
     "check_finite",
     "compile_classifier",
     "fit",
+    "hits",
     "metric_state",
     "restore",
     "set_up",

@@ -15,6 +15,7 @@ from nhn_tf.layers import backend
 from nhn_tf.settings import ComputeConfig
 from nhn_tf.training.optimizers import Divergence
 from nhn_tf.training.within_epoch import BEGINNING, Position, finish_epoch
+from nhn_tf.values.hits import Hits
 
 CHECKED_EVERY = 100
 """Steps between two looks at whether the gradient is finite: each waits for the device."""
@@ -43,7 +44,7 @@ def compile_classifier(
     label_smoothing: float = 0.0,
     steps_per_execution: int = 1,
 ) -> None:
-    """Compiles a model of logits [B, classes] for integer labels [B]: cross-entropy and accuracy."""
+    """Compiles a built model of logits [B, classes] for integer labels [B]: cross-entropy and accuracy."""
     model.compile(
         optimizer=optimizer,
         loss=SmoothedCrossEntropy(label_smoothing),
@@ -51,6 +52,8 @@ def compile_classifier(
         jit_compile=backend.default_jit_compile(),
         steps_per_execution=steps_per_execution,
     )
+    # Left to the first step, the slots would be made while TensorFlow traces it, which it then does a second time.
+    model.optimizer.build(model.trainable_variables)
 
 
 @keras.saving.register_keras_serializable("nhn_tf")
@@ -80,13 +83,21 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
 def accuracy(model: keras.Model, batches: Sequence) -> float:
     """Share of correct predictions over all `batches` (images [B, H, W, C], labels [B]), in [0, 1]."""
-    correct = total = 0
+    return hits(model, batches).accuracy
+
+
+def hits(model: keras.Model, batches: Sequence) -> Hits:
+    """How many images of each class a model of logits knows among `batches` (images [B, H, W, C], labels [B])."""
+    shown: list[np.ndarray] = []
+    known: list[np.ndarray] = []
+    classes = 0
     for index in range(len(batches)):
         images, labels = batches[index]
-        predicted = np.argmax(model.predict_on_batch(images), axis=-1)
-        correct += int(np.sum(predicted == np.asarray(labels)))
-        total += len(labels)
-    return correct / total
+        logits = model.predict_on_batch(images)
+        classes = logits.shape[-1]
+        shown.append(np.asarray(labels))
+        known.append(shown[-1][np.argmax(logits, axis=-1) == shown[-1]])
+    return Hits(*(np.bincount(np.concatenate(labels), minlength=classes) for labels in (shown, known)))
 
 
 def fit(
@@ -98,16 +109,16 @@ def fit(
     validation_data: Any = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, float]:
-    """Trains like `keras.Model.fit`, from anywhere within an epoch; the order of the batches is theirs.
+    """Trains like `keras.Model.fit`, from any position within an epoch; the order of the batches is theirs.
 
-    Begun where an earlier call stopped, with the model's and the optimizer's `state` put back, it ends with the same
-    bits as a call that was not interrupted. In the epoch that it begins within, callbacks count batches from there.
+    From the position where an earlier call stopped, with the model's and the optimizer's `state` put back, it ends with
+    the same bits as a call that was not interrupted. In the first epoch callbacks count batches from that position.
 
     Args:
       model: compiled with an `nhn_tf.training.optimizers.Nesterov`.
       batches: of an epoch.
       epochs: how many there are in all.
-      begin: where to begin.
+      begin: the position to begin at.
       validation_data: as for `keras.Model.fit`.
       callbacks: called in their order; none is called for an epoch's end after the loss has diverged.
 

@@ -101,7 +101,9 @@ class Nesterov(keras.optimizers.SGD):
       **kwargs: as for `keras.optimizers.SGD`.
     """
 
-    def __init__(self, learning_rate=0.05, *, l2: float = 0.0, momentum: float = 0.9, name="nesterov", **kwargs):
+    def __init__(
+        self, learning_rate, *, l2: float = 0.0, momentum: float = GradientConfig.momentum, name="nesterov", **kwargs
+    ):
         kwargs.pop("nesterov", None)
         super().__init__(learning_rate, momentum=momentum, nesterov=True, name=name, **kwargs)
         self.l2 = l2

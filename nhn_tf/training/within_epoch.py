@@ -1,4 +1,4 @@
-"""Training that goes on from anywhere within an epoch, to the same bits: the state of model, optimizer and metrics."""
+"""Training resumed from anywhere within an epoch, to the same bits: the state of model, optimizer and metrics."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class Genotype:
                     f"an add-on must read its segment's input (0) or a layer of the segment before its target "
                     f"(1..{addon.target % per}). Received: {addon}."
                 )
-        places = [(addon.target, addon.kernel_size) for addon in self.addons]
-        if len(set(places)) != len(places):
+        joined = [(addon.target, addon.kernel_size) for addon in self.addons]
+        if len(set(joined)) != len(joined):
             raise ValueError(f"at most one add-on for each target and kernel size. Received: {self.addons}.")
 
     def without_addons(self) -> Genotype:

@@ -2,7 +2,7 @@
 
 A code has one gene for each (kernel size, layer): first those of 3x3, then those of 5x5. Gene -1 is no add-on; gene i
 is an add-on that reads source i of the layer's segment: 0 the segment's input, i its layer i - 1. A layer may read
-only what lies before it, so that the layer at place p of its segment (from 0) has p + 1 sources.
+only what lies before it, so that layer p of its segment (from 0) has p + 1 sources.
 
 Letters: L layers, G genes (2 L), n codes.
 """
@@ -39,8 +39,8 @@ class LocationSpace:
     @property
     def num_sources(self) -> np.ndarray:
         """How many sources each gene's layer may read, int32 [G]."""
-        places = np.arange(self.space.num_layers) % self.space.layers_per_segment
-        return np.tile(places + 1, len(KERNEL_SIZES)).astype(np.int32)
+        within_segment = np.arange(self.space.num_layers) % self.space.layers_per_segment
+        return np.tile(within_segment + 1, len(KERNEL_SIZES)).astype(np.int32)
 
     def gene_index(self, target: int, kernel_size: int) -> int:
         """Where the gene of a layer and a kernel size stands."""

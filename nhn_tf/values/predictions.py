@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from nhn_tf.storage import files
+from nhn_tf.values.hits import Hits
 
 NAME: Final = "predictions.npz"
 SCHEMA: Final = 1
@@ -83,9 +84,16 @@ class Predictions:
             return np.nan_to_num(odds.max(axis=-1) / odds.sum(axis=-1))
 
     @property
+    def hits(self) -> Hits:
+        """Images of each class, and those whose class the largest logit names."""
+        classes = len(self.class_names)
+        known = self.labels[self.predicted == self.labels]
+        return Hits(np.bincount(self.labels, minlength=classes), np.bincount(known, minlength=classes))
+
+    @property
     def accuracy(self) -> float:
         """Share of the images whose class the largest logit names."""
-        return int(np.sum(self.predicted == self.labels)) / len(self.labels)
+        return self.hits.accuracy
 
     @property
     def confusion(self) -> np.ndarray:

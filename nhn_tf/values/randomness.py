@@ -25,9 +25,11 @@ class Stream(enum.IntEnum):
     TRAIN_LIMIT = 3
     VAL_LIMIT = 4
     TEST_LIMIT = 5
+    PROBE = 6  # of the pictures' symmetry
     # Its batches.
     ORDER = 10  # of an epoch's images
     AUGMENTATION = 11  # of a batch
+    BALANCE = 12  # which images of a class an epoch repeats or leaves out
     # The architecture search.
     CONTROLLER_INIT = 20
     CHILD = 21  # the architectures that the supernet trains on

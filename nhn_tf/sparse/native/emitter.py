@@ -77,14 +77,23 @@ class Function:
         self._start_block(f"end{number}")
 
     @contextlib.contextmanager
-    def shared_loop(self, counter: Value, stop: Value | int) -> Iterator[Value]:
-        """while ((i = (*counter)++) < stop): threads that run it with one counter share out the numbers."""
+    def turns(self, count: int) -> Iterator[Value]:
+        """So many turns; a single one is no loop."""
+        if count == 1:
+            yield "0"
+            return
+        with self.loop(0, count) as turn:
+            yield turn
+
+    @contextlib.contextmanager
+    def shared_loop(self, counter: Value, stop: Value | int, step: Value | int) -> Iterator[Value]:
+        """while ((i = (*counter)) < stop): *counter += step, atomically: threads with one counter share the numbers."""
         self._count += 1
         number = self._count
         index = f"%i{number}"
         self.do(f"br label %head{number}")
         self._start_block(f"head{number}")
-        self.do(f"{index} = atomicrmw add ptr {counter}, i64 1 monotonic")
+        self.do(f"{index} = atomicrmw add ptr {counter}, i64 {step} monotonic")
         self.do(f"%more{number} = icmp slt i64 {index}, {stop}")
         self.do(f"br i1 %more{number}, label %body{number}, label %end{number}")
         self._start_block(f"body{number}")
@@ -124,6 +133,17 @@ class Function:
         """Reads an int32 as i64."""
         narrow = self.new(f"load i32, ptr {self.at(pointer, at, 'i32')}, align 4")
         return self.new(f"sext i32 {narrow} to i64")
+
+    # Time.
+
+    def ticks(self) -> Value:
+        """What the processor's clock shows, in units that differ from machine to machine."""
+        return self.new("call i64 @llvm.readcyclecounter()")
+
+    def count(self, pointer: Value, number: Value) -> None:
+        """Adds to an int64 in memory."""
+        total = self.new(f"add i64 {self.new(f'load i64, ptr {pointer}')}, {number}")
+        self.do(f"store i64 {total}, ptr {pointer}")
 
     # Numbers.
 
@@ -242,6 +262,7 @@ def declarations(lanes: int) -> str:
     return "\n".join(
         (
             "declare i64 @llvm.smin.i64(i64, i64)",
+            "declare i64 @llvm.readcyclecounter()",
             f"declare {v} @llvm.fmuladd.v{lanes}f32({v}, {v}, {v})",
             f"declare {v} @llvm.rint.v{lanes}f32({v})",
             f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {v})",

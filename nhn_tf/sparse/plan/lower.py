@@ -16,6 +16,7 @@ from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan import lower_convolutions, lower_ends, lower_maps, lower_vectors
 from nhn_tf.sparse.plan.memory import Planes, Region, Vector
 from nhn_tf.sparse.plan.steps import Decision, Steps
+from nhn_tf.sparse.plan.tail import tail_start
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program
 
@@ -26,24 +27,31 @@ class Plan:
 
     Attributes:
       program: what is computed.
-      ir: a module whose function `run` (arena, constants, indices, inputs, outputs, next image, end) does it all.
+      host: the machine that it is for.
+      ir: a module whose function `run` does it all; its arguments: arena, constants, indices, inputs, outputs, next
+        image, end, how many images to take at a time, ticks.
       constants: float32, the weights.
       indices: int32, where planes lie.
       arena: float32 values that each thread needs.
       regions: of the arena.
+      group: images that a thread may take at a time.
       inputs, outputs: shapes of the values that come and go.
       decisions: one for each convolution.
+      calls: (operation, kernel's name) of each call, in order.
     """
 
     program: Program
+    host: Host
     ir: str
     constants: np.ndarray
     indices: np.ndarray
     arena: int
     regions: tuple[Region, ...]
+    group: int
     inputs: tuple[ops.Shape, ...]
     outputs: tuple[ops.Shape, ...]
     decisions: tuple[Decision, ...]
+    calls: tuple[tuple[int, str], ...]
 
 
 LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
@@ -63,30 +71,50 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
 """Operation to what adds its steps and returns its value, a function of (steps, its number, it, *values it reads)."""
 
 
-def lower(program: Program, host: Host) -> Plan:
-    """Plans a program.
+def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
+    """Plans a program; with `timed`, one that times its calls.
 
     Raises:
       CapacityError: it is too large.
     """
     steps = Steps(program, host)
     values: list[Planes | Vector] = []
+    start = tail_start(program)
     for number, op in enumerate(program.ops):
+        steps.op = number
+        if number == start:
+            _enter_tail(steps, values)
         reads = [values[value] for value in op.inputs]
         values.append(LOWERINGS[type(op)](steps, number, op, *reads))
     for place, value in enumerate(program.outputs):
-        lower_ends.lower_output(steps, place, value, values[value])
-    arena, regions = steps.place()
+        if value >= start or not steps.in_tail:
+            steps.op = value
+            lower_ends.lower_output(steps, place, value, values[value])
+    memory = steps.place()
     inputs = tuple(program.shapes[value] for value in program.inputs)
     outputs = tuple(program.shapes[value] for value in program.outputs)
     return Plan(
         program=program,
-        ir=steps.tables.module(inputs, outputs),
+        host=host,
+        ir=steps.tables.module(inputs, outputs, memory.slot, timed=timed),
         constants=steps.tables.array("constants"),
         indices=steps.tables.array("indices"),
-        arena=arena,
-        regions=regions,
+        arena=memory.arena,
+        regions=memory.regions,
+        group=memory.group,
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(steps.decisions),
+        calls=tuple((op, call.name) for op, call in zip(steps.call_ops, steps.tables.calls, strict=True)),
     )
+
+
+def _enter_tail(steps: Steps, values: list[Planes | Vector]) -> None:
+    """Gives the caller what is made so far, and the tail what it reads of it."""
+    program, start = steps.program, len(values)
+    for place, value in enumerate(program.outputs):
+        if value < start:
+            lower_ends.lower_output(steps, place, value, values[value])
+    for value in sorted({value for op in program.ops[start:] for value in op.inputs if value < start}):
+        values[value] = steps.hand_over(value, values[value])
+    steps.in_tail = True

@@ -11,7 +11,8 @@ from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, 
 from nhn_tf.sparse.plan import blocks
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Decision, Source, Steps
-from nhn_tf.sparse.plan.tables import MAX_TABLE
+from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, moved
+from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
 from nhn_tf.sparse.program import operations as ops
 
@@ -71,13 +72,33 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:
-    window = steps.window(number, op, source, 0.0)
+    """Each channel by itself. One whose window strides is copied and computed before the next is touched."""
+    window = steps.window(number, op, source, 0.0, by_channel=True)
     order, taps = sorted_taps(window.taps)
     target = steps.new_planes(number)
     block = blocks.sparse_block(taps, target.layout.grid, steps.host).block
-    inputs = np.repeat(np.arange(source.channels), op.multiplier)
-    lists = _Lists(np.arange(len(inputs) + 1), inputs, op.kernels.reshape(len(inputs), -1)[:, order])
-    _convolve(steps, op, window, taps, block, lists, target, 0)
+    kernels = op.kernels.reshape(len(op.kernels), -1)[:, order]
+    if window.refill is None:
+        inputs = np.repeat(np.arange(source.channels), op.multiplier)
+        _convolve(steps, op, window, taps, block, _Lists(np.arange(len(inputs) + 1), inputs, kernels), target, 0)
+        return target
+    geometry = _geometry(op, window, taps, block, target)
+    refill, filters = window.refill, op.multiplier
+
+    def emit() -> None:
+        put = steps.tables
+        starts, inputs = np.arange(filters + 1), np.repeat(window.planes.origins(), filters)
+        tables = (put.indices(starts), put.indices(inputs))
+        weights, bias = put.constants(kernels), put.constants(op.bias)
+        with put.repeated(source.channels):
+            refill()
+            arguments = [
+                "arena", *tables, Each(weights, filters * len(taps)), Each(bias, filters),
+                Each(target.origins()[0], filters * target.layout.plane), filters,
+            ]  # fmt: skip
+            put.call(convolution, geometry, arguments=arguments)
+
+    steps.step(emit, source, window.planes, target)
     return target
 
 
@@ -91,9 +112,32 @@ def _convolve(
     target: Planes,
     first: int,
 ) -> None:
-    """A step that makes output channels from `first` on."""
+    """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
+    geometry = _geometry(op, window, taps, block, target)
+    groups = len(lists.starts) - 1
+    bias = op.bias[first : first + groups * block.filters]
+
+    def emit() -> None:
+        put = steps.tables
+        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
+        weights, shifts = put.constants(lists.weights), put.constants(bias)
+        weights_each = len(taps) * block.filters
+        for start, stop in chunks(lists.starts * weights_each) if put.in_tail else [(0, groups)]:
+            done = start * block.filters
+            arguments = [
+                "arena", moved(starts, start), planes, weights, moved(shifts, done), target.origins()[first + done],
+                stop - start,
+            ]  # fmt: skip
+            put.call(convolution, geometry, arguments=arguments)
+
+    steps.step(emit, window.planes, target)
+
+
+def _geometry(
+    op: ops.Conv | ops.Depthwise, window: Source, taps: tuple[Tap, ...], block: Block, target: Planes
+) -> ConvGeometry:
     layout = window.planes.layout
-    geometry = ConvGeometry(
+    return ConvGeometry(
         grid=target.layout.grid,
         taps=taps,
         source_stride=layout.stride,
@@ -104,15 +148,3 @@ def _convolve(
         relu_input=op.relu_input,
         activation=Activation(op.activation, op.slope),
     )
-    groups = len(lists.starts) - 1
-    bias = op.bias[first : first + groups * block.filters]
-
-    def emit() -> None:
-        put = steps.tables
-        arguments = [
-            "arena", put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs]),
-            put.constants(lists.weights), put.constants(bias), target.origins()[first], groups,
-        ]  # fmt: skip
-        put.call(convolution, geometry, arguments=arguments)
-
-    steps.step(emit, window.planes, target)

@@ -11,6 +11,7 @@ from nhn_tf.sparse.native.activations import Activation
 from nhn_tf.sparse.plan import lower_vectors
 from nhn_tf.sparse.plan.memory import CapacityError, Planes, Vector
 from nhn_tf.sparse.plan.steps import Steps, in_arena
+from nhn_tf.sparse.plan.tables import Each
 from nhn_tf.sparse.plan.windows import in_vectors, window_counts
 from nhn_tf.sparse.program import operations as ops
 
@@ -18,7 +19,8 @@ MAX_SPANS = 1024
 
 
 def lower_pool(steps: Steps, number: int, op: ops.Pool, source: Planes) -> Planes:
-    window = steps.window(number, op, source, float("-inf") if op.kind == "max" else 0.0)
+    """Each channel by itself. One whose window strides is copied and computed before the next is touched."""
+    window = steps.window(number, op, source, float("-inf") if op.kind == "max" else 0.0, by_channel=True)
     target = steps.new_planes(number)
     grid = target.layout.grid
     height, width, _ = steps.program.shapes[op.inputs[0]]
@@ -27,12 +29,16 @@ def lower_pool(steps: Steps, number: int, op: ops.Pool, source: Planes) -> Plane
     def emit() -> None:
         put = steps.tables
         counts = np.outer(window_counts(op, 0, height), window_counts(op, 1, width))
-        shares = in_vectors(grid, steps.lanes, 1.0 / counts) if op.kind == "average" else ()
-        tables = (put.indices(window.planes.origins()), put.indices(target.origins()))
-        arguments = ["arena", *tables, target.channels, put.constants(shares)]
-        put.call(map_kernels.pool, *geometry, arguments=arguments)
+        shares = put.constants(in_vectors(grid, steps.lanes, 1.0 / counts) if op.kind == "average" else ())
+        sources, targets = put.indices(window.planes.origins()), put.indices(target.origins())
+        if window.refill is None:
+            put.call(map_kernels.pool, *geometry, arguments=["arena", sources, targets, target.channels, shares])
+            return
+        with put.repeated(target.channels):
+            window.refill()
+            put.call(map_kernels.pool, *geometry, arguments=["arena", sources, Each(targets, 1), 1, shares])
 
-    steps.step(emit, window.planes, target)
+    steps.step(emit, source, window.planes, target)
     return target
 
 

@@ -116,21 +116,22 @@ class Vector:
         return (self.buffer,)
 
 
-def allocate(buffers: Iterable[Buffer], slack: int) -> tuple[int, tuple[Region, ...]]:
+def allocate(buffers: Iterable[Buffer], slack: int, *, start: int = 0) -> tuple[int, tuple[Region, ...]]:
     """Sets the start of every buffer.
 
     Args:
       buffers: those that are used, with their lifetimes.
       slack: values that may be read, but do not count, behind a region's end.
+      start: the arena's element at which they begin.
 
     Returns:
-      The arena's size in float32 values, and its regions.
+      How many float32 values they take, and their regions.
 
     Raises:
       CapacityError: it would be too large.
     """
     regions = []
-    end = 0
+    end = start
     kinds: dict[Kind, list[Buffer]] = {}
     for buffer in buffers:
         kinds.setdefault(buffer.kind, []).append(buffer)
@@ -142,7 +143,7 @@ def allocate(buffers: Iterable[Buffer], slack: int) -> tuple[int, tuple[Region, 
         end += -(-(size + slack) // LINE) * LINE
     if end > MAX_ARENA:
         raise CapacityError(f"the maps need {4 * end / 2**30:.1f} GiB for one image; the limit is 2 GiB.")
-    return end, tuple(regions)
+    return end - start, tuple(regions)
 
 
 def _place(buffers: list[Buffer]) -> int:

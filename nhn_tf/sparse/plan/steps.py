@@ -6,15 +6,14 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import numpy as np
-
 from nhn_tf.sparse.native import copies
 from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for
 from nhn_tf.sparse.native.machine import Host
-from nhn_tf.sparse.plan.memory import Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
+from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
-from nhn_tf.sparse.plan.tables import Tables
+from nhn_tf.sparse.plan.tables import Each, Tables
+from nhn_tf.sparse.plan.tail import MAX_GROUP
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program
@@ -22,11 +21,23 @@ from nhn_tf.sparse.program.operations import Program
 MAX_ENTRIES = 1 << 20
 """Copied rows and buffers in use, over all steps."""
 
+MAX_TAILS = 1 << 20
+"""float32 values, 4 MiB, of all images' memory for the tail."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """One call, or a few, written down when all memory has its place."""
+    """One call, or a few, written down when all memory has its place.
 
+    Attributes:
+      op: the operation whose value needs it.
+      in_tail: whether images go through it side by side.
+      emit: writes it down.
+      buffers: that it reads or writes.
+    """
+
+    op: int
+    in_tail: bool
     emit: Callable[[], None]
     buffers: tuple[Buffer, ...]
 
@@ -38,10 +49,12 @@ class Source:
     Attributes:
       planes: one or, for strides, several a channel.
       taps: of the window, in its order (row by row).
+      refill: where the planes hold one channel only, writes down, in a loop over channels, the copy of the next one.
     """
 
     planes: Planes
     taps: tuple[Tap, ...]
+    refill: Callable[[], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +74,23 @@ class Decision:
     block: Block
 
 
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What one thread needs.
+
+    Attributes:
+      arena: float32 values.
+      regions: of the arena.
+      slot: values from one image's part for the tail to the next's.
+      group: images that there are such parts for.
+    """
+
+    arena: int
+    regions: tuple[Region, ...]
+    slot: int
+    group: int
+
+
 class Steps:
     """Steps in the order in which they run.
 
@@ -70,6 +100,9 @@ class Steps:
       lanes: float32 values in one of its vector registers.
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
+      op: the operation that steps are added for.
+      in_tail: whether these steps are in the tail.
+      call_ops: of each call that was written down, the operation.
     """
 
     def __init__(self, program: Program, host: Host):
@@ -78,35 +111,49 @@ class Steps:
         self.lanes = host.lanes
         self.tables = Tables(host.lanes)
         self.decisions: list[Decision] = []
+        self.op = 0
+        self.in_tail = False
+        self.call_ops: list[int] = []
         self._steps: list[Step] = []
         self._layouts = map_layouts(program, host.lanes)
         self._seamed: set[Buffer] = set()
         self._entries = 0
 
-    def place(self) -> tuple[int, tuple[Region, ...]]:
-        """Gives all memory its place, then writes the steps down.
-
-        Returns:
-          The arena's size in float32 values, and its regions.
-        """
+    def place(self) -> Memory:
+        """Gives all memory its place, then writes the steps down."""
         buffers: dict[Buffer, None] = {}
+        in_tail: set[Buffer] = set()
         for time, step in enumerate(self._steps):
             for buffer in step.buffers:
                 if buffer not in buffers:
                     buffer.first = time
                 buffer.last = time
                 buffers[buffer] = None
+                if step.in_tail:
+                    in_tail.add(buffer)
         # The last vector of a row narrower than a vector is read whole.
-        size, regions = allocate(buffers, slack=2 * self.lanes)
+        slack = 2 * self.lanes
+        common, regions = allocate([buffer for buffer in buffers if buffer not in in_tail], slack)
+        slot, tail_regions = allocate([buffer for buffer in buffers if buffer in in_tail], slack, start=common)
+        group = min(max(MAX_TAILS // max(slot, 1), 1), MAX_GROUP) if in_tail else 1
+        if common + slot * group > MAX_ARENA:
+            raise CapacityError(f"the maps need {4 * (common + slot * group) / 2**30:.1f} GiB; the limit is 2 GiB.")
         for step in self._steps:
+            self.tables.in_tail = step.in_tail
             step.emit()
-        return size, regions
+            self.call_ops += [step.op] * (len(self.tables.calls) - len(self.call_ops))
+        copies = [
+            Region(region.kind, region.start + number * slot, region.stop + number * slot)
+            for number in range(group)
+            for region in tail_regions
+        ]
+        return Memory(common + slot * group, (*regions, *copies), slot, group)
 
     def step(self, emit: Callable[[], None], *values: Planes | Vector) -> None:
         """Adds a step that reads or writes these values."""
         buffers = tuple(dict.fromkeys(buffer for value in values for buffer in value.buffers))
         self._spend(len(buffers))
-        self._steps.append(Step(emit, buffers))
+        self._steps.append(Step(self.op, self.in_tail, emit, buffers))
 
     def _spend(self, entries: int) -> None:
         """Counts what is kept for later.
@@ -153,26 +200,40 @@ class Steps:
         """
         if not rows:
             return
-        self._spend(len(rows))
-        moves = vector_moves(rows, steps, self.lanes)
+        call = self._copy_call(rows, steps)
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()
-            arguments = [
-                base,
-                target_base,
-                self.tables.indices(starts),
-                self.tables.indices(target_starts),
-                len(starts),
-            ]
-            if moves:
-                arguments.append(self.tables.indices(moves.vectors))
-                self.tables.call(copies.copy_vectors, moves.patterns, arguments=arguments)
-            else:
-                arguments += [self.tables.indices(rows), len(rows)]
-                self.tables.call(copies.copy_values, *steps, arguments=arguments)
+            places = (self.tables.indices(starts), self.tables.indices(target_starts))
+            call(base, target_base, *places, len(starts))
 
         self.step(emit, *values)
+
+    def _copy_call(self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int]) -> Callable[..., None]:
+        """What writes down the call that copies rows, given its bases, tables of first values, and channels."""
+        self._spend(len(rows))
+        moves = vector_moves(rows, steps, self.lanes)
+
+        def call(*places: Any) -> None:
+            put = self.tables
+            if moves:
+                put.call(copies.copy_vectors, moves.patterns, arguments=[*places, put.indices(moves.vectors)])
+            else:
+                put.call(copies.copy_values, *steps, arguments=[*places, put.indices(rows), len(rows)])
+
+        return call
+
+    def hand_over(self, number: int, value: Planes | Vector) -> Planes | Vector:
+        """Copies the value of operation `number` to its image's memory for the tail."""
+        if isinstance(value, Vector):
+            vector = self.new_vector(value.size)
+            to = vector_in_arena(vector, "slot")
+            self.copy([(0, 0, value.size)], (1, 1), vector_in_arena(value), to, value, vector)
+            return vector
+        planes, grid = self.new_planes(number), value.layout.grid
+        rows = [(row * planes.layout.stride, row * value.layout.stride, grid.columns) for row in range(grid.rows)]
+        self.copy(rows, (1, 1), in_arena(value), in_arena(planes, "slot"), value, planes)
+        return planes
 
     def seam(self, planes: Planes) -> None:
         """Makes the halo between the parts of a map right, unless it is."""
@@ -186,8 +247,12 @@ class Steps:
                 place = in_arena(whole)
                 self.copy(rows, (grid.parts, grid.parts), place, place, whole)
 
-    def window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> Source:
-        """What the operation's window slides over, in the grid of its output."""
+    def window(self, number: int, op: ops.Windowed, source: Planes, fill: float, *, by_channel: bool = False) -> Source:
+        """What the operation's window slides over, in the grid of its output.
+
+        A copy that must be made is one of all channels, or, `by_channel`, of one after another, which the operation
+        must call for: what is read then is still in the first cache level.
+        """
         height, width = op.window
         if slides_in_place(op, self.program.shapes[op.inputs[0]]):
             parts = source.layout.grid.parts
@@ -195,9 +260,9 @@ class Steps:
             if any(tap.row for tap in taps):
                 self.seam(source)
             return Source(source, tuple(taps))
-        return self._copied_window(number, op, source, fill)
+        return self._copied_window(number, op, source, fill, by_channel)
 
-    def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float) -> Source:
+    def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float, by_channel: bool) -> Source:
         """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.
 
         With stride s, output row y and window row d read map row y s + d - pad, which is row y + shift of the plane
@@ -213,23 +278,35 @@ class Steps:
             left=max(0, -min(shifts[1])), right=max(0, max(shifts[1])), shared=False,
         )  # fmt: skip
         shape = self.program.shapes[op.inputs[0]]
-        copies = {phase: tuple(phase_rows(layout, source.layout, shape, op.strides, phase)) for phase in phases}
-        key = tuple(tuple((to, count) for to, _, count in rows) for rows in copies.values())
-        buffer = self.new_filled(layout, shape[2], len(phases), fill, key)
+        rows = [
+            (to + place * layout.plane, start, count)
+            for place, phase in enumerate(phases)
+            for to, start, count in phase_rows(layout, source.layout, shape, op.strides, phase)
+        ]
+        channels = 1 if by_channel else shape[2]
+        buffer = self.new_filled(layout, channels, len(phases), fill, tuple((to, count) for to, _, count in rows))
+        planes = Planes(layout, ((buffer, 0, channels),), step=len(phases))
         steps = (op.strides[1] * source.layout.grid.parts, grid.parts)
-        for place, rows in enumerate(copies.values()):
-            target = Planes(layout, ((buffer, 0, shape[2]),), step=len(phases))
-            self.copy(rows, steps, in_arena(source), in_arena(target, place * layout.plane), source, target)
         taps = tuple(
             Tap(dy, dx * grid.parts + phases.index((py, px)) * layout.plane) for dy, py in down for dx, px in right
         )
-        return Source(Planes(layout, ((buffer, 0, shape[2]),), step=len(phases)), taps)
+        if not by_channel:
+            self.copy(rows, steps, in_arena(source), in_arena(planes), source, planes)
+            return Source(planes, taps)
+        call = self._copy_call(rows, steps) if rows else None
+
+        def refill() -> None:
+            if call:
+                place = self.tables.indices(source.origins())
+                call("arena", "arena", Each(place, 1), self.tables.indices(planes.origins()), 1)
+
+        return Source(planes, taps, refill)
 
 
-def in_arena(planes: Planes, offset: int = 0) -> Callable[[], tuple[Any, Any]]:
-    """The end of a copy that is a map in the arena."""
-    return lambda: ("arena", planes.origins() + np.int32(offset))
+def in_arena(planes: Planes, memory: str = "arena") -> Callable[[], tuple[Any, Any]]:
+    """The end of a copy that is a map in the arena, or in an image's slot of it."""
+    return lambda: (memory, planes.origins())
 
 
-def vector_in_arena(vector: Vector) -> Callable[[], tuple[Any, Any]]:
-    return lambda: ("arena", [vector.buffer.start])
+def vector_in_arena(vector: Vector, memory: str = "arena") -> Callable[[], tuple[Any, Any]]:
+    return lambda: (memory, [vector.buffer.start])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +25,69 @@ CALL_SIZE = 400
 """Bytes of IR that a call takes, about."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Each:
+    """An argument that moves on from turn to turn of a loop of calls.
+
+    Attributes:
+      first: in the first turn.
+      step: from a turn to the next, in elements, or, of numbers, as it is.
+    """
+
+    first: Any
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop:
+    """Calls that are made one after another, again and again.
+
+    Attributes:
+      turns: how often.
+    """
+
+    turns: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a kernel.
+
+    Attributes:
+      name: of its function.
+      arguments: pointers as (table, place) or the name of memory, numbers, or `Each` of them.
+      loop: that it is in.
+      in_tail: whether images run through it side by side.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    loop: Loop
+    in_tail: bool
+
+
+def moved(argument: tuple[str, int], elements: int) -> tuple[str, int]:
+    """A pointer into a table, so many elements further on."""
+    table, place = argument
+    return (table, place + elements)
+
+
 class Tables:
-    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once."""
+    """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once.
+
+    Attributes:
+      lanes: float32 values in a vector register.
+      kernels: what they were generated from, to (function's name, IR).
+      calls: in order; none before the tail is behind one in it.
+      in_tail: whether calls that are added are.
+    """
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self.kernels: dict[Hashable, tuple[str, str]] = {}
-        self.calls: list[tuple[str, list[tuple[str, Any]]]] = []
+        self.calls: list[Call] = []
+        self.in_tail = False
+        self._loop: Loop | None = None
         self._code = 0
         self._parts: dict[str, list[np.ndarray]] = {"constants": [], "indices": []}
         self._sizes = {"constants": 0, "indices": 0}
@@ -66,50 +125,89 @@ class Tables:
             name = f"{generate.__name__}_{len(self.kernels)}"
             self.kernels[key] = (name, generate(name, *geometry, lanes=self.lanes, **options))
             self._code += len(self.kernels[key][1])
-        self.calls.append((self.kernels[key][0], list(arguments)))
+        self.calls.append(Call(self.kernels[key][0], tuple(arguments), self._loop or Loop(1), self.in_tail))
         self._code += CALL_SIZE
         if self._code > MAX_CODE:
             raise CapacityError(f"the network needs more than {MAX_CODE} bytes of code.")
+
+    @contextlib.contextmanager
+    def repeated(self, turns: int) -> Iterator[None]:
+        """The calls made within are made `turns` times, in turn, with `Each` argument moved on."""
+        self._loop = Loop(turns)
+        yield
+        self._loop = None
 
     def array(self, table: str) -> np.ndarray:
         """All of a table, with a vector's slack behind it."""
         tail = np.zeros(4 * LINE, self._dtypes[table])
         return np.concatenate([*self._parts[table], tail])
 
-    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> str:
-        """The IR of all kernels and of the function that calls them for one image after another.
+    def module(self, inputs: Sequence[Shape], outputs: Sequence[Shape], slot: int, *, timed: bool = False) -> str:
+        """The IR of all kernels and of the function that calls them.
 
-        Images are taken from a counter that threads share, so that none waits for one that was held up.
+        Images are taken, `%share` at a time, from a counter that threads share, so that none waits for one that was
+        held up. Image after image runs to the tail, then all of a share run through it side by side, call after call.
+
+        Args:
+          inputs, outputs: shapes of the values that come and go.
+          slot: from one image's memory for the tail to the next's, in numbers.
+          timed: whether each call's turns of the processor's clock are added to an int64 of `%ticks`.
         """
         f = Function(
             ENTRY,
-            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end"],
+            ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end",
+             "i64 %share", "ptr %ticks"],
             self.lanes,
-        )
-        with f.shared_loop("%next", "%end") as image:
-            outside: dict[str, list[Value]] = {}
-            for table, shapes in (("inputs", inputs), ("outputs", outputs)):
-                outside[table] = []
-                for number, shape in enumerate(shapes):
-                    base = f.new(f"load ptr, ptr {f.at(f'%{table}', number, 'ptr')}, align 8")
-                    outside[table].append(f.at(base, f.mul(image, int(np.prod(shape, dtype=np.int64)))))
-            for name, arguments in self.calls:
-                typed = ", ".join(self._argument(f, argument, outside) for argument in arguments)
-                f.do(f"call void @{name}({typed})")
+        )  # fmt: skip
+        place = {call: number for number, call in enumerate(self.calls)}
+        loops = [(loop, list(calls)) for loop, calls in itertools.groupby(self.calls, key=lambda call: call.loop)]
+        with f.shared_loop("%next", "%end", "%share") as first:
+            stop = f.least(f.add(first, "%share"), "%end")
+
+            def emit(call: Call, image: Value, turn: Value) -> None:
+                own = f.at("%arena", f.mul(f.new(f"sub i64 {image}, {first}"), slot))
+                outside = {"slot": own, "arena": own if call.in_tail else "%arena"}
+                for table, shapes in (("inputs", inputs), ("outputs", outputs)):
+                    for number, shape in enumerate(shapes):
+                        if any(isinstance(a, tuple) and a == (table, number) for a in call.arguments):
+                            base = f.new(f"load ptr, ptr {f.at(f'%{table}', number, 'ptr')}, align 8")
+                            size = int(np.prod(shape, dtype=np.int64))
+                            outside[f"{table} {number}"] = f.at(base, f.mul(image, size))
+                typed = ", ".join(self._argument(f, argument, outside, turn) for argument in call.arguments)
+                begin = f.ticks() if timed else ""
+                f.do(f"call void @{call.name}({typed})")
+                if timed:
+                    f.count(f.at("%ticks", place[call], "i64"), f.new(f"sub i64 {f.ticks()}, {begin}"))
+
+            with f.loop(first, stop) as image:
+                for loop, calls in loops:
+                    if not calls[0].in_tail:
+                        with f.turns(loop.turns) as turn:
+                            for call in calls:
+                                emit(call, image, turn)
+            for loop, calls in loops:
+                if calls[0].in_tail:
+                    with f.turns(loop.turns) as turn, f.loop(first, stop) as image:
+                        for call in calls:
+                            emit(call, image, turn)
         texts = [text for _, text in self.kernels.values()]
         return "\n".join((declarations(self.lanes), *texts, str(f)))
 
     @staticmethod
-    def _argument(f: Function, argument: Any, outside: dict[str, list[Value]]) -> str:
+    def _argument(f: Function, argument: Any, outside: dict[str, Value], turn: Value) -> str:
         """An argument of a call as LLVM writes it."""
+        step = 0
+        if isinstance(argument, Each):
+            argument, step = argument.first, argument.step
+        moved = f.mul(turn, step) if step else "0"
         match argument:
-            case "arena":
-                return "ptr %arena"
             case ("constants", int(place)):
-                return f"ptr {f.at('%constants', place)}"
+                return f"ptr {f.at('%constants', f.add(moved, place))}"
             case ("indices", int(place)):
-                return f"ptr {f.at('%indices', place, 'i32')}"
+                return f"ptr {f.at('%indices', f.add(moved, place), 'i32')}"
             case (str(table), int(number)):
-                return f"ptr {outside[table][number]}"
+                return f"ptr {outside[f'{table} {number}']}"
+            case str(memory):
+                return f"ptr {outside[memory]}"
             case _:
-                return f"i64 {int(argument)}"
+                return f"i64 {f.add(moved, int(argument))}"

@@ -15,8 +15,9 @@ from keras import activations, layers
 from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.global_pool import GroupedGlobalPool
 from nhn_tf.layers.masked_conv import MaskedConv2D
+from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.reduction import FactorizedReduction
-from nhn_tf.models.keras_graph import Graph, Node, obstacle, trace, weights_of
+from nhn_tf.models.keras_graph import Graph, Node, kind_of, obstacle, operation, trace, weights_of
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program, ProgramError, Shape, UnsupportedLayerError
 
@@ -24,6 +25,18 @@ ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
     getattr(activations, name): name
     for name in ("linear", "relu", "relu6", "leaky_relu", "exponential", "sigmoid", "tanh", "silu", "elu")
 }
+
+
+FUNCTIONS: Final = ("relu", "relu6", "sigmoid", "silu", "tanh")
+"""Functions of `keras.ops` that are activations."""
+
+INFERENCE_IDENTITIES: Final = (
+    layers.ActivityRegularization, layers.AlphaDropout, layers.Dropout, layers.GaussianDropout, layers.GaussianNoise,
+    layers.Identity, layers.SpatialDropout2D,
+    layers.RandomBrightness, layers.RandomContrast, layers.RandomFlip, layers.RandomRotation, layers.RandomTranslation,
+    layers.RandomZoom,
+)  # fmt: skip
+"""Layers that do nothing but in training."""
 
 
 def read(model: keras.Model) -> Program:
@@ -112,9 +125,9 @@ class Draft:
 
     @staticmethod
     def _reader(node: Node) -> Callable[[Draft, Node, list[int]], int]:
-        if reason := obstacle(node.layer, READERS):
+        if reason := obstacle(node, READERS):
             raise _Refusal(reason)
-        return READERS[type(node.layer)]
+        return READERS[node.kind]
 
     def add(self, op: Op) -> int:
         """Appends an operation and returns its value."""
@@ -130,6 +143,8 @@ class Draft:
             if len(self.shapes[value]) != 1:
                 raise _Refusal("softmax is known of vectors (C,) only")
             return self.add(ops.Softmax(inputs=(value,)))
+        if isinstance(function, (layers.ReLU, layers.LeakyReLU, layers.ELU)):
+            return self.add(_activation_op(function, value))
         if function not in ACTIVATION_NAMES:
             raise _Refusal(f"its activation {getattr(function, '__name__', function)!r} is unknown")
         name = ACTIVATION_NAMES[function]
@@ -174,8 +189,6 @@ def _pads(padding: str, window: Sequence[int], strides: Sequence[int], shape: Sh
 def _windowed(draft: Draft, node: Node, value: int, window: Sequence[int]) -> dict[str, Any]:
     """What a convolution and a pool have in common, of a layer whose output may have further channels."""
     layer, shape = node.layer, draft.shapes[value]
-    if tuple(getattr(layer, "dilation_rate", (1, 1))) != (1, 1):
-        raise _Refusal(f"dilated windows are not known. Received: dilation_rate={layer.dilation_rate}")
     if len(shape) != 3:
         raise _Refusal(f"it must read a map [B, H, W, C]. Received: {shape}")
     strides = tuple(layer.strides)
@@ -190,6 +203,16 @@ def _windowed(draft: Draft, node: Node, value: int, window: Sequence[int]) -> di
 
 def _weights(layer: Any) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in weights_of(layer).items()}
+
+
+def _dilated(kernel: np.ndarray, layer: Any) -> np.ndarray:
+    """The kernel [(kh - 1) * dilation + 1, ...] of a dilated one, with zeros between its entries."""
+    down, right = layer.dilation_rate
+    full = np.zeros(
+        ((kernel.shape[0] - 1) * down + 1, (kernel.shape[1] - 1) * right + 1, *kernel.shape[2:]), np.float32
+    )
+    full[::down, ::right] = kernel
+    return full
 
 
 def _conv_op(kernel: np.ndarray, bias: np.ndarray | None, **settings: Any) -> ops.Conv:
@@ -220,12 +243,14 @@ def _read_same(draft: Draft, node: Node, inputs: list[int]) -> int:
 def _read_conv(draft: Draft, node: Node, inputs: list[int]) -> int:
     layer, weights = node.layer, _weights(node.layer)
     kernel = weights["kernel"] * weights.get("mask", np.float32(1))
-    settings = _windowed(draft, node, inputs[0], layer.kernel_size)
+    kernel = _dilated(kernel, layer)
+    settings = _windowed(draft, node, inputs[0], kernel.shape[:2])
     value = draft.add(_conv_op(_ungrouped(kernel, layer.groups), weights.get("bias"), **settings))
     return draft.activate(value, layer.activation)
 
 
 def _depthwise(draft: Draft, node: Node, value: int, kernel: np.ndarray, bias: np.ndarray | None) -> int:
+    kernel = _dilated(kernel, node.layer)
     height, width, channels, multiplier = kernel.shape
     kernels = np.ascontiguousarray(kernel.transpose(2, 3, 0, 1)).reshape(-1, height, width)
     bias = np.zeros(channels * multiplier, np.float32) if bias is None else bias
@@ -266,7 +291,7 @@ def _read_reduction(draft: Draft, node: Node, inputs: list[int]) -> int:
 
 def _read_dense(draft: Draft, node: Node, inputs: list[int]) -> int:
     weights = _weights(node.layer)
-    kernel = weights["kernel"]
+    kernel = weights["kernel"] * weights.get("mask", np.float32(1))
     bias = weights.get("bias", np.zeros(kernel.shape[1], np.float32))
     if len(draft.shapes[inputs[0]]) == 3:
         value = draft.add(_conv_op(kernel[None, None], bias, **_pointwise(draft, inputs[0])))
@@ -286,8 +311,12 @@ def _read_norm(draft: Draft, node: Node, inputs: list[int]) -> int:
     return draft.affine(inputs[0], scale, weights.get("beta", 0.0) - weights["moving_mean"] * scale)
 
 
-def _read_relu(draft: Draft, node: Node, inputs: list[int]) -> int:
-    layer = node.layer
+def _activation_op(layer: Any, value: int) -> ops.Elementwise:
+    """What a ReLU, LeakyReLU or ELU layer does to a value."""
+    if kind_of(layer) is layers.LeakyReLU:
+        return ops.Elementwise(inputs=(value,), activation="leaky_relu", slope=float(layer.negative_slope))
+    if kind_of(layer) is layers.ELU:
+        return ops.Elementwise(inputs=(value,), activation="elu", slope=float(layer.alpha))
     limit, slope, threshold = layer.max_value, float(layer.negative_slope), float(layer.threshold)
     if threshold or limit not in (None, 6) or (limit is not None and slope):
         raise _Refusal(
@@ -295,16 +324,11 @@ def _read_relu(draft: Draft, node: Node, inputs: list[int]) -> int:
             f"Received: max_value={limit}, negative_slope={slope}, threshold={threshold}"
         )
     name = "leaky_relu" if slope else "relu" if limit is None else "relu6"
-    return draft.add(ops.Elementwise(inputs=(inputs[0],), activation=name, slope=slope))
+    return ops.Elementwise(inputs=(value,), activation=name, slope=slope)
 
 
-def _read_leaky_relu(draft: Draft, node: Node, inputs: list[int]) -> int:
-    slope = float(node.layer.negative_slope)
-    return draft.add(ops.Elementwise(inputs=(inputs[0],), activation="leaky_relu", slope=slope))
-
-
-def _read_elu(draft: Draft, node: Node, inputs: list[int]) -> int:
-    return draft.add(ops.Elementwise(inputs=(inputs[0],), activation="elu", slope=float(node.layer.alpha)))
+def _read_activation_layer(draft: Draft, node: Node, inputs: list[int]) -> int:
+    return draft.add(_activation_op(node.layer, inputs[0]))
 
 
 def _read_activation(draft: Draft, node: Node, inputs: list[int]) -> int:
@@ -319,6 +343,91 @@ def _read_softmax(draft: Draft, node: Node, inputs: list[int]) -> int:
 
 def _read_add(draft: Draft, node: Node, inputs: list[int]) -> int:
     return draft.add(ops.Elementwise(inputs=tuple(inputs)))
+
+
+def _read_average(draft: Draft, node: Node, inputs: list[int]) -> int:
+    return _scaled(draft, _sum(draft, node, inputs), 1 / len(inputs))
+
+
+def _read_subtract(draft: Draft, node: Node, inputs: list[int]) -> int:
+    return _sum(draft, node, [inputs[0], _scaled(draft, inputs[1], -1.0)])
+
+
+def _read_maximum(draft: Draft, node: Node, inputs: list[int]) -> int:
+    """max(a, b) = a + relu(b - a)."""
+    value = inputs[0]
+    for other in inputs[1:]:
+        more = draft.activate(_sum(draft, node, [other, _scaled(draft, value, -1.0)]), activations.relu)
+        value = draft.add(ops.Elementwise(inputs=(value, more)))
+    return value
+
+
+def _read_minimum(draft: Draft, node: Node, inputs: list[int]) -> int:
+    return _scaled(draft, _read_maximum(draft, node, [_scaled(draft, value, -1.0) for value in inputs]), -1.0)
+
+
+def _sum(draft: Draft, node: Node, inputs: Sequence[int]) -> int:
+    return draft.add(ops.Elementwise(inputs=tuple(inputs)))
+
+
+def _scaled(draft: Draft, value: int, factor: float, shift: float = 0.0) -> int:
+    ones = np.ones(draft.shapes[value][-1:])
+    return draft.affine(value, ones * factor, ones * shift)
+
+
+def _read_arithmetic(draft: Draft, node: Node, inputs: list[int]) -> int:
+    """`x + y`, `x * 2`, `1 - x` and their like: of two values, or of a value and a number."""
+    if len(inputs) == 2:
+        if node.kind not in ARITHMETIC:
+            raise _Refusal("it must compute with one value and one number")
+        return ARITHMETIC[node.kind](draft, node, inputs)
+    first, second = (None if isinstance(a, keras.KerasTensor) else float(np.asarray(a)) for a in node.call_args)
+    number = second if first is None else first
+    if number is None or (first is not None and node.kind in (_DIVIDE, _TRUE_DIVIDE)):
+        raise _Refusal("it must compute with one value and one number behind it, or with two values")
+    if node.kind is _ADD:
+        return _scaled(draft, inputs[0], 1.0, number)
+    if node.kind is _SUBTRACT:
+        return _scaled(draft, inputs[0], 1.0, -number) if first is None else _scaled(draft, inputs[0], -1.0, number)
+    return _scaled(draft, inputs[0], number if node.kind is _MULTIPLY else 1 / number)
+
+
+def _read_function(function: Any) -> Callable[[Draft, Node, list[int]], int]:
+    return lambda draft, node, inputs: draft.activate(inputs[0], function)
+
+
+def _read_rescaling(draft: Draft, node: Node, inputs: list[int]) -> int:
+    ones = np.ones(draft.shapes[inputs[0]][-1:])
+    return draft.affine(inputs[0], ones * np.asarray(node.layer.scale), ones * np.asarray(node.layer.offset))
+
+
+def _read_normalization(draft: Draft, node: Node, inputs: list[int]) -> int:
+    layer, channels = node.layer, draft.shapes[inputs[0]][-1]
+    mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(a), np.float64).ravel() for a in (layer.mean, layer.variance)
+    )
+    if mean.size not in (1, channels):
+        raise _Refusal(f"its axis must be the channels. Received: axis={layer.axis}")
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    scale, shift = (1 / deviation, -mean / deviation) if not layer.invert else (deviation, mean)
+    return draft.affine(inputs[0], np.ones(channels) * scale, np.ones(channels) * shift)
+
+
+def _read_resizing(draft: Draft, node: Node, inputs: list[int]) -> int:
+    if draft.shapes[inputs[0]] != _shape(node):
+        raise _Refusal(f"it must leave sizes as they are. Received: {draft.shapes[inputs[0]]} to {_shape(node)}")
+    return inputs[0]
+
+
+def _read_prelu(draft: Draft, node: Node, inputs: list[int]) -> int:
+    """max(x, 0) - alpha max(-x, 0), alpha for each channel."""
+    alpha = _weights(node.layer)["alpha"]
+    if alpha.size != alpha.shape[-1]:
+        raise _Refusal("its slopes must be shared by all positions: PReLU(shared_axes=[1, 2])")
+    slopes = np.ones(draft.shapes[inputs[0]][-1:], np.float32) * alpha.ravel()
+    below = draft.activate(_scaled(draft, inputs[0], -1.0), activations.relu)
+    above = draft.activate(inputs[0], activations.relu)
+    return _sum(draft, node, [above, draft.affine(below, -slopes, np.zeros_like(slopes))])
 
 
 def _read_concatenate(draft: Draft, node: Node, inputs: list[int]) -> int:
@@ -374,6 +483,17 @@ def _read_upsampling(draft: Draft, node: Node, inputs: list[int]) -> int:
     return draft.add(ops.Repeat(inputs=(inputs[0],), factors=tuple(node.layer.size)))
 
 
+_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE, _TRUE_DIVIDE = (
+    operation(function, 2)
+    for function in (keras.ops.add, keras.ops.subtract, keras.ops.multiply, keras.ops.divide, keras.ops.true_divide)
+)
+
+ARITHMETIC: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
+    _ADD: _read_add,
+    _SUBTRACT: _read_subtract,
+}
+"""Bare operation to reader, where both of its operands are values."""
+
 READERS: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
     layers.InputLayer: _read_input,
     layers.Conv2D: _read_conv,
@@ -382,14 +502,21 @@ READERS: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
     layers.SeparableConv2D: _read_separable,
     FactorizedReduction: _read_reduction,
     layers.Dense: _read_dense,
+    MaskedDense: _read_dense,
     layers.BatchNormalization: _read_norm,
     BatchNorm: _read_norm,
-    layers.ReLU: _read_relu,
-    layers.LeakyReLU: _read_leaky_relu,
-    layers.ELU: _read_elu,
+    **dict.fromkeys((layers.ReLU, layers.LeakyReLU, layers.ELU), _read_activation_layer),
     layers.Activation: _read_activation,
     layers.Softmax: _read_softmax,
     layers.Add: _read_add,
+    layers.Average: _read_average,
+    layers.Maximum: _read_maximum,
+    layers.Minimum: _read_minimum,
+    layers.Subtract: _read_subtract,
+    layers.PReLU: _read_prelu,
+    layers.Rescaling: _read_rescaling,
+    layers.Normalization: _read_normalization,
+    layers.Resizing: _read_resizing,
     layers.Concatenate: _read_concatenate,
     layers.AveragePooling2D: _read_pool("average"),
     layers.MaxPooling2D: _read_pool("max"),
@@ -401,8 +528,10 @@ READERS: Final[Mapping[type, Callable[[Draft, Node, list[int]], int]]] = {
     layers.ZeroPadding2D: _read_zero_padding,
     layers.Cropping2D: _read_cropping,
     layers.UpSampling2D: _read_upsampling,
-    layers.Dropout: _read_same,
-    layers.SpatialDropout2D: _read_same,
-    layers.Identity: _read_same,
+    **dict.fromkeys(INFERENCE_IDENTITIES, _read_same),
+    **dict.fromkeys((_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE, _TRUE_DIVIDE), _read_arithmetic),
+    operation(keras.ops.maximum, 2): _read_maximum,
+    operation(keras.ops.minimum, 2): _read_minimum,
+    **{operation(getattr(keras.ops, name)): _read_function(getattr(activations, name)) for name in FUNCTIONS},
 }
 """Layer type to reader."""

@@ -1,0 +1,273 @@
+"""The whole run: its stages in their order, then the report. `nhn_tf.run` is this module."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from nhn_tf.data import arrays
+from nhn_tf.data.splits import Source
+from nhn_tf.errors import RunError
+from nhn_tf.report import write_report
+from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.runs.settings import of_preset
+from nhn_tf.settings import PRESETS, Preset
+from nhn_tf.settings.plan import Plan, seconds
+from nhn_tf.settings.presets import SHARED, part_of
+from nhn_tf.settings.table import CONTROL_NAMES, NAMES
+from nhn_tf.stages import planning, repeating, runner
+from nhn_tf.stages.feed import load_feed
+from nhn_tf.storage import files
+
+# What a stage's row of the table shows beside its time.
+FIGURES: Final = (
+    "test_accuracy", "val_accuracy", "random_search_val_accuracy", "live_params", "kernel_sparsity", "addons"
+)  # fmt: skip
+IMAGES: Final = "images.npz"
+"""Within a run's directory, the arrays that it was given."""
+
+Row = tuple[str, dict[str, Any], str]
+
+
+def pipeline(
+    x: np.ndarray | None = None,
+    y: Sequence | None = None,
+    *,
+    model_dir: str | os.PathLike[str],
+    val: tuple[np.ndarray, Sequence] | None = None,
+    test: tuple[np.ndarray, Sequence] | None = None,
+    class_names: Sequence[str] | None = None,
+    preset: str | Preset = "fast",
+    seed: int = 0,
+    overwrite: bool = False,
+    time_limit: str | float | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Searches, trains, prunes, grows and reports; called again, it resumes where it stopped.
+
+        nhn_tf.run.pipeline(images, labels, model_dir="runs/mine", preset="demo", base_epochs=60)
+        nhn_tf.run.pipeline(model_dir="runs/photos", dataset="folder", data_dir="photos", image_size=32)
+
+    Args:
+      x: training images [N, H, W] or [N, H, W, C], C of 1 or 3, uint8 or floating-point numbers in [0, 1]; they are
+        kept in the run's directory. None where `dataset` and `data_dir` say where images are.
+      y: what they show, whole numbers from 0 or names, [N].
+      model_dir: the run's directory.
+      val: validation images and labels; None holds some of `x` out.
+      test: test images and labels, likewise.
+      class_names: the name of each number in `y`.
+      preset: where every setting comes from that is not given.
+      seed: of everything random.
+      overwrite: begin again, discarding what the directory holds.
+      time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
+        machine, whatever the preset; `changes` stand all the same.
+      **changes: settings, as `pipeline.py` names them: those of one stage carry its name, such as `base_epochs`.
+
+    Returns:
+      What `write_report` returns, and the wall seconds of each stage under "wall_s".
+
+    Raises:
+      ValueError: there is no such preset or setting, or a value is out of range.
+      UserError: data, directory or settings do not admit the run; nothing has been changed.
+    """
+    if isinstance(preset, str) and preset not in PRESETS:
+        raise ValueError(f"`preset` must be among {', '.join(PRESETS)}. Received: {preset!r}.")
+    if (x is None) != (y is None):
+        raise ValueError("`x` and `y` must be given together.")
+    chosen = (PRESETS[preset] if isinstance(preset, str) else preset).replaced(**changes)
+    directory = RunDirectory(model_dir)
+    name = preset if isinstance(preset, str) else ""
+    if x is not None and y is not None:
+        source = arrays.read(x, y, val, test, class_names)
+        with directory.hold(preset=name, seed=seed):
+            path = _keep(source, directory, overwrite=overwrite)
+        chosen = chosen.replaced(dataset="arrays", data_dir=str(path))
+    if time_limit is not None:
+        own = {key: value for key, value in changes.items() if part_of(key)[0] not in SHARED}
+        limit_s = seconds(str(time_limit))
+        return run_timed(directory, chosen, limit_s=limit_s, seed=seed, overwrite=overwrite, changes=own)
+    return run(directory, of_preset(chosen, seed=seed, name=name), overwrite=overwrite)
+
+
+def _keep(source: Source, directory: RunDirectory, *, overwrite: bool) -> Path:
+    """Keeps arrays in a run's directory, unless they are there.
+
+    Raises:
+      RunError: the run was given others.
+    """
+    path = directory.path / IMAGES
+    if path.exists() and not overwrite:
+        if arrays.digest(arrays.load(path)) != arrays.digest(source):
+            raise RunError(f"{directory.path} was given other images. Give those, another `model_dir`, or `overwrite`.")
+        return path
+    arrays.save(path, source)
+    return path
+
+
+def run(
+    directory: RunDirectory,
+    settings: Mapping[str, Settings],
+    *,
+    overwrite: bool = False,
+    remark: Callable[[str, dict[str, Any]], str] = lambda stage, done: "",
+) -> dict[str, Any]:
+    """Runs the stages that are not finished yet, in their order, and reports.
+
+    Args:
+      directory: the run's.
+      settings: of each stage, by name.
+      overwrite: discard what the stages have left first. At once, so that an interrupted call is resumed without it.
+      remark: what to say of a stage and the content of its done.json, in front of its result.
+
+    Returns:
+      What `write_report` returns, and the wall seconds of each stage under "wall_s".
+
+    Raises:
+      UserError: data, directory or settings do not admit it; nothing has been changed.
+    """
+    runner.check(settings)
+    first = next(iter(settings.values()))
+    runner.set_up(first)
+    if overwrite:
+        directory.discard(NAMES, preset=first.preset, seed=first.seed)
+    rows: list[Row] = []
+    for stage, asked in settings.items():
+        done = runner.run(stage, directory, asked)
+        rows.append((stage, done, remark(stage, done)))
+        print(f"\n{table(rows)}\n", flush=True)
+    return _reported(directory, rows)
+
+
+def run_timed(
+    directory: RunDirectory,
+    asked: Preset,
+    *,
+    limit_s: float,
+    seed: int = 0,
+    baseline: bool = True,
+    overwrite: bool = False,
+    changes: Mapping[str, Any] = {},
+) -> dict[str, Any]:
+    """Plans a run for a time limit, runs it, and reports; resumed, it follows the plan that it began with.
+
+    Args:
+      directory: the run's.
+      asked: where the settings of data and computing come from.
+      limit_s: seconds for everything.
+      seed: of everything random.
+      baseline: whether to train the plain network too.
+      overwrite: discard what the run has left first.
+      changes: settings that stand whatever is planned, as `Preset.replaced` takes them.
+
+    Returns:
+      As `run`, and under "left_out" why which stages were left out.
+
+    Raises:
+      UserError: data, directory or settings do not admit it, or the limit is too short; nothing has been changed.
+    """
+    began = time.monotonic()
+    feed = load_feed(Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed))
+    runner.set_up(Settings(asked.base, asked.data, asked.compute, seed=seed))
+    if overwrite:
+        directory.discard((*NAMES, *CONTROL_NAMES), preset="", seed=seed)
+    plan = None if overwrite else _noted_plan(directory, limit_s)
+    if plan is None:
+        images = f"{len(feed.data.train):,} images"
+        print(f"measuring this machine on {images} for a plan of {limit_s / 60:g} minutes", flush=True)
+        machine = planning.measure(feed)
+        spent_s = time.monotonic() - began
+        plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline)
+    print(f"\n{plan.table()}\n", flush=True)
+    rows: list[Row] = []
+    for stage in plan.stages:
+        since = time.monotonic()
+        with directory.hold(seed=seed):
+            directory.journal.note_plan(plan.to_json())
+        settings = of_preset(plan.preset.replaced(**changes), seed=seed)[stage]
+        finished = directory.stage(stage).is_done
+        done = runner.run(stage, directory, dataclasses.replace(settings, behind_s=plan.behind(stage)))
+        rows.append((stage, done, ""))
+        print(f"\n{table(rows)}\n", flush=True)
+        if not finished:
+            took = max(done["wall_s"], time.monotonic() - since)
+            machine = planning.after(planning.Machine(**plan.machine), plan, stage, took)
+            passed = [name for name, _, _ in rows]
+            plan = planning.again(plan, machine, done=passed, spent_s=plan.spent_s + took)
+    with directory.hold(seed=seed):
+        directory.journal.note_plan(plan.to_json())
+    return {**_reported(directory, rows), "left_out": dict(plan.left_out)}
+
+
+def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
+    """The plan that a run is under, if there is one."""
+    try:
+        noted = directory.journal.read().get("plan")
+    except (FileNotFoundError, files.DamagedFileError):
+        return None
+    if noted is None:
+        return None
+    plan = Plan.from_json(noted)
+    if plan.limit_s != limit_s:
+        raise RunError(
+            f"{directory.path} was planned for {plan.limit_s / 60:g} minutes.\n"
+            f"Give `time_limit`={plan.limit_s / 60:g}m, another `model_dir`, or `overwrite` to begin the run again."
+        )
+    return plan
+
+
+def _reported(directory: RunDirectory, rows: Sequence[Row]) -> dict[str, Any]:
+    report = write_report(directory.path)
+    return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}
+
+
+def repeat(
+    path: str | os.PathLike[str], model_dir: str | os.PathLike[str] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Runs a run once more from its journal, and compares what each stage leaves with what it left the first time.
+
+    Args:
+      path: the run.json of the run.
+      model_dir: where to; by default beside the run, `-repeat` behind its name.
+      **changes: settings that decide nothing about the result, such as `data_dir`.
+
+    Returns:
+      As `run`, and under "same" whether each stage left the same bits; None for one that had not finished.
+
+    Raises:
+      UserError: the journal, the data or the directory do not admit it.
+    """
+    path = Path(path)
+    noted = repeating.read(path, changes)
+    directory = RunDirectory(model_dir or f"{path.resolve().parent}-repeat")
+    if directory.path.resolve() == path.resolve().parent:
+        raise RunError(f"`model_dir`={directory.path} holds the very run. Give another directory to repeat it in.")
+    runner.set_up(next(iter(noted.values())).settings)
+    repeating.check(path, noted)
+    same: dict[str, bool | None] = {}
+
+    def compare(stage: str, done: dict[str, Any]) -> str:
+        same[stage] = noted[stage].same(done)
+        return {True: "same bits: ", False: "OTHER BITS: ", None: "was not finished: "}[same[stage]]
+
+    settings = {name: stage.settings for name, stage in noted.items()}
+    return {**run(directory, settings, remark=compare), "same": same}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Finished stages with their time, result and remark."""
+    lines = [f"{'stage':<14} {'time':>9}  result"]
+    for stage, done, remark in rows:
+        found = [(name, done["metrics"].get(name)) for name in FIGURES]
+        result = ", ".join(f"{name} {_number(value)}" for name, value in found if value is not None)
+        lines.append(f"{stage:<14} {done['wall_s']:>7.0f} s  {remark}{result}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

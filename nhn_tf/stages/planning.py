@@ -1,0 +1,312 @@
+"""Plans a run for a time limit: measures this machine on this data, then chooses width, epochs, and what is left out.
+
+The measure is two short epochs of the base network at two widths, from which a step takes
+`fixed_s + rate_s * multiply-adds`. After each stage the rest is planned again, with the time that is left and at the
+speed that the stage had.
+
+Stages are left out in the order of what they gave where it was measured (docs/experiments.md): first the two searches
+of add-ons and the training behind them, whose gain was that of training longer, and the search of an architecture,
+whose best was that of random search; the network is then `ARCHITECTURE`. Then pruning, without which a network is
+larger, but no worse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Collection
+from typing import Any, Final
+
+import keras
+
+from nhn_tf import training
+from nhn_tf.errors import UserError
+from nhn_tf.models import complexity, network, plain_cnn
+from nhn_tf.settings import BaseConfig, BaselineConfig, EnasConfig, FinalConfig, PruneConfig, RetrainConfig
+from nhn_tf.settings.plan import Plan
+from nhn_tf.settings.presets import DEMO, Preset
+from nhn_tf.stages.feed import Feed
+from nhn_tf.training import optimizers
+from nhn_tf.values.form import Form
+from nhn_tf.values.genotype import Genotype
+
+ARCHITECTURE: Final = "0\n0 1\n0 0 1\n0 0 0 1\n0 0 0 0 1\n0 0 0 0 0 1\n"
+"""Six 3x3 convolutions in three segments, each layer reading the two outputs before it; in ENAS's text form."""
+WIDTHS: Final = (4, 6, 8, 12, 16, 24, 32, 48)
+MEASURED: Final = (8, 24)
+"""Widths whose steps are timed."""
+STEPS: Final = 5
+
+WHOLE_METHOD_S: Final = 3 * 3600.0
+"""From this limit on every stage runs."""
+LEAST_EPOCHS: Final = 3
+"""With fewer no network here learns anything."""
+FULL_EPOCHS, FULL_UPDATES = 30, 3000
+"""A wider network is chosen only if it still gets so many epochs, and so many updates."""
+MOST_EPOCHS: Final = 200
+"""The limit is a limit, no aim."""
+E_FOLDS: Final = 4.0
+"""How far L2 shall let an idle weight decay in the base's training, so that pruning sees what is idle."""
+RESERVE_S: Final = 10.0
+"""For the report."""
+MARGIN: Final = 0.93
+"""Share of the limit that is planned: the machine may have other work to do."""
+
+SHARES: Final = {
+    "whole": {"enas": 0.2, "base": 0.27, "prune": 0.02, "pruned": 0.15, "lds_location": 0.07, "lds_direction": 0.04,
+              "final": 0.25},
+    "no searches": {"base": 0.58, "prune": 0.04, "pruned": 0.38},
+    "no pruning": {"base": 1.0},
+}  # fmt: skip
+"""Of the time, how much each stage gets; what is left out first comes first."""
+REASONS: Final = {
+    "enas": "in this time a given architecture does as well as a found one",
+    "lds_location": "in this time training longer gives as much as add-ons",
+    "lds_direction": "no add-ons",
+    "final": "no add-ons",
+    "prune": "the time is too short",
+    "pruned": "the time is too short",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """How fast this machine trains on this data, in seconds.
+
+    Attributes:
+      trace_s: what a network's first step takes longer than another.
+      epoch_s: of an epoch, whatever its steps.
+      fixed_s: of a step, whatever the network.
+      rate_s: of a step for each multiply-add that an image takes.
+      batch_size: of the steps measured.
+      flops: multiply-adds of an image in the base network of width w are flops[0] * w + flops[1] * w * w.
+      baseline_flops: the plain network's.
+      train, val: images.
+    """
+
+    trace_s: float
+    epoch_s: float
+    fixed_s: float
+    rate_s: float
+    batch_size: int
+    flops: tuple[float, float]
+    baseline_flops: int
+    train: int
+    val: int
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return max(1, self.train // self.batch_size)
+
+    def epoch(self, flops: float) -> float:
+        """Of an epoch with its validation, in which an image takes a third of what it takes in training."""
+        return self.epoch_s + (self.fixed_s + self.rate_s * flops) * (self.steps + self.val / self.batch_size / 3)
+
+    def network(self, width: int) -> float:
+        """Multiply-adds of the base network of a width."""
+        return self.flops[0] * width + self.flops[1] * width**2
+
+    def epochs(self, seconds: float, flops: float) -> int:
+        """How many epochs fit into a time."""
+        return max(0, int((seconds - self.trace_s) / self.epoch(flops)))
+
+    def scaled(self, scale: float) -> Machine:
+        """A machine whose epochs take `scale` times as long."""
+        times = {name: scale * getattr(self, name) for name in ("epoch_s", "fixed_s", "rate_s")}
+        return dataclasses.replace(self, **times)
+
+
+def measure(feed: Feed) -> Machine:
+    """Times two short epochs of the base network at each of the widths `MEASURED`, as a stage trains."""
+    size = _batch_size(feed)
+    config = BaseConfig(batch_size=size, cutout=0)
+    batches = feed.train(config)
+    shapes: dict[str, Any] = {"input_shape": feed.data.image_shape, "num_classes": feed.data.num_classes}
+    val_steps = len(feed.data.val) / size / 3
+    costs, times, epochs, traces = [], [], [], []
+    for width in MEASURED:
+        laps = _Laps()
+        model = network.build(Genotype.from_enas_text(ARCHITECTURE), **shapes, form=Form(filters=width))
+        training.compile_classifier(model, optimizers.make_optimizer(config, len(batches)))
+        training.fit(model, _First(batches, STEPS), epochs=2, validation_data=feed.validation, callbacks=[laps])
+        first, second = laps.epochs
+        step = statistics.median(laps.steps[-(min(STEPS, len(batches)) - 1) :] or [second])
+        costs.append(complexity.model_cost(model).flops)
+        times.append(step)
+        epochs.append(max(0.0, second - step * (min(STEPS, len(batches)) + val_steps)))
+        traces.append(max(0.0, first - second))
+    (narrow, wide), (fast, slow) = MEASURED, times
+    square = (costs[1] / wide - costs[0] / narrow) / (wide - narrow)
+    rate = max(slow - fast, 0.05 * slow) / (costs[1] - costs[0])
+    return Machine(
+        trace_s=max(traces),
+        epoch_s=min(epochs),
+        fixed_s=max(0.0, fast - rate * costs[0]),
+        rate_s=rate,
+        batch_size=size,
+        flops=(costs[0] / narrow - square * narrow, square),
+        baseline_flops=complexity.model_cost(plain_cnn.build(**shapes)).flops,
+        train=len(feed.data.train),
+        val=len(feed.data.val),
+    )
+
+
+class _First(keras.utils.PyDataset):
+    """The first few of some batches."""
+
+    def __init__(self, batches: keras.utils.PyDataset, count: int):
+        super().__init__()
+        self._batches = batches
+        self._count = min(count, len(batches))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index]
+
+
+class _Laps(keras.callbacks.Callback):
+    """How long each step behind an epoch's first took, and each epoch with its validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[float] = []
+        self.epochs: list[float] = []
+        self._epoch = self._step = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        now = time.monotonic()
+        if batch:
+            self.steps.append(now - self._step)
+        self._step = now
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        now = time.monotonic()
+        self.epochs.append(now - self._epoch)
+        self._epoch = now
+
+
+def make(machine: Machine, asked: Preset, *, limit_s: float, spent_s: float, baseline: bool) -> Plan:
+    """A plan for the whole run.
+
+    Args:
+      machine: how fast it is.
+      asked: where the settings of data and computing come from.
+      limit_s: seconds for everything.
+      spent_s: those that are gone.
+      baseline: whether to train the plain network too, for as long as the base.
+
+    Raises:
+      UserError: the limit is too short for any network.
+    """
+    left = MARGIN * limit_s - RESERVE_S - spent_s
+    for kind, of_all in SHARES.items():
+        shares = {**of_all, "baseline": of_all["base"]} if baseline else of_all
+        seconds = {name: left * share / sum(shares.values()) for name, share in shares.items()}
+        width = _width(machine, seconds["base"])
+        long_enough = kind != "whole" or limit_s >= WHOLE_METHOD_S
+        if long_enough and machine.epochs(seconds["base"], machine.network(width)) >= LEAST_EPOCHS:
+            left_out = {name: why for name, why in REASONS.items() if name not in seconds}
+            preset = _preset(machine, asked, width, seconds)
+            plan = Plan(limit_s, spent_s, preset, seconds, left_out, dataclasses.asdict(machine))
+            return again(plan, machine, done=(), spent_s=spent_s)
+    if baseline:
+        return make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False)
+    epoch = machine.epoch(machine.network(WIDTHS[0]))
+    least = (machine.trace_s + LEAST_EPOCHS * epoch + RESERVE_S + spent_s) / MARGIN
+    raise UserError(
+        f"`time_limit` must be at least {math.ceil(least / 6) / 10:g}m here: an epoch of the smallest network on "
+        f"{machine.train:,} images takes {epoch:.1f} s. Received: {limit_s / 60:g}m.\n"
+        "Or give fewer images by `train_limit`, or smaller ones by `image_size`."
+    )
+
+
+def again(plan: Plan, machine: Machine, *, done: Collection[str], spent_s: float) -> Plan:
+    """The plan with what is still to be done fitted to the time that is left.
+
+    Args:
+      plan: as it was.
+      machine: how fast it is by now.
+      done: stages that have finished.
+      spent_s: seconds gone since the run began.
+    """
+    rest = {name: seconds for name, seconds in plan.stages.items() if name not in done}
+    if not rest:
+        return dataclasses.replace(plan, spent_s=spent_s)
+    scale = max(0.0, MARGIN * plan.limit_s - RESERVE_S - spent_s) / sum(rest.values())
+    preset, stages = plan.preset, dict(plan.stages)
+    for name, seconds in rest.items():
+        flops = machine.baseline_flops if name == "baseline" else machine.network(preset.base.filters)
+        stages[name] = scale * seconds
+        if name in ("base", "pruned", "final", "baseline"):
+            epochs = min(max(1, machine.epochs(stages[name], flops)), MOST_EPOCHS)
+            preset = preset.replaced(**{f"{name}_epochs": epochs, f"{name}_warmup_epochs": min(2.0, epochs / 5)})
+            stages[name] = machine.trace_s + epochs * machine.epoch(flops)
+    return dataclasses.replace(plan, preset=preset, stages=stages, spent_s=spent_s, machine=dataclasses.asdict(machine))
+
+
+def after(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
+    """The machine at the speed that a finished training stage had."""
+    if name not in ("base", "pruned"):
+        return machine
+    config = plan.preset.stage(name)
+    epochs = config.to_json()["epochs"]
+    each = (seconds - machine.trace_s) / epochs
+    return machine.scaled(each / machine.epoch(machine.network(plan.preset.base.filters))) if each > 0 else machine
+
+
+def _batch_size(feed: Feed) -> int:
+    """Small for small data sets, so that there are enough updates."""
+    images = len(feed.data.train)
+    return min(64 if images < 20_000 else 128, max(1, images // 4))
+
+
+def _width(machine: Machine, seconds: float) -> int:
+    """The largest width that gets enough epochs and updates; the smallest if none does."""
+    wanted = max(FULL_EPOCHS, FULL_UPDATES / machine.steps)
+    fitting = [width for width in WIDTHS if machine.epochs(seconds, machine.network(width)) >= wanted]
+    return max(fitting, default=WIDTHS[0])
+
+
+def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, float]) -> Preset:
+    """The settings of every stage but for the epochs, which `again` fits."""
+    rate = 0.1 * machine.batch_size / 128
+    updates = machine.steps * machine.epochs(seconds["base"], machine.network(width))
+    l2 = E_FOLDS * (1 - 0.9) / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
+    common: dict[str, Any] = {"batch_size": machine.batch_size, "lr_min": 0.0, "lr_period_epochs": 0, "cutout": 0}
+    trained: dict[str, Any] = {**common, "label_smoothing": 0.1, "l2": min(max(l2, 2e-4), 2e-3)}
+    architecture = "" if "enas" in seconds else ARCHITECTURE
+    return dataclasses.replace(
+        DEMO,
+        help="planned for a time limit",
+        data=asked.data,
+        compute=asked.compute,
+        enas=_search(machine, width, common, seconds.get("enas", 0.0)),
+        base=BaseConfig(genotype=architecture, filters=width, lr_max=rate, **trained),
+        prune=PruneConfig(sparsity=0.7, scope="layer", control=True, **common),
+        pruned=RetrainConfig(lr_max=rate / 2, **trained),
+        final=FinalConfig(lr_max=rate / 2, dropout=0.2, **trained),
+        lds_location=dataclasses.replace(DEMO.lds_location, cycles=_cycles(machine, width, seconds, "lds_location")),
+        lds_direction=dataclasses.replace(DEMO.lds_direction, cycles=_cycles(machine, width, seconds, "lds_direction")),
+        baseline=BaselineConfig(lr_max=rate, **trained),
+    )
+
+
+def _search(machine: Machine, width: int, common: dict[str, Any], seconds: float) -> EnasConfig:
+    """The search of an architecture: a step of the supernet takes about what one of the base does."""
+    sampled = DEMO.enas.controller_steps * DEMO.enas.samples_per_step / 3 * (128 / machine.batch_size)
+    epoch = machine.epoch(machine.network(width)) * (1 + sampled / machine.steps)
+    epochs = max(1, int((0.8 * seconds - 2 * machine.trace_s) / epoch))
+    return dataclasses.replace(DEMO.enas, supernet_filters=width, epochs=epochs, lr_max=0.05, **common)
+
+
+def _cycles(machine: Machine, width: int, seconds: dict[str, float], name: str) -> int:
+    """Cycles of a search of add-ons that fit: each individual trains a few steps and is measured once."""
+    config = DEMO.stage(name).to_json()
+    individual = config["iterations"] + config["fitness_batch_size"] / machine.batch_size
+    cycle = config["population"] * individual * (machine.fixed_s + machine.rate_s * machine.network(width))
+    return max(1, int((0.7 * seconds.get(name, 0.0) - 2 * machine.trace_s) / cycle))

@@ -1,0 +1,152 @@
+"""Plans for a time limit: what fits, what is left out, and that a run with one ends in time and is resumed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nhn_tf.errors import UserError
+from nhn_tf.settings.plan import Plan, seconds
+from nhn_tf.settings.presets import PAPER
+from nhn_tf.stages import planning
+from nhn_tf.stages.planning import Machine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# 64 images a step, 62 steps an epoch; the network of width 16 takes 20e6 multiply-adds, so 0.1 + 0.2 s a step.
+MACHINE = Machine(
+    trace_s=10.0, epoch_s=0.5, fixed_s=0.1, rate_s=1e-8, batch_size=64, flops=(0.0, 20e6 / 256),
+    baseline_flops=40_000_000, train=4000, val=500,
+)  # fmt: skip
+
+
+def plan(minutes, *, machine=MACHINE, spent_s=30.0, baseline=False):
+    return planning.make(machine, PAPER, limit_s=60 * minutes, spent_s=spent_s, baseline=baseline)
+
+
+def planned_seconds(plan):
+    return plan.spent_s + sum(plan.stages.values()) + planning.RESERVE_S
+
+
+def test_an_epoch_is_its_steps_and_its_validation():
+    # 62 steps, and 500 / 64 batches of validation at a third: 64.6 steps of 0.3 s, and half a second.
+    assert MACHINE.epoch(MACHINE.network(16)) == pytest.approx(0.5 + 0.3 * (62 + 500 / 64 / 3))
+    assert MACHINE.epochs(10.0 + 5.5 * (0.5 + 0.3 * (62 + 500 / 64 / 3)), MACHINE.network(16)) == 5
+    assert MACHINE.epochs(3.0, MACHINE.network(16)) == 0
+
+
+@pytest.mark.parametrize("minutes", [5, 10, 20, 60, 170, 200, 600])
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_plan_fits_into_its_limit(minutes, baseline):
+    made = plan(minutes, baseline=baseline)
+    assert planned_seconds(made) <= 60 * minutes
+    assert ("baseline" in made.stages) == baseline
+    assert set(made.stages) | set(made.left_out) >= set(planning.REASONS) | {"base"}
+    assert not set(made.stages) & set(made.left_out)
+
+
+def test_more_time_gives_wider_networks_and_more_stages():
+    widths = [plan(minutes).preset.base.filters for minutes in (3, 5, 20, 60)]
+    assert widths == sorted(widths) and widths[0] < widths[-1]
+    assert "prune" not in plan(1.6).stages
+    assert set(plan(20).stages) == {"base", "prune", "pruned"}
+    assert set(plan(200).stages) == {*plan(20).stages, "enas", "lds_location", "lds_direction", "final"}
+    assert plan(20).preset.base.genotype == planning.ARCHITECTURE
+    assert plan(200).preset.base.genotype == ""
+
+
+def test_too_short_a_limit_names_one_that_is_long_enough():
+    with pytest.raises(UserError, match=r"`time_limit` must be at least ([\d.]+)m here") as error:
+        plan(0.5)
+    least = float(str(error.value).split("at least ")[1].split("m here")[0])
+    assert plan(least).stages.keys() == {"base"}
+
+
+def test_the_rest_is_planned_again_with_the_time_that_is_left():
+    first = plan(20)
+    slow = planning.after(MACHINE, first, "base", 1.4 * first.stages["base"])
+    assert slow.epoch(1e7) == pytest.approx(1.4 * MACHINE.epoch(1e7), rel=0.05)
+    spent = first.spent_s + 1.4 * first.stages["base"]
+    second = planning.again(first, slow, done=("base",), spent_s=spent)
+    assert second.preset.pruned.epochs < first.preset.pruned.epochs
+    assert second.preset.base == first.preset.base
+    rest = sum(seconds for name, seconds in second.stages.items() if name != "base")
+    assert spent + rest + planning.RESERVE_S <= first.limit_s
+
+
+def test_the_decay_of_idle_weights_follows_the_length_of_the_training():
+    long, short = plan(170).preset.base, plan(5).preset.base
+    assert long.l2 < short.l2 == 2e-3  # no more than that, however short
+    updates = long.epochs * MACHINE.steps
+    e_folds = updates * (long.lr_max / 2) * 2 * long.l2 / (1 - long.momentum)
+    assert e_folds == pytest.approx(planning.E_FOLDS, rel=0.3)
+
+
+def test_a_plan_survives_the_journal():
+    made = plan(20, baseline=True)
+    noted = json.loads(json.dumps(made.to_json()))
+    assert Plan.from_json(noted).to_json() == noted
+    assert Machine(**Plan.from_json(noted).machine).epoch(1e7) == MACHINE.epoch(1e7)
+    assert "left out: no add-ons" in made.table() and "filters" in made.table()
+    with pytest.raises(ValueError, match="a plan must have limit_s"):
+        Plan.from_json({"preset": PAPER.to_json()})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("7", 420), ("0.5", 30)]
+)
+def test_times_are_read_as_users_write_them(text, expected):
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "m", "20x", "-3m", "0m", "h30", "1e9h"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match="`time_limit` must be"):
+        seconds(text)
+
+
+def pipeline(*arguments):
+    command = [sys.executable, "pipeline.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_without_flags_the_pipeline_explains_itself_and_starts_nothing():
+    result = pipeline()
+    assert result.returncode == 2
+    assert "--time_limit=20m" in result.stdout and "46 hours" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--time_limit=soon"], "--time_limit must be a time such as 20m"),
+        (["--time_limit=20m", "--preset=demo"], "--preset and --time_limit exclude each other"),
+        (["--time_limit=1s"], "--time_limit must be at least"),
+    ],
+)
+def test_a_wrong_limit_is_refused_before_anything_is_written(tmp_path, flags, message):
+    result = pipeline("--dataset=digits", f"--model_dir={tmp_path / 'run'}", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_planned_run_ends_with_a_network_and_is_resumed_by_its_plan(tmp_path):
+    run = tmp_path / "run"
+    flags = ["--dataset=digits", "--train_limit=96", "--eval_limit=64", "--time_limit=3m", f"--model_dir={run}"]
+    short = ["--base_epochs=2", "--pruned_epochs=1"]  # what is typed stands, whatever is planned
+    result = pipeline(*flags, *short)
+    assert result.returncode == 0, result.stderr
+    last = json.loads(result.stdout.strip().splitlines()[-1])
+    assert next(iter(last["wall_s"])) == "base" and set(last["left_out"]) >= {"enas", "final"}
+    assert "of the run" in result.stdout and "left out" in result.stdout
+    noted = json.loads((run / "run.json").read_text())["plan"]
+    assert noted["limit_s"] == 180 and noted["spent_s"] > 0
+    again = pipeline(*flags, *short)
+    assert again.returncode == 0, again.stderr
+    assert "measuring" not in again.stdout
+    assert again.stdout.count("already finished") == len(last["wall_s"])
+    other = pipeline(*flags[:-2], "--time_limit=9m", f"--model_dir={run}")
+    assert other.returncode == 2 and "was planned for 3 minutes" in other.stderr

@@ -1,0 +1,123 @@
+"""What belongs to pruning a network well: statistics measured anew, and a teacher."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from nhn_tf import pruning
+from nhn_tf.layers import BatchNorm
+
+
+def array(variable) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, BatchNorm])
+def test_recalibrated_statistics_are_those_of_all_the_data(kind):
+    model = keras.Sequential([keras.Input((4, 4, 3)), kind(name="bn", momentum=0.99)])
+    rng = np.random.default_rng(0)
+    images = rng.normal([1.0, -2.0, 5.0], [1.0, 2.0, 3.0], size=(50, 4, 4, 3)).astype("float32")
+    pruning.recalibrate(model, images, batch_size=16)  # the last batch is smaller
+    norm = model.get_layer("bn")
+    np.testing.assert_allclose(array(norm.moving_mean), images.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(array(norm.moving_variance), images.var((0, 1, 2)), rtol=1e-4)
+    assert norm.momentum == 0.99
+
+
+def norms() -> keras.Model:
+    inputs = keras.Input((4, 4, 2))
+    inner = keras.Sequential([keras.Input((4, 4, 2)), layers.BatchNormalization(name="within")])
+    frozen = layers.BatchNormalization(name="frozen", trainable=False)
+    return keras.Model(inputs, layers.Dense(2, name="dense")(frozen(inner(inputs))))
+
+
+def test_nothing_but_the_statistics_of_unfrozen_layers_changes():
+    model = norms()
+    before = {variable.path: array(variable) for variable in model.variables}
+    pruning.recalibrate(model, [(np.full((2, 4, 4, 2), 3.0, "float32"), np.zeros(2))] * 3, steps=2)
+    changed = {v.path for v in model.variables if (array(v) != before[v.path]).any()}
+    assert {path.split("/")[-2] for path in changed} == {"within"}
+    assert {path.split("/")[-1] for path in changed} == {"moving_mean", "moving_variance"}
+    with pytest.raises(ValueError, match="at least one batch"):
+        pruning.recalibrate(model, [])
+
+
+def test_a_network_without_batch_normalisation_needs_no_data():
+    pruning.recalibrate(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), [])
+
+
+def classifier(seed: int) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="conv", activation="relu")(layers.Conv2D(4, 3)(inputs))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D()(x)))
+
+
+CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    power = np.exp(logits - logits.max(-1, keepdims=True))
+    return power / power.sum(-1, keepdims=True)
+
+
+@pytest.mark.jax
+def test_the_distilled_loss_by_hand():
+    student, teacher = classifier(0), classifier(1)
+    distiller = pruning.Distiller(student, teacher, temperature=2.0, weight=0.25)
+    distiller.compile("sgd", CROSSENTROPY)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 6, 6, 2)).astype("float32"), np.array([0, 1, 2, 1, 0])
+    found = float(distiller.compute_loss(x, y, distiller(x), training=True))
+    mine, theirs = array(student(x)), array(teacher(x))
+    labels = -np.log(softmax(mine)[np.arange(5), y]).mean()
+    p, q = softmax(theirs / 2), softmax(mine / 2)
+    assert found == pytest.approx(0.75 * labels + 0.25 * 4 * (p * np.log(p / q)).sum(-1).mean(), rel=1e-4)
+    assert float(distiller.compute_loss(x, y, distiller(x), training=False)) == pytest.approx(labels, rel=1e-4)
+
+
+@pytest.mark.jax
+def test_a_pruned_student_learns_from_its_unpruned_self_and_is_pruned_on():
+    teacher = classifier(1)
+    student = pruning.prune(teacher, sparsity=0.0)
+    distiller = pruning.Distiller(student, teacher, weight=1.0)
+    distiller.compile(keras.optimizers.SGD(0.05), CROSSENTROPY, metrics=["accuracy"], jit_compile=False)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 6, 6, 2)).astype("float32"), rng.integers(0, 3, 32)
+    before = [array(variable) for variable in teacher.variables]
+    schedule = pruning.PruningSchedule(sparsity=0.5, end_step=4, every=1)
+    history = distiller.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[schedule]).history
+    assert pruning.masks_of(student).sparsity == 0.5
+    assert history["loss"][-1] < history["loss"][1]
+    for variable, value in zip(teacher.variables, before, strict=True):
+        np.testing.assert_array_equal(array(variable), value)
+    assert teacher.trainable
+    np.testing.assert_allclose(distiller.predict(x, verbose=0), student.predict(x, verbose=0), atol=1e-6)
+
+
+def test_probabilities_are_softened_as_their_logarithms():
+    teacher, student = classifier(0), classifier(1)
+    logits = pruning.Distiller(student, teacher, weight=1.0)
+    probabilities = pruning.Distiller(
+        *(keras.Sequential([model, layers.Softmax()]) for model in (student, teacher)), weight=1.0, from_logits=False
+    )
+    logits.compile("sgd", CROSSENTROPY)
+    probabilities.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype("float32"), np.zeros(4)
+    losses = [float(one.compute_loss(x, y, one(x), training=True)) for one in (logits, probabilities)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.0}, "`temperature` must be above 0"), ({"weight": 1.5}, r"`weight` in \[0, 1\]")],
+)
+def test_wrong_distillers_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        pruning.Distiller(classifier(0), classifier(1), **options)
+    with pytest.raises(ValueError, match="one output, of the same shape"):
+        pruning.Distiller(classifier(0), keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten()]))

@@ -53,6 +53,7 @@ def collect(run: Run) -> Json:
         "caveats": caveats(run),
         "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1 if comparable]},
         "main_row": rows[-1] if rows else None,
+        "baseline": _baseline(run, rows[-1]["stage"] if rows else ""),
         "stages": [_stage(stage) for stage in run.stages.values()],
         "computed": {"wall_s": sum(stage.done.wall_s for stage in run.finished)},
         "genotype": _genotype(run),
@@ -123,6 +124,14 @@ def _measured_row(stage: StageRecord, method: str) -> Json | None:
     }
     flops = metrics.get("live_flops", metrics.get("flops"))
     return row if flops is None else {**row, "live_flops": flops}
+
+
+def _baseline(run: Run, stage: str) -> Json | None:
+    """The plain network's row, and its answers beside those of stage `stage`; None where it was not trained."""
+    row = _measured_row(run.baseline, "plain CNN") if run.baseline.is_done else None
+    if row is not None:
+        row["computed"]["against"] = classes.against_baseline(run, stage)
+    return row
 
 
 def interval(stage: StageRecord, test_accuracy: float) -> list[float] | None:

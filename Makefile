@@ -1,24 +1,28 @@
 # make demo   the whole pipeline on scikit-learn's digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
+# make test-browser   the report in headless Chromium; needs Debian's chromium and chromium-driver
 
 PYTHON ?= python3
 MODEL_DIR ?= runs/demo
 TF := .venv/bin/python
 JAX := .venv-jax/bin/python
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow test-browser lint install clean
 
 demo: .venv/.installed
 	$(TF) pipeline.py --preset=demo --model_dir=$(MODEL_DIR)
-	@echo "Read $(MODEL_DIR)/report/report.md; look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
+	@echo "Read $(MODEL_DIR)/report/report.html or report.md; look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
 
 test: lint .venv-jax/.installed
-	$(TF) -m pytest -n 2 -m "not slow"
+	$(TF) -m pytest -n 2 -m "not slow and not browser"
 	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 -m "jax and not slow"
 
 test-slow: .venv/.installed .venv-jax/.installed
 	$(TF) -m pytest -m slow
 	KERAS_BACKEND=jax $(JAX) -m pytest -m "(jax and slow) or jax_slow"
+
+test-browser: .venv/.installed
+	$(TF) -m pytest -m browser
 
 lint: .venv/.installed
 	.venv/bin/ruff check .

@@ -18,7 +18,19 @@ from hypothesis import strategies as st
 
 from nhn_tf.errors import UserError
 from nhn_tf.models import complexity
-from nhn_tf.report import cells, curves, drawing, markdown, page, published, reading, results, write, write_report
+from nhn_tf.report import (
+    cells,
+    curves,
+    drawing,
+    markdown,
+    page,
+    published,
+    reading,
+    results,
+    write,
+    write_report,
+)
+from nhn_tf.report.layout import LAYER, lay_out
 from nhn_tf.runs import NAMES, RunDirectory, RunError, Settings
 from nhn_tf.settings import PRESETS
 from nhn_tf.storage import files
@@ -26,7 +38,7 @@ from nhn_tf.storage.files import DamagedFileError
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.intervals import wilson
 from nhn_tf.values.masks import Masks
-from nhn_tf.values.space import OP_NAMES, Space
+from nhn_tf.values.space import OP_NAMES, Space, op_named
 
 pytestmark = pytest.mark.jax_slow
 
@@ -411,14 +423,16 @@ def test_a_real_run_is_reported_with_every_figure_that_its_stages_wrote(smoke_ru
     assert metrics["kxk_params_removed"] == pytest.approx(1 - sums["live_params"] / sums["params"])
     # A mask keeps what leads to a dead neuron, too.
     assert 1 - sums["kernels_kept"] / sums["kernels"] >= metrics["kernel_sparsity"] - 1e-9
-    assert {Path(picture).stem for picture in told["pictures"]} == set(write.PICTURES)
+    assert {Path(picture).stem for picture in told["pictures"]} == set(write.PICTURES) - {"score_plane"}
     assert (path / "report" / "../3-prune/sensitivities.png").is_file()
     panels = curves.draw(reading.read(path))["lds"].axes
     for panel in panels:
         labels = {line.get_label() for line in panel.lines}
-        assert {"best fitness", "mean fitness", "found: validation accuracy"} <= labels
-        assert "no add-ons: validation accuracy" in labels
+        assert {"best fitness", "mean fitness"} <= labels
         assert "nan fitness" not in labels
+        told = {part.strip() for label in labels for part in label.split("=")}
+        assert {"found", "no add-ons"} <= told
+        assert all(legend.get_text() in labels for legend in panel.get_legend().get_texts())
 
 
 # Files.
@@ -427,12 +441,13 @@ def test_a_real_run_is_reported_with_every_figure_that_its_stages_wrote(smoke_ru
 def test_a_complete_run_has_a_page_figures_and_pictures(complete):
     path, told = complete
     names = {file.name for file in (path / "report").iterdir()}
-    pictures = {f"{name}.{ending}" for name in ("network", "enas", "training", "lds") for ending in ("png", "svg")}
-    assert names == {"report.md", "results.json"} | pictures
+    drawn = ("network", "enas", "training", "lds", "timeline")  # no answers, no trials, no weights
+    pictures = {f"{name}.{ending}" for name in drawn for ending in ("png", "svg")}
+    assert names == {"report.md", "report.html", "results.json"} | pictures
     assert {Path(picture).name for picture in told["pictures"]} == pictures
     text = (path / "report" / "report.md").read_text()
     linked = re.findall(r"\]\((\S+\.png)\)", text)
-    assert sorted(linked) == ["enas.png", "lds.png", "network.png", "training.png"]
+    assert sorted(linked) == sorted(f"{name}.png" for name in drawn)
     assert all(len({row.count("|") for row in rows}) == 1 for rows in tables(text))
 
 
@@ -485,7 +500,8 @@ def test_a_picture_of_an_earlier_report_does_not_stay(tmp_path):
     (path / "1-enas" / "metrics.csv").unlink()
     write_report(path)
     names = {file.name for file in (path / "report").iterdir()}
-    assert names == {"report.md", "results.json", "network.png", "network.svg"}
+    drawn = {f"{name}.{ending}" for name in ("network", "timeline") for ending in ("png", "svg")}
+    assert names == {"report.md", "report.html", "results.json"} | drawn
 
 
 def test_accuracies_along_the_way_stand_beside_the_papers(complete):
@@ -614,7 +630,7 @@ def apart(a, b, gap=0.01):
 @settings(max_examples=40, deadline=None)
 @given(genotypes())
 def test_nothing_in_the_picture_lies_on_anything_else(genotype):
-    layout = drawing.lay_out(genotype)
+    layout = lay_out(genotype)
     assert all(apart(a, b) for a, b in itertools.combinations(layout.boxes, 2))
     # No add-on's line runs into the block of another: neither its level stretches nor its lane.
     for (i, line), (j, block) in itertools.product(enumerate(layout.addon_lines), enumerate(layout.of("addon"))):
@@ -624,14 +640,14 @@ def test_nothing_in_the_picture_lies_on_anything_else(genotype):
         along = left <= line.lane_x <= right and line.start < bottom and line.end > top
         assert not crossed
         assert along == (i == j)
-    assert all(layout.left < -drawing._LAYER[0] / 2 - skip.reach for skip in layout.skips)
+    assert all(layout.left < -LAYER[0] / 2 - skip.reach for skip in layout.skips)
     assert all(0 <= box.y < layout.bottom and box.x + box.width / 2 < layout.right for box in layout.boxes)
 
 
 @settings(max_examples=20, deadline=None)
 @given(genotypes())
 def test_the_picture_holds_the_whole_network(genotype):
-    layout = drawing.lay_out(genotype)
+    layout = lay_out(genotype)
     assert [box.op.name for box in layout.of("layer")] == list(genotype.ops)
     assert len(layout.skips) == sum(map(len, genotype.skips))
     assert len(layout.of("addon")) == len(layout.addon_lines) == len(genotype.addons)
@@ -640,7 +656,7 @@ def test_the_picture_holds_the_whole_network(genotype):
 
 
 def test_addon_lines_end_at_their_layers():
-    layout = drawing.lay_out(GROWN)
+    layout = lay_out(GROWN)
     layers, pools, stem = layout.of("layer"), layout.of("transition"), layout.boxes[0]
     wanted = {(stem, layers[0]), (layers[0], layers[1]), (layers[4], layers[5]), (pools[1], layers[5])}
 
@@ -676,17 +692,17 @@ def test_every_text_stays_inside_its_block_and_the_legend_inside_the_picture(lay
     for a, b in itertools.combinations(extents, 2):
         assert not a.overlaps(b)
     inches = figure.dpi
-    for box in drawing.lay_out(full_genotype(layers)).boxes:
+    for box in lay_out(full_genotype(layers)).boxes:
         widest = max(e.width for text, e in zip(axes.texts, extents, strict=True) if text.get_text() == box.label)
         assert widest < (box.width - 0.06) * inches
 
 
 def test_colours_and_hatches_follow_the_op():
-    fills = {name: drawing._fill(drawing.op_named(name)) for name in OP_NAMES}
+    fills = {name: drawing.fill_of(op_named(name)) for name in OP_NAMES}
     assert fills["conv3x3"] == fills["sep_conv3x3"] == drawing.YELLOW
     assert fills["conv5x5"] == fills["sep_conv5x5"] == drawing.ORANGE
     assert len(set(fills.values())) == 4
-    hatched = [name for name in OP_NAMES if drawing._hatch(drawing.op_named(name))]
+    hatched = [name for name in OP_NAMES if drawing.hatch_of(op_named(name))]
     assert hatched == ["sep_conv3x3", "sep_conv5x5"]
 
 
@@ -703,7 +719,7 @@ def test_the_legend_names_what_is_there_and_nothing_else():
 
 
 def test_a_layer_tells_the_share_of_its_kernels_that_is_left():
-    notes = [box.note for box in drawing.lay_out(PRUNED).of("layer")]
+    notes = [box.note for box in lay_out(PRUNED).of("layer")]
     assert notes == ["25%", "", "", "", "", ""]  # a 4 x 4 identity
 
 
@@ -721,8 +737,19 @@ def test_curves_show_the_history_and_the_controls(complete):
         "Base network", "Pruned network", "Final network"]  # fmt: skip
     located = {line.get_label(): line for line in figures["lds"].axes[0].lines}
     np.testing.assert_allclose(located["best fitness"].get_xydata(), [[1, 0.81], [2, 0.9]])
-    assert set(located["no add-ons: validation accuracy"].get_ydata()) == {0.89}
-    assert located.keys() >= {"found: validation accuracy", "random search: validation accuracy"}
+    assert set(located["no add-ons"].get_ydata()) == {0.89}
+    assert located.keys() >= {"found", "random search"}
+
+
+def test_level_lines_that_would_lie_on_each_other_are_one(tmp_path, monkeypatch):
+    same = {
+        "val_accuracy": 0.91, "random_search_val_accuracy": 0.91, "no_addons_val_accuracy": 0.91,
+        "mean_val_accuracy": 0.91, "random_search_mean_val_accuracy": 0.88,
+    }  # fmt: skip
+    monkeypatch.setitem(METRICS, "lds_location", same)
+    panel = curves.draw(reading.read(make_run(tmp_path / "run")))["lds"].axes[0]
+    levels = {line.get_label(): line.get_ydata()[0] for line in panel.lines if "fitness" not in line.get_label()}
+    assert levels == {"found = no add-ons = random search": 0.91, "mean of random search": 0.88}
 
 
 def test_the_scale_of_a_fitness_panel_fits_its_curves_and_levels(tmp_path):
@@ -736,15 +763,18 @@ def test_the_scale_of_a_fitness_panel_fits_its_curves_and_levels(tmp_path):
     assert first.get_ylim()[0] < 0.75  # a scale of its own
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("name", ["enas", "training", "lds"])
-def test_legends_of_curves_fit_into_their_pictures(tmp_path, monkeypatch, name):
+def test_legends_of_curves_fit_into_their_pictures(tmp_path, monkeypatch, name, narrow):
     longest = {"random_search_mean_val_accuracy": 0.8, "mean_val_accuracy": 0.85}
     monkeypatch.setitem(METRICS, "lds_location", METRICS["lds_location"] | longest)
-    figure = curves.draw(reading.read(make_run(tmp_path / "run")))[name]
+    figure = curves.draw(reading.read(make_run(tmp_path / "run")), narrow=narrow)[name]
     figure.canvas.draw()
-    (legend,) = figure.legends
-    box = legend.get_window_extent()
-    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    legends = figure.legends or [panel.get_legend() for panel in figure.axes]
+    boxes = [legend.get_window_extent() for legend in legends]
+    frame = 2  # pixels of a legend's invisible frame that may stand out
+    assert all(0 <= box.x0 < box.x1 <= figure.bbox.x1 and box.y0 >= -frame for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 # The script.

@@ -218,6 +218,44 @@ def test_a_network_that_only_knows_the_commonest_class_is_told_so(tmp_path, monk
     assert sentences(path, "found")[1] == f"{always}: the network is not better than that beyond chance."
 
 
+# The plain network.
+
+
+def with_baseline(path, confusion, **metrics):
+    """A plain network beside the run, with these answers."""
+    done = files.read_sealed(path / "2-base" / "done.json")
+    config = files.read_sealed(path / "2-base" / "config.json")
+    figures = {**METRICS["base"], "live_params": 99_999, **metrics}
+    files.write_sealed(path / "baseline" / "config.json", {**config, "stage": "baseline"})
+    files.write_sealed(path / "baseline" / "done.json", {**done, "stage": "baseline", "metrics": figures})
+    answers(confusion).save(path / "baseline")
+
+
+def test_a_plain_network_that_wins_is_told_first(run):
+    right, wrong = np.diag([10, 10, 2]), np.diag([10, 0, 2])
+    wrong[1, 0] = 10
+    answers(wrong).save(run / "7-final")
+    with_baseline(run, right, test_error=0.5)
+    assert value_of(run)["baseline"]["computed"]["against"] == {"wins": 0, "losses": 10, "p": 2 / 2**10}
+    assert value_of(run)["verdict"][0]["text"] == (
+        "A plain CNN, trained on the same images, wins: 99.50% against 98.89% of the final network, with 99,999 live "
+        "parameters against 45,678."
+    )
+    assert sentences(run, "use")[0].startswith("Use a plain CNN")
+    assert "| plain CNN | 99.50%" in page_of(run)
+
+
+def test_a_plain_network_that_does_not_win_changes_nothing_else(run):
+    before = value_of(run)
+    with_baseline(run, CONFUSION, test_error=2.0)
+    after = value_of(run)
+    assert "is as accurate as far as chance lets tell: 98.00% against 98.89%" in after["verdict"][0]["text"]
+    assert after["verdict"][1:] == before["verdict"]
+    assert (after["classes"], after["pairs"]) == (before["classes"], before["pairs"])
+    with_baseline(run, np.array([[0, 10, 0], [8, 0, 0], [0, 4, 0]]), test_error=60.0)
+    assert "trained on the same images, loses: 40.00% against 98.89%" in value_of(run)["verdict"][0]["text"]
+
+
 # Exports.
 
 

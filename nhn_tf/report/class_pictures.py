@@ -22,7 +22,7 @@ _PAIRS: Final = 6
 _EXAMPLES: Final = 6
 _THUMB: Final = 0.62
 _GAP: Final = 0.12
-_TEXT: Final = 0.3
+_TEXT: Final = 0.32
 
 
 def confusion(answers: Predictions, *, narrow: bool = False) -> Figure:
@@ -65,7 +65,7 @@ def mistakes(answers: Predictions, *, narrow: bool = False) -> Figure | None:
             middle = left + cell[0] / 2
             _thumbnail(axes, answers.thumbnails[number], middle - _THUMB / 2, top)
             told, sure = _told(answers, int(answers.shown[number]))
-            axes.text(middle, top + _THUMB + 0.04, f"{told}\n{sure}", ha="center", va="top", fontsize=6.0)
+            axes.text(middle, top + _THUMB + 0.04, f"{told}\n{sure}", ha="center", va="top", fontsize=6.8)
     return figure
 
 
@@ -96,7 +96,7 @@ def confusions(answers: Predictions, *, narrow: bool = False) -> Figure | None:
 
 
 def _told(answers: Predictions, image: int) -> tuple[str, str]:
-    true, taken = (_short(answers.class_names[side[image]], 7) for side in (answers.labels, answers.predicted))
+    true, taken = (_short(answers.class_names[side[image]], 6) for side in (answers.labels, answers.predicted))
     return f"{true} → {taken}", f"{100 * answers.confidence[image]:.1f}%"
 
 

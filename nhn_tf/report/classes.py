@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.report.reading import Run
+from nhn_tf.report.reading import BASELINE, Run
 from nhn_tf.values.intervals import sign_test, wilson
 from nhn_tf.values.predictions import NAME, Predictions
 
@@ -24,7 +24,13 @@ Json = dict[str, Any]
 
 def last(run: Run) -> tuple[str, Predictions] | None:
     """The last training stage that has left its answers, and them."""
-    return list(run.predictions.items())[-1] if run.predictions else None
+    answers = _own(run)
+    return answers[-1] if answers else None
+
+
+def _own(run: Run) -> list[tuple[str, Predictions]]:
+    """The answers of the run's own networks, in the order of the stages."""
+    return [(name, found) for name, found in run.predictions.items() if name != BASELINE]
 
 
 def collect(run: Run) -> Json | None:
@@ -53,15 +59,23 @@ def collect(run: Run) -> Json | None:
 
 def pairs(run: Run) -> list[Json]:
     """Each trained network against the one before it, on the images that only one of them has right."""
-    compared = []
-    for (before, old), (after, new) in itertools.pairwise(run.predictions.items()):
-        if not np.array_equal(old.labels, new.labels):
-            continue
-        was, now = old.predicted == old.labels, new.predicted == new.labels
-        wins, losses = int(np.sum(now & ~was)), int(np.sum(was & ~now))
-        figures = {"wins": wins, "losses": losses, "p": sign_test(wins, losses)}
-        compared.append({"stage": after, "before": before, "computed": figures})
-    return compared
+    compared = [(before, after, _pair(old, new)) for (before, old), (after, new) in itertools.pairwise(_own(run))]
+    return [{"stage": after, "before": before, "computed": pair} for before, after, pair in compared if pair]
+
+
+def against_baseline(run: Run, stage: str) -> Json | None:
+    """A stage's network against the baseline, as `pairs` does; None where either has left no answers."""
+    answers = run.predictions
+    return _pair(answers[BASELINE], answers[stage]) if {BASELINE, stage} <= set(answers) else None
+
+
+def _pair(old: Predictions, new: Predictions) -> Json | None:
+    """How many images only the new one has right, and only the old one; None where they are of other images."""
+    if not np.array_equal(old.labels, new.labels):
+        return None
+    was, now = old.predicted == old.labels, new.predicted == new.labels
+    wins, losses = int(np.sum(now & ~was)), int(np.sum(was & ~now))
+    return {"wins": wins, "losses": losses, "p": sign_test(wins, losses)}
 
 
 def _rows(answers: Predictions) -> list[Json]:

@@ -5,6 +5,7 @@ Points come from metrics.csv, level lines from done.json.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ from nhn_tf.runs.record import Table
 
 _TRAININGS: Final = {"base": "Base network", "pruned": "Pruned network", "final": "Final network"}
 _ADDON_SEARCHES: Final = {"lds_location": "Search for locations", "lds_direction": "Search for directions"}
-_COLORS: Final = (figures.BLUE, figures.GREEN, figures.ORANGE, "#7B4FA3", figures.MUTED)
+_COLORS: Final = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.PURPLE, figures.MUTED)
 
 _LEVEL_COLORS: Final = {"found": figures.BLUE, "random search": figures.ORANGE, "no add-ons": figures.MUTED}
 
@@ -33,22 +34,27 @@ _LEVELS: Final = {
 }
 
 
-def draw(run: Run) -> dict[str, Figure]:
-    """The figures that the run has points for, by file name without ending."""
+def draw(run: Run, *, narrow: bool = False) -> dict[str, Figure]:
+    """The figures that the run has points for, by file name without ending.
+
+    Args:
+      run: as it was read.
+      narrow: one panel below the other, as wide as a phone.
+    """
     with figures.style():
         drawn = {
-            "enas": _architecture_search(run.stages["enas"]),
-            "training": _training([run.stages[name] for name in _TRAININGS]),
-            "lds": _addon_searches([run.stages[name] for name in _ADDON_SEARCHES]),
+            "enas": _architecture_search(run.stages["enas"], narrow),
+            "training": _training([run.stages[name] for name in _TRAININGS], narrow),
+            "lds": _addon_searches([run.stages[name] for name in _ADDON_SEARCHES], narrow),
         }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _architecture_search(stage: StageRecord) -> Figure | None:
+def _architecture_search(stage: StageRecord, narrow: bool) -> Figure | None:
     """Mean reward and baseline of each epoch; the controls as level lines."""
     if not any("reward" in row for row in stage.history):
         return None
-    figure = figures.new_figure(7.2, 3.6)
+    figure = figures.new_figure(*((figures.NARROW, 3.8) if narrow else (7.2, 3.6)))
     axes = figure.subplots()
     _curve(axes, stage.history, "reward", "mean reward of an epoch's architectures", figures.BLUE)
     _curve(axes, stage.history, "baseline", "baseline", figures.GREEN, linewidth=1.2)
@@ -57,48 +63,59 @@ def _architecture_search(stage: StageRecord) -> Figure | None:
         if name in metrics:
             axes.axhline(metrics[name], color=color, linestyle="--", linewidth=1.2, label=label)
     _finish(axes, "Architecture search", "epoch", "validation accuracy")
-    return _with_legend_below(figure, [axes], columns=2)
+    return _with_legend_below(figure, [axes], columns=1 if narrow else 2)
 
 
-def _training(stages: Sequence[StageRecord]) -> Figure | None:
+def _training(stages: Sequence[StageRecord], narrow: bool) -> Figure | None:
     """A panel for each training: accuracy on training and validation images, and on the test images at the end."""
     stages = [stage for stage in stages if any("accuracy" in row for row in stage.history)]
     if not stages:
         return None
-    figure, grid = _row_of(len(stages))
+    figure, grid = _panels(len(stages), narrow)
     for axes, stage in zip(grid, stages, strict=True):
         _curve(axes, stage.history, "accuracy", "training, augmented", figures.GREY)
         _curve(axes, stage.history, "val_accuracy", "validation", figures.BLUE)
         test = results.finite(stage.metrics).get("test_accuracy")
         if test is not None:
             axes.axhline(test, color=figures.ORANGE, linestyle="--", linewidth=1.2, label="test, at the end")
-        _finish(axes, _TRAININGS[stage.name], "epoch", "accuracy" if axes is grid[0] else "")
-    return _with_legend_below(figure, grid, columns=3)
+        _finish(axes, _TRAININGS[stage.name], "epoch", "accuracy" if narrow or axes is grid[0] else "")
+    return _with_legend_below(figure, grid, columns=1 if narrow else 3)
 
 
-def _addon_searches(stages: Sequence[StageRecord]) -> Figure | None:
+def _addon_searches(stages: Sequence[StageRecord], narrow: bool) -> Figure | None:
     """A panel for each half of the add-on search: fitness of each cycle, and what it is to be compared with."""
     stages = [stage for stage in stages if _fitness_columns(stage.history)]
     if not stages:
         return None
-    figure, grid = _row_of(len(stages), same_scale=False)
+    figure, grid = _panels(len(stages), narrow, same_scale=False)
     for axes, stage in zip(grid, stages, strict=True):
         for column, color in zip(_fitness_columns(stage.history), _COLORS, strict=False):
             _curve(axes, stage.history, column, column.replace("_", " "), color)
-        rows = results.controls(stage)
-        levels = [("found", row["figure"], row["found"]) for row in rows]
-        levels += [(row["control"], row["figure"], row["control_value"]) for row in rows]
-        for what, name, value in dict.fromkeys(levels):
-            style = ":" if name.startswith("mean_") else "--"
-            label = f"{what}: {_words(name)}"
-            axes.axhline(value, color=_LEVEL_COLORS[what], linestyle=style, linewidth=1.2, label=label)
+        for value, label, color, style in _levels(stage):
+            axes.axhline(value, color=color, linestyle=style, linewidth=1.2, label=label)
         _zoom(axes)
-        _finish(axes, _ADDON_SEARCHES[stage.name], "cycle", "accuracy" if axes is grid[0] else "")
-    return _with_legend_below(figure, grid, columns=2)
+        _finish(axes, _ADDON_SEARCHES[stage.name], "cycle", "accuracy" if narrow or axes is grid[0] else "")
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.2))
+    figure.set_layout_engine("constrained")
+    return figure
 
 
-def _words(name: str) -> str:
-    return name.replace("val_", "validation ").replace("_", " ")
+def _levels(stage: StageRecord) -> list[tuple[float, str, str, str]]:
+    """Level lines of an add-on search: value, label, colour, style; those that would lie on each other are one."""
+    rows = results.controls(stage)
+    levels = [("found", row["figure"], row["found"]) for row in rows]
+    levels += [(row["control"], row["figure"], row["control_value"]) for row in rows]
+    together: dict[float, list[tuple[str, bool]]] = {}
+    for what, name, value in dict.fromkeys(levels):
+        together.setdefault(round(value, 4), []).append((what, name.startswith("mean_")))
+    lines = []
+    for value, members in together.items():
+        best = [what for what, is_mean in members if not is_mean]
+        means = [f"mean of {what}" for what, is_mean in members if is_mean and what not in best]
+        label = "\n   = ".join(textwrap.wrap(" = ".join([*best, *means]), 40)).replace("=\n", "\n")
+        style = ":" if all(is_mean for _, is_mean in members) else "--"
+        lines.append((value, label, _LEVEL_COLORS[members[0][0]], style))
+    return lines
 
 
 def _fitness_columns(history: Table) -> list[str]:
@@ -109,8 +126,12 @@ def _fitness_columns(history: Table) -> list[str]:
     return list(names)[: len(_COLORS)]
 
 
-def _row_of(count: int, *, same_scale: bool = True) -> tuple[Figure, list[Axes]]:
-    figure = figures.new_figure(max(3.4 * count, 5.4), 3.4)
+def _panels(count: int, narrow: bool, *, same_scale: bool = True) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, or where it must be narrow one below the other."""
+    if narrow:
+        figure = figures.new_figure(figures.NARROW, 2.9 * count + 0.5)
+        return figure, list(figure.subplots(count, 1, sharey=same_scale, squeeze=False)[:, 0])
+    figure = figures.new_figure(max(3.4 * count, 5.4), 3.4 if same_scale else 4.0)
     return figure, list(figure.subplots(1, count, sharey=same_scale, squeeze=False)[0])
 
 

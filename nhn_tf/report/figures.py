@@ -23,12 +23,17 @@ from matplotlib.patches import Patch
 
 DPI: Final = 144
 
+NARROW: Final = 4.1
+"""Inches across which a phone shows a figure without making its letters smaller."""
+
 INK: Final = "#263238"
 MUTED: Final = "#78909C"
 GRID: Final = "#E3E8EB"
-BLUE: Final = "#1F6FB2"
-ORANGE: Final = "#E07B00"
-GREEN: Final = "#2E8B57"
+# Of Okabe and Ito's colours, which people who confuse red and green tell apart.
+BLUE: Final = "#0072B2"
+ORANGE: Final = "#D55E00"
+GREEN: Final = "#009E73"
+PURPLE: Final = "#CC79A7"
 GREY: Final = "#B0BEC5"
 
 _STYLE: Final[dict[Any, Any]] = {
@@ -139,6 +144,38 @@ def std_histogram(
             figure.supylabel("kernels", fontsize=9)
         figure.set_layout_engine("constrained")
         return png(figure), pixels(figure)
+
+
+def kept_histograms(
+    scores: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], *, narrow: bool = False
+) -> Figure:
+    """A panel for each layer: how sensitive its kernels are, those that went in grey.
+
+    Args:
+      scores: layer name to float [Cin, Cout], one score for each kernel.
+      kept: by the same names, bool [Cin, Cout].
+      narrow: as wide as a phone.
+    """
+    columns = min(2 if narrow else _COLUMNS, len(scores))
+    rows = math.ceil(len(scores) / columns)
+    with style():
+        figure = new_figure(NARROW if narrow else max(2.3 * columns, 5.0), 1.7 * rows + 0.6)
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (name, values) in zip(grid, scores.items(), strict=False):
+            sides = [values[~kept[name]], values[kept[name]]]
+            edges = np.linspace(0.0, max(float(values.max(initial=0.0)), 1e-9), _BINS // 2 + 1)
+            axes.hist(sides, bins=edges.tolist(), stacked=True, color=[GREY, BLUE])
+            axes.set_title(f"{name}: {kept[name].mean():.0%} kept", fontsize=8)
+            axes.tick_params(labelsize=7)
+            axes.locator_params(nbins=4)
+        for axes in grid[len(scores) :]:
+            axes.set_axis_off()
+        figure.supxlabel("standard deviation of a kernel", fontsize=9)
+        figure.supylabel("kernels", fontsize=9)
+        keys = [Patch(facecolor=GREY), Patch(facecolor=BLUE)]
+        figure.legend(keys, ["pruned", "kept"], loc="outside upper center", ncols=2)
+        figure.set_layout_engine("constrained")
+    return figure
 
 
 def _panels(flat: Mapping[str, np.ndarray], cuts: Mapping[str, float]) -> Figure:

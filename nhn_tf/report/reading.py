@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nhn_tf.runs import STAGES, RunDirectory, RunError, StageRecord
 from nhn_tf.storage.files import DamagedFileError
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.predictions import Predictions
+
+BASELINE: Final = "baseline"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +23,17 @@ class Run:
       path: the directory.
       calls: what run.json notes of each call, the latest last: command, versions, backend, device.
       stages: every stage of the pipeline, in its order, begun or not.
+      baseline: the plain network that the run is compared with, trained or not.
       genotype: that of the latest finished stage; None when none has finished.
       genotype_stage: that stage's name.
-      predictions: what the finished trained networks answered to the test images, by stage, as far as it was kept.
+      predictions: what the finished trained networks answered to the test images, by stage, as far as it was kept; the
+        baseline's come last.
     """
 
     path: Path
     calls: list[dict[str, Any]]
     stages: dict[str, StageRecord]
+    baseline: StageRecord
     genotype: Genotype | None = None
     genotype_stage: str | None = None
     predictions: dict[str, Predictions] = dataclasses.field(default_factory=dict)
@@ -60,15 +65,15 @@ def read(path: str | os.PathLike[str]) -> Run:
     if not calls or not all(isinstance(call, dict) for call in calls):
         raise DamagedFileError(f"{path / 'run.json'} does not list the run's calls. Restore a copy.")
 
-    run = Run(path, calls, directory.stages)
-    for stage in run.stages.values():
+    run = Run(path, calls, directory.stages, directory.stage(BASELINE))
+    for stage in (*run.stages.values(), run.baseline):
         _read_stage(stage)
     if not run.begun:
         raise RunError(f"there is nothing to report yet: no stage of {path} has begun. Run: {command}")
     if not run.finished:
         return run
     last = run.finished[-1]
-    kept = {stage.name: Predictions.load(stage.path) for stage in run.finished}
+    kept = {stage.name: Predictions.load(stage.path) for stage in (*run.finished, run.baseline) if stage.is_done}
     answers = {name: found for name, found in kept.items() if found is not None}
     return dataclasses.replace(run, genotype=last.genotype(), genotype_stage=last.name, predictions=answers)
 

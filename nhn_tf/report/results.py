@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nhn_tf.models import complexity
-from nhn_tf.report import classes, exports, published, verdict
+from nhn_tf.report import classes, exports, locations, published, verdict
+from nhn_tf.report.layout import source_name
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
@@ -52,6 +53,7 @@ def collect(run: Run) -> Json:
         "caveats": caveats(run),
         "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1 if comparable]},
         "main_row": rows[-1] if rows else None,
+        "baseline": _baseline(run, rows[-1]["stage"] if rows else ""),
         "stages": [_stage(stage) for stage in run.stages.values()],
         "computed": {"wall_s": sum(stage.done.wall_s for stage in run.finished)},
         "genotype": _genotype(run),
@@ -64,6 +66,7 @@ def collect(run: Run) -> Json:
         "classes": classes.collect(run),
         "pairs": classes.pairs(run),
         "exports": exports.collect(run),
+        "locations": f"{run.stages[locations.STAGE].directory}/trials.csv",
         "calls": [_call(call) for call in run.calls],
     }
     return {**found, "verdict": verdict.sentences(run, found)}
@@ -121,6 +124,14 @@ def _measured_row(stage: StageRecord, method: str) -> Json | None:
     }
     flops = metrics.get("live_flops", metrics.get("flops"))
     return row if flops is None else {**row, "live_flops": flops}
+
+
+def _baseline(run: Run, stage: str) -> Json | None:
+    """The plain network's row, and its answers beside those of stage `stage`; None where it was not trained."""
+    row = _measured_row(run.baseline, "plain CNN") if run.baseline.is_done else None
+    if row is not None:
+        row["computed"]["against"] = classes.against_baseline(run, stage)
+    return row
 
 
 def interval(stage: StageRecord, test_accuracy: float) -> list[float] | None:
@@ -231,14 +242,6 @@ def addons(genotype: Genotype) -> list[Json]:
         }
         for addon in genotype.addons
     ]
-
-
-def source_name(genotype: Genotype, target: int, source: int) -> str:
-    """What an add-on at layer `target` reads when its source within the segment is `source`."""
-    segment = genotype.space.segment_of(target)
-    if source == 0:
-        return f"pool {segment}" if segment else "stem"
-    return f"layer {segment * genotype.space.layers_per_segment + source - 1}"
 
 
 # Comparisons.

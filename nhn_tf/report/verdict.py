@@ -12,6 +12,7 @@ import numpy as np
 
 from nhn_tf.report import cells
 from nhn_tf.report.reading import Run
+from nhn_tf.values.intervals import noise
 
 Json = dict[str, Any]
 
@@ -42,7 +43,7 @@ def sentences(run: Run, results: Json) -> list[Json]:
       For each sentence what it is about, "found", "helped", "use" or "improve", and its text.
     """
     told = {
-        "found": _found(results),
+        "found": [*_baseline(results), *_found(results)],
         "helped": [*_searches(results), *_additions(results)],
         "use": _use(results),
         "improve": _improve(run, results),
@@ -68,6 +69,29 @@ def _found(results: Json) -> list[str]:
         worse = bounds is not None and bounds[0] <= commonest["accuracy"]
         told.append(f"{always}: the network is not better than that beyond chance." if worse else f"{always}.")
     return told
+
+
+def _baseline(results: Json) -> list[str]:
+    """The plain network beside the run's main one; first of all, since whoever it beats need not be looked at."""
+    row, plain = results["main_row"], results["baseline"]
+    if row is None or plain is None:
+        return []
+    ours, theirs = row["computed"]["test_accuracy"], plain["computed"]["test_accuracy"]
+    pair = f"{cells.percent(theirs)} against {cells.percent(ours)} of the {_NETWORKS[row['stage']]}"
+    sizes = f"{plain['live_params']:,} live parameters against {row['live_params']:,}"
+    differs = _beyond_chance(row, plain)
+    verdict = (
+        "wins" if differs and theirs > ours else "loses" if differs else "is as accurate as far as chance lets tell"
+    )
+    return [f"A plain CNN, trained on the same images, {verdict}: {pair}, with {sizes}."]
+
+
+def _beyond_chance(row: Json, plain: Json) -> bool:
+    """Whether the main network and the plain one differ by more than chance: image by image where that is known."""
+    if against := plain["computed"]["against"]:
+        return against["p"] < 0.05
+    ours, theirs = row["computed"]["test_accuracy"], plain["computed"]["test_accuracy"]
+    return bool(row["images"]) and abs(ours - theirs) > noise(ours, theirs, row["images"])
 
 
 def _searches(results: Json) -> list[str]:
@@ -112,6 +136,9 @@ def _use(results: Json) -> list[str]:
     rows = results["table"]["measured"]
     if not rows:
         return []
+    plain, row = results["baseline"], results["main_row"]
+    if plain and plain["test_error"] < row["test_error"] and _beyond_chance(row, plain):
+        return ["Use a plain CNN, or give the run more time: what the searches made is worse beyond chance."]
     best = max(rows, key=lambda row: (row["computed"]["test_accuracy"], -row["live_params"]))
     told = [f"Use the {_NETWORKS[best['stage']]}, the most accurate of this run."]
     equal = [row for row in rows if _indistinguishable(row, best) and row["live_params"] < best["live_params"]]
@@ -176,11 +203,12 @@ def _time_or_images(row: Json, learned: float) -> list[str]:
 
 
 def _weak_classes(results: Json) -> list[str]:
-    """Classes that are worse than all of them together beyond chance, the worst first."""
-    if results["classes"] is None:
+    """Classes whose interval ends below that of all of them together, the worst first."""
+    overall = results["main_row"]["computed"]["interval"]
+    if results["classes"] is None or overall is None:
         return []
-    overall = results["main_row"]["computed"]["test_accuracy"]
-    rows = [row for row in results["classes"]["computed"]["rows"] if row["interval"] and row["interval"][1] < overall]
+    rows = results["classes"]["computed"]["rows"]
+    rows = [row for row in rows if row["interval"] and row["interval"][1] < overall[0]]
     rows.sort(key=lambda row: row["accuracy"])
     return [
         f"More images of {row['name']!r}: {row['right']:,} of its {row['test']:,} test images are right, after "

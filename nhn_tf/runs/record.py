@@ -158,6 +158,15 @@ class StageRecord:
         """
         return _read_csv(self / "layers.csv")
 
+    @functools.cached_property
+    def trials(self) -> list[dict[str, str]]:
+        """trials.csv, the ranked candidates of a search, the best first; none without a file.
+
+        Raises:
+          DamagedFileError: it is not readable.
+        """
+        return _read_csv(self / "trials.csv")
+
     def genotype(self) -> Genotype:
         """The genotype that the finished stage left.
 

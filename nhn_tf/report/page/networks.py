@@ -45,7 +45,7 @@ def accuracy(results: Json) -> list[Block]:
             row["method"], _interval(row), f"{row['test_error']:.2f}%", f"{row['live_params']:,}",
             millions(row["live_flops"]) if "live_flops" in row else "—", Code(row["source"]),
         )
-        for row in results["table"]["measured"]
+        for row in (*results["table"]["measured"], *filter(None, [results["baseline"]]))
     ]  # fmt: skip
     if not rows:
         return []

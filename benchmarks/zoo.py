@@ -3,7 +3,7 @@
     python benchmarks/zoo.py                     # about ten minutes on two cores
     python benchmarks/zoo.py --only=resnet,se    # those whose names contain one of these
 
-Each network is pruned (half of its kernels; where it has no 3x3 or 5x5 ones, of whatever it has), trained for two steps,
+Each network is pruned (half of its kernels; where it has no 3x3 or 5x5 ones, of whatever it has), trained two steps,
 saved and loaded, compacted, loaded again by a process that knows Keras alone, and compiled without fallback; after each
 step its answers to random images are compared with those of the step before. The last line is JSON.
 """

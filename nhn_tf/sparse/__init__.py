@@ -18,6 +18,7 @@ from nhn_tf.sparse.native.machine import MissingLLVMError
 from nhn_tf.sparse.plan.memory import CapacityError
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
 from nhn_tf.sparse.runtime import SparseRuntime, load
+from nhn_tf.sparse.sized import SizedRuntime
 from nhn_tf.storage.files import DamagedFileError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "CapacityError",
     "DamagedFileError",
     "MissingLLVMError",
+    "SizedRuntime",
     "SparseRuntime",
     "UnsupportedLayerError",
     "compile",
@@ -36,7 +38,7 @@ __all__ = [
 
 def compile(
     model: Any, *, threads: int | None = None, fallback: str | None = None, check: bool = True
-) -> SparseRuntime | MixedRuntime:
+) -> SparseRuntime | MixedRuntime | SizedRuntime:
     """Makes native code of a functional Keras model.
 
     Args:
@@ -47,7 +49,8 @@ def compile(
 
     Returns:
       A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
-      called with images, numbers [B, H, W, C], and return what the model would, as float32 arrays.
+      called with images, numbers [B, H, W, C], and return what the model would, as float32 arrays. A model that leaves
+      sizes open gives a `SizedRuntime`, which is compiled for the size of the images that it is first called with.
 
     Raises:
       MissingLLVMError: llvmlite is not installed; the message says how to install it.
@@ -63,13 +66,18 @@ def compile(
     from nhn_tf.sparse import mixed
     from nhn_tf.sparse.program import from_keras
 
-    runtime: SparseRuntime | MixedRuntime
-    try:
-        runtime = SparseRuntime(from_keras.read(model), threads=threads)
-    except from_keras.UnsupportedLayerError:
-        if fallback is None:
-            raise
-        runtime = mixed.MixedRuntime(model, threads=threads)
-    if check:
-        agreement.check_same(model, lambda inputs: agreement.as_list(runtime(*inputs)), "the compiled network")
-    return runtime
+    def made(shapes: Any = None) -> SparseRuntime | MixedRuntime:
+        runtime: SparseRuntime | MixedRuntime
+        try:
+            runtime = SparseRuntime(from_keras.read(model, shapes=shapes), threads=threads)
+        except from_keras.UnsupportedLayerError:
+            if fallback is None:
+                raise
+            runtime = mixed.MixedRuntime(model, threads=threads, shapes=shapes)
+        if check:
+            answer = lambda inputs: agreement.as_list(runtime(*inputs))  # noqa: E731
+            agreement.check_same(model, answer, "the compiled network", shapes=shapes)
+        return runtime
+
+    expected = [tensor.shape[1:] for tensor in getattr(model, "inputs", None) or ()]
+    return SizedRuntime(expected, made) if any(None in shape for shape in expected) else made()

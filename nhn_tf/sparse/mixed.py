@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -36,13 +37,16 @@ class MixedRuntime:
     Args:
       model: functional.
       threads: of the native parts.
+      shapes: of its inputs without the batch axis, where the model leaves sizes open.
 
     Attributes:
       keras_layers: names of the layers that Keras computes.
     """
 
-    def __init__(self, model: keras.Model, *, threads: int | None = None):
-        graph = trace(model)
+    def __init__(
+        self, model: keras.Model, *, threads: int | None = None, shapes: Sequence[Sequence[int]] | None = None
+    ):
+        graph = trace(model, None if shapes is None else [(None, *shape) for shape in shapes])
         self._graph = graph
         self.keras_layers = _unsupported(graph)
         self._parts = [

@@ -40,18 +40,24 @@ INFERENCE_IDENTITIES: Final = (
 """Layers that do nothing but in training."""
 
 
-def read(model: keras.Model, simplify: Callable[..., Program] = optimize) -> Program:
+def read(
+    model: keras.Model,
+    simplify: Callable[..., Program] = optimize,
+    *,
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> Program:
     """Translates a model.
 
     Args:
       model: functional.
       simplify: makes the program of what was read, (operations, outputs).
+      shapes: of its inputs without the batch axis, where the model leaves sizes open.
 
     Raises:
       UnsupportedLayerError: it has a layer, or a layer's setting, that the runtime does not know.
-      ValueError: it is not a functional model whose layers are called once.
+      ValueError: it is not a functional model, or has a layer of several outputs.
     """
-    graph = trace(model)
+    graph = trace(model, None if shapes is None else [(None, *shape) for shape in shapes])
     others = [name for name in graph.nodes if name not in graph.inputs]
     return read_part(graph, [*graph.inputs, *others], graph.outputs, simplify)
 

@@ -11,7 +11,9 @@ from nhn_tf.models import complexity, copying, keras_graph
 from nhn_tf.pruning import targets
 from nhn_tf.pruning.carrying import Wall
 from nhn_tf.pruning.liveness import analyse
-from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError
+from nhn_tf.sparse.program.draft import Draft
+from nhn_tf.sparse.program.from_keras import READERS
+from nhn_tf.sparse.program.operations import UnsupportedLayerError
 
 GOALS: Final = ("prune", "compact", "sparse")
 
@@ -137,7 +139,7 @@ def _uncopied(model: keras.Model) -> str:
 
 def _unsupported(graph: keras_graph.Graph) -> dict[str, str]:
     """Name to reason of each node that the sparse runtime cannot compute."""
-    draft, found = Draft(), {}
+    draft, found = Draft(READERS), {}
     for name in graph.nodes:
         try:
             draft.read_layer(graph, name)

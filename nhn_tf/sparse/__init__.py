@@ -70,7 +70,7 @@ def compile(
         runtime: SparseRuntime | MixedRuntime
         try:
             runtime = SparseRuntime(from_keras.read(model, shapes=shapes), threads=threads)
-        except from_keras.UnsupportedLayerError:
+        except UnsupportedLayerError:
             if fallback is None:
                 raise
             runtime = mixed.MixedRuntime(model, threads=threads, shapes=shapes)

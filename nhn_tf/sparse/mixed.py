@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from nhn_tf.models.keras_graph import Graph, Node, takes_training, trace
-from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError, input_names, read_part
+from nhn_tf.sparse.program.draft import Draft
+from nhn_tf.sparse.program.from_keras import READERS, input_names, read_part
+from nhn_tf.sparse.program.operations import UnsupportedLayerError
 from nhn_tf.sparse.runtime import SparseRuntime
 
 
@@ -109,7 +111,7 @@ def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
 
 def _unsupported(graph: Graph) -> tuple[str, ...]:
     """Names of the layers that have no native form."""
-    draft, names = Draft(), []
+    draft, names = Draft(READERS), []
     for name in graph.nodes:
         try:
             draft.read_layer(graph, name)

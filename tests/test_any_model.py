@@ -345,7 +345,7 @@ def test_a_subclass_that_computes_what_its_parent_does_is_pruned():
             self.author = author
 
     inputs = keras.Input((10, 10, 3))
-    model = shake(keras.Model(inputs, layers.Conv2D(2, 1)(Named(6, name="own")(layers.Conv2D(6, 3)(inputs)))))
+    model = shake(keras.Model(inputs, layers.Conv2D(2, 1)(Named(6, name="own")(Named(6, name="stem")(inputs)))))
     pruned = pruning.prune(model, sparsity=0.5)
     assert list(pruning.masks_of(pruned)) == ["own"]
     np.testing.assert_allclose(

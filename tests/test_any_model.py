@@ -256,6 +256,14 @@ def test_models_within_models_are_pruned_within_and_compacted_flat(tmp_path):
     assert "base/conv" in pruning.summary(pruned)
 
 
+def test_names_stay_unique_where_a_path_reads_like_a_name():
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name="x")], name="a")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="x")(layers.Conv2D(4, 1, name="a_x")(inner(inputs)))
+    small = pruning.compact(pruning.prune(keras.Model(inputs, x), sparsity=0.5))
+    assert {"x", "a_x", "a_x_"} == {layer.name for layer in small.layers if isinstance(layer, layers.Conv2D)}
+
+
 def test_a_functional_model_within_a_model_within_a_model():
     inputs = keras.Input((12, 12, 3))
     inner = base()
@@ -337,7 +345,7 @@ def test_a_subclass_that_computes_what_its_parent_does_is_pruned():
             self.author = author
 
     inputs = keras.Input((10, 10, 3))
-    model = shake(keras.Model(inputs, layers.Conv2D(2, 1)(Named(6, name="own")(layers.Conv2D(6, 3)(inputs)))))
+    model = shake(keras.Model(inputs, layers.Conv2D(2, 1)(Named(6, name="own")(Named(6, name="stem")(inputs)))))
     pruned = pruning.prune(model, sparsity=0.5)
     assert list(pruning.masks_of(pruned)) == ["own"]
     np.testing.assert_allclose(

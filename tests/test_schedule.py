@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ from keras import layers
 from nhn_tf import pruning
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.pruning import PruningSchedule, Ramp
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def array(variable) -> np.ndarray:
@@ -170,6 +176,35 @@ def test_accumulated_gradients_count_as_one_update(backend_options):
     at = [round(total * 0.5 * (1 - (1 - step / 3) ** 3)) / total for step in (0, 1, 1, 2, 2, 3, 3, 3)]
     each = 2 if "steps_per_execution" in backend_options else 1
     assert [sparsity for sparsity, _ in seen.seen] == pytest.approx(at[each - 1 :: each])
+
+
+MIRRORED = """
+import keras
+import numpy as np
+import tensorflow as tf
+from nhn_tf import pruning
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    images = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(4, 3, name="b")(keras.layers.Conv2D(4, 3)(images))
+    model = pruning.prune(keras.Model(images, x), sparsity=0.0)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+schedule = pruning.PruningSchedule(sparsity=0.75, end_step=4, every=2)
+rng = np.random.default_rng(0)
+model.fit(rng.normal(size=(32, 6, 6, 2)), rng.normal(size=(32, 2, 2, 4)), batch_size=8, verbose=0, callbacks=[schedule])
+mask = pruning.masks_of(model)["b"]
+assert mask.sum() == 4, mask.sum()
+assert not keras.ops.convert_to_numpy(model.get_layer("b").kernel)[:, :, ~mask].any()
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a strategy of TensorFlow's")
+def test_variables_that_a_strategy_mirrors_are_pruned_on_every_device():
+    command = [sys.executable, "-W", "error::UserWarning:nhn_tf", "-c", MIRRORED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.jax

@@ -207,6 +207,27 @@ def test_models_within_and_shared_layers_are_compiled():
     agree(model)
 
 
+def test_a_model_of_open_sizes_is_compiled_for_the_size_first_seen(tmp_path):
+    images = keras.Input((None, None, 3))
+    x = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 3, padding="same", strides=2)(images))
+    for model in (keras.Model(images, x), keras.Model(images, layers.Conv2D(2, 1)(images))):
+        compiled = nhn_tf.sparse.compile(model, fallback="keras")
+        assert compiled.input_shapes == ((None, None, 3),)
+        with pytest.raises(ValueError, match="would hold no size"):
+            compiled.save(tmp_path / "net.nhn")
+        with pytest.raises(ValueError, match=r"must have the shape \[B, \(None, None, 3\)\]. Received: \(8, 8, 1\)"):
+            compiled(np.zeros((1, 8, 8, 1)))
+        batch = np.random.default_rng(0).normal(size=(2, 9, 6, 3)).astype("float32")
+        np.testing.assert_allclose(compiled(batch), keras.ops.convert_to_numpy(model(batch)), atol=TOLERANCE)
+        assert compiled.input_shapes[0][:2] == (9, 6)
+    plain = nhn_tf.sparse.compile(keras.Model(images, layers.Conv2D(2, 3)(images)))
+    plain(batch)
+    plain.save(tmp_path / "net.nhn")
+    np.testing.assert_array_equal(nhn_tf.sparse.load(tmp_path / "net.nhn")(batch), plain(batch))
+    with pytest.raises(ValueError, match=r"must have the shape \[B, 9, 6, 3\]"):
+        plain(np.zeros((1, 8, 8, 3)))
+
+
 @pytest.mark.parametrize("layer", [layers.BatchNormalization(name="odd"), layers.Dropout(0.5, name="odd")])
 def test_what_is_called_as_in_training_is_refused(layer):
     images = keras.Input((6, 6, 3))

@@ -15,7 +15,7 @@ import numpy as np
 from nhn_tf import sparse
 from nhn_tf.export.plain import plain
 from nhn_tf.export.source import ExportError
-from nhn_tf.sparse.program.from_keras import UnsupportedLayerError
+from nhn_tf.sparse.program.operations import UnsupportedLayerError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,12 +33,18 @@ class DisagreementError(ValueError):
     """What was made does not compute what the model does."""
 
 
-def sample_inputs(model: keras.Model) -> list[np.ndarray]:
-    """Random values for each input of a model, the same at every call: [2, ...], normal, or 0 and 1 for integers."""
+def sample_inputs(model: keras.Model, shapes: Sequence[Sequence[int]] | None = None) -> list[np.ndarray]:
+    """Random values for each input of a model, the same at every call: [2, ...], normal, or 0 and 1 for integers.
+
+    Args:
+      model: functional.
+      shapes: of the inputs without the batch axis; by default the model's own, 64 where a size is open.
+    """
     arrays = []
     for number, tensor in enumerate(model.inputs):
         rng = np.random.default_rng(number)  # Towers that share their layers must not see the same.
-        shape = (tensor.shape[0] or BATCH, *(UNKNOWN_SIDE if size is None else size for size in tensor.shape[1:]))
+        sizes = tensor.shape[1:] if shapes is None else shapes[number]
+        shape = (tensor.shape[0] or BATCH, *(UNKNOWN_SIDE if size is None else size for size in sizes))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if dtype == "string":
             arrays.append(np.full(shape, "a", object))
@@ -90,20 +96,27 @@ def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) 
     return max(errors)
 
 
-def check_same(model: keras.Model, answer: Callable[[list[np.ndarray]], Sequence[Any]], what: str) -> None:
+def check_same(
+    model: keras.Model,
+    answer: Callable[[list[np.ndarray]], Sequence[Any]],
+    what: str,
+    *,
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> None:
     """Compares what was made of a model with the model.
 
     Args:
       model: functional.
       answer: from values for each input to an array for each output.
       what: was made, as the subject of the message.
+      shapes: as for `sample_inputs`.
 
     Where the model draws random numbers at inference (Dropout called with `training=True`) nothing can be compared.
 
     Raises:
       DisagreementError: an output differs by more than `TOLERANCE`.
     """
-    inputs = sample_inputs(model)
+    inputs = sample_inputs(model, shapes)
     try:
         expected, drawn = run(model, inputs)
     except Exception as error:  # Whatever a layer of the user's raises at inputs that it was not made for.

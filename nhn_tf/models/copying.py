@@ -44,6 +44,8 @@ def remake(layer: Any, kind: Any = None, **changes: Any) -> Any:
             return type(layer)(**{**config, **changes})  # `from_config` takes no function.
         return (kind or type(layer)).from_config({**config, **changes})
     except Exception as error:
+        if kind is None and kind_of(layer) is not type(layer):
+            return remake(layer, kind_of(layer), **changes)  # What it computes; only its own arguments are lost.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: `from_config` does not make it of what "

@@ -108,11 +108,18 @@ def _fill(layer: Any, source: Any, cut: channels.Cut) -> None:
 
 def _new_names(graph: keras_graph.Graph) -> dict[str, str]:
     """For each node a name of its own: its layer's, or, where another has that, its whole path."""
-    own = collections.Counter(name.rpartition("/")[2] for name in graph.nodes)
-    return {
-        name: last if own[last := name.rpartition("/")[2]] == 1 and "@" not in name else re.sub("[/@]", "_", name)
-        for name in graph.nodes
-    }
+    last = {name: name.rpartition("/")[2] for name in graph.nodes}
+    count = collections.Counter(last.values())
+    names = {name: own for name, own in last.items() if count[own] == 1 and "@" not in own}
+    taken = set(names.values())
+    for name in graph.nodes:
+        if name not in names:
+            path = re.sub("[/@]", "_", name)
+            while path in taken:
+                path += "_"
+            names[name] = path
+            taken.add(path)
+    return names
 
 
 def _unmasked(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

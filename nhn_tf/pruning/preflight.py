@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Final
 
 import keras
@@ -12,9 +11,14 @@ from nhn_tf.models import complexity, copying, keras_graph
 from nhn_tf.pruning import targets
 from nhn_tf.pruning.carrying import Wall
 from nhn_tf.pruning.liveness import analyse
-from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError
+from nhn_tf.sparse.program.draft import Draft
+from nhn_tf.sparse.program.from_keras import READERS
+from nhn_tf.sparse.program.operations import UnsupportedLayerError
 
 GOALS: Final = ("prune", "compact", "sparse")
+
+USUAL_SIDE: Final = 224
+"""Height and width at which a model is looked at that leaves them open."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +99,14 @@ def check(model: keras.Model, goal: str = "sparse", **chosen: Any) -> Outlook:
     if goal not in GOALS:
         raise ValueError(f"`goal` must be one of {', '.join(GOALS)}. Received: {goal!r}.")
     try:
-        graph = keras_graph.trace(model)
+        keras_graph.check_functional(model)
+        shapes = [tuple(USUAL_SIDE if s is None and i else s for i, s in enumerate(t.shape)) for t in model.inputs]
+        graph = keras_graph.trace(model, shapes)
         pruned = targets.prunable(model, **chosen)
     except ValueError as error:
         return Outlook(goal, (), 0.0, False, str(error))
     refusal = _uncopied(model)
-    costs = _costs(model)
+    costs = complexity.layer_costs(model, shapes)
     total = sum(cost.flops for cost in costs.values()) or 1
     whole = targets.left_whole(model, pruned)
     reasons = {name: rule.reason for name, rule in analyse(model).rules.items() if isinstance(rule, Wall)}
@@ -131,15 +137,9 @@ def _uncopied(model: keras.Model) -> str:
     return ""
 
 
-def _costs(model: keras.Model) -> Mapping[str, complexity.Cost]:
-    """The model's cost at its own sizes, or, where it leaves them open, at 224 x 224."""
-    shapes = [tuple(224 if size is None else size for size in tensor.shape[1:]) for tensor in model.inputs]
-    return complexity.layer_costs(model, [(None, *shape) for shape in shapes])
-
-
 def _unsupported(graph: keras_graph.Graph) -> dict[str, str]:
     """Name to reason of each node that the sparse runtime cannot compute."""
-    draft, found = Draft(), {}
+    draft, found = Draft(READERS), {}
     for name in graph.nodes:
         try:
             draft.read_layer(graph, name)

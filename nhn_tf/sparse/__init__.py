@@ -18,6 +18,7 @@ from nhn_tf.sparse.plan.memory import CapacityError
 from nhn_tf.sparse.profiling import Profile, profile
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
 from nhn_tf.sparse.runtime import SparseRuntime
+from nhn_tf.sparse.sized import SizedRuntime
 from nhn_tf.storage.files import DamagedFileError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "DamagedFileError",
     "MissingLLVMError",
     "Profile",
+    "SizedRuntime",
     "SparseRuntime",
     "UnsupportedLayerError",
     "compile",

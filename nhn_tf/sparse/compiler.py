@@ -13,6 +13,7 @@ from nhn_tf.sparse.program import file_format
 from nhn_tf.sparse.program.operations import Program, UnsupportedLayerError
 from nhn_tf.sparse.program.optimize import merge, optimize
 from nhn_tf.sparse.runtime import SparseRuntime, checked_threads
+from nhn_tf.sparse.sized import SizedRuntime
 
 if TYPE_CHECKING:
     from nhn_tf.sparse.mixed import MixedRuntime
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def compile(
     model: Any, *, threads: int | None = None, fallback: str | None = None, check: bool = True
-) -> SparseRuntime | MixedRuntime:
+) -> SparseRuntime | MixedRuntime | SizedRuntime:
     """Makes native code of a functional Keras model.
 
     Args:
@@ -31,7 +32,8 @@ def compile(
 
     Returns:
       A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
-      called with images, numbers [B, H, W, C], and return what the model would, as float32 arrays.
+      called with images, numbers [B, H, W, C], and return what the model would, as float32 arrays. A model that leaves
+      sizes open gives a `SizedRuntime`, which is compiled for the size of the images that it is first called with.
 
     Raises:
       MissingLLVMError: llvmlite is not installed; the message says how to install it.
@@ -48,17 +50,23 @@ def compile(
     from nhn_tf.sparse.program.from_keras import read
 
     native = functools.partial(compile_program, threads=threads)
-    runtime: SparseRuntime | MixedRuntime
-    try:
-        layers = read(model)  # As Keras has them.
-        runtime = native(optimize(layers))  # Folded and fused: what a file keeps.
-    except UnsupportedLayerError:
-        if fallback is None:
-            raise
-        runtime = MixedRuntime(model, native)
-    if check:
-        agreement.check_same(model, lambda inputs: agreement.as_list(runtime(*inputs)), "the compiled network")
-    return runtime
+
+    def made(shapes: Any = None) -> SparseRuntime | MixedRuntime:
+        runtime: SparseRuntime | MixedRuntime
+        try:
+            layers = read(model, shapes=shapes)  # As Keras has them.
+            runtime = native(optimize(layers))  # Folded and fused: what a file keeps.
+        except UnsupportedLayerError:
+            if fallback is None:
+                raise
+            runtime = MixedRuntime(model, native, shapes=shapes)
+        if check:
+            answer = lambda inputs: agreement.as_list(runtime(*inputs))  # noqa: E731
+            agreement.check_same(model, answer, "the compiled network", shapes=shapes)
+        return runtime
+
+    expected = [tensor.shape[1:] for tensor in getattr(model, "inputs", None) or ()]
+    return SizedRuntime(expected, made) if any(None in shape for shape in expected) else made()
 
 
 def compile_program(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
 from nhn_tf.models.keras_graph import Graph, Node, takes_training, trace
-from nhn_tf.sparse.program.from_keras import Draft, UnsupportedLayerError, input_names, read_part
-from nhn_tf.sparse.program.operations import Program
+from nhn_tf.sparse.program.draft import Draft
+from nhn_tf.sparse.program.from_keras import READERS, input_names, read_part
+from nhn_tf.sparse.program.operations import Program, UnsupportedLayerError
 from nhn_tf.sparse.program.optimize import optimize
 from nhn_tf.sparse.runtime import SparseRuntime
 
@@ -39,13 +40,20 @@ class MixedRuntime:
     Args:
       model: functional.
       native: makes the runtime of a native part.
+      shapes: of its inputs without the batch axis, where the model leaves sizes open.
 
     Attributes:
       keras_layers: names of the layers that Keras computes.
     """
 
-    def __init__(self, model: keras.Model, native: Callable[[Program], SparseRuntime]):
-        graph = trace(model)
+    def __init__(
+        self,
+        model: keras.Model,
+        native: Callable[[Program], SparseRuntime],
+        *,
+        shapes: Sequence[Sequence[int]] | None = None,
+    ):
+        graph = trace(model, None if shapes is None else [(None, *shape) for shape in shapes])
         self._graph = graph
         self.keras_layers = _unsupported(graph)
         self._parts = [
@@ -108,7 +116,7 @@ def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
 
 def _unsupported(graph: Graph) -> tuple[str, ...]:
     """Names of the layers that have no native form."""
-    draft, names = Draft(), []
+    draft, names = Draft(READERS), []
     for name in graph.nodes:
         try:
             draft.read_layer(graph, name)

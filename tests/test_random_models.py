@@ -1,0 +1,141 @@
+"""Random functional graphs of the whole table of layers: pruned, compacted and compiled they compute the same."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from nhn_tf import pruning, sparse
+from nhn_tf.models import agreement, keras_graph
+from nhn_tf.pruning.rules import RULES
+
+# Layers at which compaction ends are part of the graphs, and few of so few channels may stay.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+TOLERANCE = 1e-5
+
+
+def conv(rng, **options):
+    size = [(3, 3), (1, 1), (5, 5), (1, 3)][rng.integers(4)]
+    activation = [None, "relu", "gelu", "tanh", layers.LeakyReLU(0.1), "hard_silu"][rng.integers(6)]
+    how = {"padding": "same", "use_bias": bool(rng.integers(2)), "activation": activation, **options}
+    return layers.Conv2D(int(rng.choice([4, 6, 8])), size, **how)
+
+
+UNARY = (
+    conv,
+    conv,
+    conv,
+    lambda rng: conv(rng, dilation_rate=2),
+    lambda rng: layers.Conv2D(8, 3, padding="same", groups=2),
+    lambda rng: layers.Conv2DTranspose(6, 3, padding="same", use_bias=bool(rng.integers(2))),
+    lambda rng: layers.DepthwiseConv2D(3, padding="same", depth_multiplier=int(rng.integers(1, 3))),
+    lambda rng: layers.SeparableConv2D(6, 3, padding="same"),
+    lambda rng: layers.Dense(6, activation="relu"),
+    lambda rng: layers.BatchNormalization(center=bool(rng.integers(2))),
+    lambda rng: layers.BatchNormalization(),
+    lambda rng: layers.LayerNormalization(),
+    lambda rng: layers.GroupNormalization(2),
+    lambda rng: layers.ReLU(negative_slope=0.1 * rng.integers(2)),
+    lambda rng: layers.PReLU(shared_axes=[1, 2]),
+    lambda rng: layers.PReLU(),
+    lambda rng: layers.ELU(),
+    lambda rng: layers.Activation(["sigmoid", "silu", "softplus", "selu"][rng.integers(4)]),
+    lambda rng: layers.MaxPooling2D(3, strides=1, padding="same"),
+    lambda rng: layers.AveragePooling2D(3, strides=1, padding="same"),
+    lambda rng: layers.SpatialDropout2D(0.2),
+    lambda rng: layers.GaussianNoise(0.1),
+    lambda rng: layers.Permute((2, 1, 3)),
+    lambda rng: layers.Reshape((4, 16, -1)),
+    lambda rng: lambda x: layers.Cropping2D(1)(layers.ZeroPadding2D(1)(x)),
+    lambda rng: lambda x: 2 - x / 3,
+    lambda rng: lambda x: keras.ops.relu(x) * 0.5,
+    lambda rng: lambda x: x * layers.GlobalAveragePooling2D(keepdims=True)(x),
+)
+"""From a random generator to a layer, or a function, that reads one map."""
+
+JOINING = (
+    lambda a, b: layers.Add()([a, b]),
+    lambda a, b: layers.Average()([a, b]),
+    lambda a, b: layers.Maximum()([a, b]),
+    lambda a, b: layers.Multiply()([a, b]),
+    lambda a, b: layers.Subtract()([a, b]),
+    lambda a, b: a - b,
+    lambda a, b: keras.ops.minimum(a, b),
+)
+
+
+def random_model(seed: int, length: int = 9) -> keras.Model:
+    """A graph of random layers on 8x8 maps (or 4x16), some called twice, with two outputs."""
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 4))
+    maps = [layers.Conv2D(8, 3, padding="same")(inputs)]
+    maps.append(layers.Conv2D(8, 3, padding="same", name="sure")(maps[0]))
+    shared = []
+    for _ in range(length):
+        x = maps[int(rng.integers(max(0, len(maps) - 3), len(maps)))]
+        alike = [other for other in maps if other.shape[1:3] == x.shape[1:3]]
+        y = alike[int(rng.integers(len(alike)))]
+        choice = rng.random()
+        if choice < 0.15:
+            maps.append(layers.Concatenate()([x, y]))
+        elif choice < 0.35 and x.shape == y.shape:
+            maps.append(JOINING[int(rng.integers(len(JOINING)))](x, y))
+        elif choice < 0.45 and shared and shared[-1][1] == x.shape[-1]:
+            maps.append(shared[-1][0](x))
+        else:
+            layer = UNARY[int(rng.integers(len(UNARY)))](rng)
+            if isinstance(layer, (layers.Conv2D, layers.BatchNormalization, layers.ReLU)):
+                shared.append((layer, x.shape[-1]))
+            maps.append(layer(x))
+    pooled = layers.Concatenate()([layers.GlobalAveragePooling2D()(x) for x in maps[-3:]])
+    return keras.Model(inputs, [layers.Dense(3, activation="softmax")(pooled), layers.Conv2D(2, 1)(maps[-1])])
+
+
+def shake(model: keras.Model, seed: int) -> None:
+    """Biases and statistics as after training, and masks of which whole rows and columns are dead."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if variable.name in ("moving_variance", "gamma"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("moving_mean", "beta", "bias", "alpha"):
+            variable.assign(rng.normal(0.0, 0.3, variable.shape))
+    for layer in pruning.masked_layers(model).values():
+        mask = rng.random(layer.mask.shape) < 0.5
+        layer.set_mask(mask & (rng.random(mask.shape[0]) < 0.7)[:, None] & (rng.random(mask.shape[1]) < 0.6))
+
+
+def check(seed: int) -> None:
+    model = random_model(seed)
+    pruned = pruning.prune(model, sparsity=0.0, layers="all")
+    inputs = agreement.sample_inputs(model)
+    shake(pruned, seed)
+    expected = agreement.run(pruned, inputs)[0]
+    assert agreement.relative_error(agreement.run(pruning.compact(pruned), inputs)[0], expected) < TOLERANCE
+    wide = pruning.compact(pruned, multiple_of=4, keep_masks=True)
+    assert agreement.relative_error(agreement.run(wide, inputs)[0], expected) < TOLERANCE
+    assert pruning.live_parameters(pruned) <= pruned.count_params()
+    runtime = sparse.compile(pruned, fallback="keras", threads=1)
+    assert agreement.relative_error(agreement.as_list(runtime(*inputs)), expected) < TOLERANCE
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_graph_computes_the_same_pruned_compacted_and_compiled(seed):
+    pytest.importorskip("llvmlite")
+    check(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 160))
+def test_many_random_graphs_compute_the_same(seed):
+    pytest.importorskip("llvmlite")
+    check(seed)
+
+
+def test_the_random_graphs_are_of_most_of_what_channels_are_followed_through():
+    kinds = {node.kind for seed in range(30) for node in keras_graph.trace(random_model(seed)).nodes.values()}
+    assert len(kinds & set(RULES)) >= 30

@@ -1,6 +1,7 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
 import ctypes
+import dataclasses
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
 from nhn_tf.sparse.plan import blocks, tail
 from nhn_tf.sparse.plan.lower import lower
+from nhn_tf.sparse.plan.lower_convolutions import _live_entries
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
@@ -87,6 +89,29 @@ def test_a_pointwise_convolution_with_filters_in_lanes_is_numpys(shape, filters,
     rng = np.random.default_rng(shape[0] + filters)
     runtime = check(single(rng, shape, filters, window=(1, 1), **settings), 1, lanes)
     assert [decision.filter_lanes for decision in runtime.plan.decisions] == [True]
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("block", [1, 2, 4, 8])
+def test_filters_that_were_pruned_together_share_a_list(block, lanes):
+    rng = np.random.default_rng(block)
+    conv = reference.random_conv(rng, (14, 14, 96), 48, window=(1, 1))
+    mask = np.repeat(rng.random((96, 48 // block)) < 0.1, block, axis=1)
+    kernels = rng.standard_normal((int(mask.sum()), 1, 1)).astype(np.float32)
+    conv = dataclasses.replace(conv, mask=mask, kernels=kernels)
+    runtime = check(ops.Program((ops.Input(inputs=(), size=(14, 14, 96)), conv), (1,)), 1, lanes)
+    (decision,) = runtime.plan.decisions
+    assert decision.sparse
+    assert (
+        decision.block.filters in {1: (1,), 2: (2,), 4: (2, 4), 8: (2, 4, 8)}[block]
+    )  # Narrow vectors have few registers.
+
+
+def test_what_is_computed_is_what_any_filter_of_a_group_needs():
+    mask = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool)  # Live entries by rows, in groups:
+    assert _live_entries(mask, 1) == 1 + 2 + 5
+    assert _live_entries(mask, 2) == 1 + 2 + 3  # 10 00 0, 01 00 1, 11 11 1
+    assert _live_entries(mask, 4) == 1 + 2 + 2
 
 
 def test_filters_lie_in_lanes_where_pixels_would_leave_them_empty():
@@ -387,8 +412,6 @@ def test_narrow_maps_are_cut_into_parts_that_fill_a_vector():
     ],
 )
 def test_a_program_refuses_what_does_not_fit(change, message):
-    import dataclasses
-
     conv = reference.random_conv(np.random.default_rng(0), (8, 8, 2), 3, window=(3, 3))
     changed = dataclasses.replace(conv, **change)
     with pytest.raises(ops.ProgramError, match=message):

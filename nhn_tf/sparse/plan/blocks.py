@@ -129,10 +129,12 @@ def sparse_block(taps: Sequence[Tap], grid: Grid, host: Host) -> Choice:
     return _choose(candidates, window, grid, host, 1)
 
 
-def dense_block(taps: Sequence[Tap], grid: Grid, host: Host, filters: int) -> Choice:
-    """For `filters` filters that all read every input."""
+def dense_block(taps: Sequence[Tap], grid: Grid, host: Host, filters: int, *, least: int = 2) -> Choice:
+    """For `filters` filters that all read the same inputs, `least` or more at a time."""
     candidates = [
-        Block(count, rows, vectors) for rows, vectors in _shapes(grid, host) for count in range(2, min(filters, 16) + 1)
+        Block(count, rows, vectors)
+        for rows, vectors in _shapes(grid, host)
+        for count in range(least, min(filters, 16) + 1)
     ]
     return _choose(candidates, _window(taps), grid, host, filters)
 

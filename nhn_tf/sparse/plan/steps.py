@@ -64,7 +64,7 @@ class Decision:
     Attributes:
       op: its place in the plan's program.
       density: live kernels of all.
-      sparse: whether only live kernels are computed, or all (of inputs that any filter of a group reads).
+      sparse: whether dead kernels are skipped, or all are computed.
       block: in registers.
       filter_lanes: whether vectors hold filters; the block's rows are then pixels.
     """

@@ -1,6 +1,7 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
 import ctypes
+import dataclasses
 import subprocess
 import sys
 
@@ -14,8 +15,9 @@ from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
-from nhn_tf.sparse.plan import tail
+from nhn_tf.sparse.plan import blocks, tail
 from nhn_tf.sparse.plan.lower import lower
+from nhn_tf.sparse.plan.lower_convolutions import _live_entries
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
@@ -69,6 +71,64 @@ def test_a_convolution_is_numpys(shape, filters, window, stride, same, density, 
     check(single(rng, shape, filters, **settings), 1, lanes)
 
 
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(
+    ("shape", "filters", "settings"),
+    [
+        ((3, 3, 40), 70, {}),  # Groups, then what is left of them.
+        ((1, 1, 300), 33, {"activation": "relu"}),  # More inputs than a segment.
+        ((2, 2, 24), 16, {"relu_input": True, "activation": "leaky_relu"}),
+        ((2, 3, 24), 50, {"density": 0.5}),  # Dead kernels among live ones.
+        ((5, 5, 20), 40, {"strides": (2, 2), "activation": "relu6"}),  # 3x3 outputs, of a copy.
+        ((5, 4, 200), 48, {}),  # More pixels than registers.
+    ],
+)
+def test_a_pointwise_convolution_with_filters_in_lanes_is_numpys(shape, filters, settings, lanes, monkeypatch):
+    monkeypatch.setattr(blocks, "RESULT_COST", -10.0)
+    monkeypatch.setattr(blocks, "SCALAR_LOAD", 0.01)
+    rng = np.random.default_rng(shape[0] + filters)
+    runtime = check(single(rng, shape, filters, window=(1, 1), **settings), 1, lanes)
+    assert [decision.filter_lanes for decision in runtime.plan.decisions] == [True]
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("block", [1, 2, 4, 8])
+def test_filters_that_were_pruned_together_share_a_list(block, lanes):
+    rng = np.random.default_rng(block)
+    conv = reference.random_conv(rng, (14, 14, 96), 48, window=(1, 1))
+    mask = np.repeat(rng.random((96, 48 // block)) < 0.1, block, axis=1)
+    kernels = rng.standard_normal((int(mask.sum()), 1, 1)).astype(np.float32)
+    conv = dataclasses.replace(conv, mask=mask, kernels=kernels)
+    runtime = check(ops.Program((ops.Input(inputs=(), size=(14, 14, 96)), conv), (1,)), 1, lanes)
+    (decision,) = runtime.plan.decisions
+    assert decision.sparse
+    assert (
+        decision.block.filters in {1: (1,), 2: (2,), 4: (2, 4), 8: (2, 4, 8)}[block]
+    )  # Narrow vectors have few registers.
+
+
+def test_what_is_computed_is_what_any_filter_of_a_group_needs():
+    mask = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool)  # Live entries by rows, in groups:
+    assert _live_entries(mask, 1) == 1 + 2 + 5
+    assert _live_entries(mask, 2) == 1 + 2 + 3  # 10 00 0, 01 00 1, 11 11 1
+    assert _live_entries(mask, 4) == 1 + 2 + 2
+
+
+def test_filters_lie_in_lanes_where_pixels_would_leave_them_empty():
+    rng = np.random.default_rng(0)
+
+    def in_lanes(side, inputs, filters):
+        program = single(rng, (side, side, inputs), filters, window=(1, 1))
+        return lower(program, machine.HOSTS[16]).decisions[0].filter_lanes
+
+    assert in_lanes(3, 960, 160)  # 9 of 32 lanes.
+    assert in_lanes(2, 960, 160)  # 4 of 16.
+    assert not in_lanes(4, 96, 576)  # 16 of 16.
+    assert not in_lanes(8, 96, 576)
+    assert not in_lanes(3, 4, 576)  # So few inputs that bringing results to planes weighs more.
+    assert not in_lanes(3, 960, 10)  # Too few filters for a vector.
+
+
 @pytest.mark.parametrize("seed", range(9))
 def test_a_random_program_is_numpys(seed):
     check(reference.random_program(np.random.default_rng(seed), length=6), seed, LANES[seed % len(LANES)])
@@ -76,7 +136,8 @@ def test_a_random_program_is_numpys(seed):
 
 @pytest.fixture
 def tails(monkeypatch):
-    """Programs get a tail wherever it does least harm, however little it gains, of pieces of few weights."""
+    """What only large networks gain by, small programs get too: a tail, of pieces of few weights, filters in lanes."""
+    monkeypatch.setattr(blocks, "RESULT_COST", -(10.0**9))
     monkeypatch.setattr(tail, "LEAST_GAIN", -(10**9))
     monkeypatch.setattr(tail, "CHUNK", 200)
 
@@ -241,13 +302,13 @@ def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, reques
 
 
 def test_every_second_value_is_copied_by_vectors_that_overlap_at_the_end():
-    moves = vector_moves([(10, 0, 6)], (2, 1), 4)  # Values 0, 2, 4, 6, 8, 10 to 10..15.
+    moves = vector_moves(((10, 0, 6),), (2, 1), 4)  # Values 0, 2, 4, 6, 8, 10 to 10..15.
     assert moves.patterns == (((0, 2, 4, 6), 2),)
     np.testing.assert_array_equal(moves.vectors, [[10, 0], [12, 4]])
 
 
 def test_rows_that_share_a_target_row_are_copied_together():
-    moves = vector_moves([(0, 0, 2), (1, 20, 2), (7, 50, 1)], (1, 2), 4)  # Two parts; a lone value to 7.
+    moves = vector_moves(((0, 0, 2), (1, 20, 2), (7, 50, 1)), (1, 2), 4)  # Two parts; a lone value to 7.
     assert moves.patterns == (((0, None, None, None), 1), ((0, 20, 1, 21), 1))
     np.testing.assert_array_equal(moves.vectors, [[7, 50], [0, 0]])
 
@@ -264,7 +325,7 @@ def test_vectors_copy_what_rows_say_and_write_nothing_else(seed):
     source, expected = rng.standard_normal(500), np.zeros(to)
     for start, first, count in rows:
         expected[start : start + count * steps[1] : steps[1]] = source[first : first + count * steps[0] : steps[0]]
-    moves = vector_moves(rows, steps, lanes)
+    moves = vector_moves(tuple(rows), steps, lanes)
     found = np.zeros(to)
     patterns = [pattern for pattern, count in moves.patterns for _ in range(count)]
     for (target, first), pattern in zip(moves.vectors, patterns, strict=True):
@@ -351,8 +412,6 @@ def test_narrow_maps_are_cut_into_parts_that_fill_a_vector():
     ],
 )
 def test_a_program_refuses_what_does_not_fit(change, message):
-    import dataclasses
-
     conv = reference.random_conv(np.random.default_rng(0), (8, 8, 2), 3, window=(3, 3))
     changed = dataclasses.replace(conv, **change)
     with pytest.raises(ops.ProgramError, match=message):

@@ -158,14 +158,12 @@ def _rows(plan: Plan, seconds: np.ndarray) -> tuple[Row, ...]:
         copies = [place for place in calls if plan.calls[place][1].startswith(COPIES)]
         decision, reads = decisions.get(number), f"{program.shapes[op.inputs[0]]} -> " if op.inputs else ""
         window = f" {op.window[0]}x{op.window[1]}/{op.strides[0]}" if isinstance(op, ops.Windowed) else ""
-        block = decision.block if decision else None
-        form = f"{decision.density:4.0%} {'sparse' if decision.sparse else 'dense'} " if decision else ""
         rows.append(
             Row(
                 op=number,
                 name=type(op).__name__ + window,
                 shapes=f"{reads}{program.shapes[number]}",
-                form=form + (f"{block.filters} x {block.rows} x {block.vectors}" if block else ""),
+                form=str(decision or ""),
                 seconds=float(seconds[calls].sum()),
                 copy_seconds=float(seconds[copies].sum()),
                 flops=2 * _multiply_adds(op),

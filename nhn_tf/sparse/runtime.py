@@ -142,10 +142,6 @@ class SparseRuntime:
                  f"{4 * self.plan.arena / 2**20:.1f} MiB per thread, {self.threads} threads"]  # fmt: skip
         program = self.plan.program
         for decision in self.plan.decisions:
-            op, block = program.ops[decision.op], decision.block
-            lines.append(
-                f"{decision.op:4d} {program.shapes[op.inputs[0]]} -> {program.shapes[decision.op]} "
-                f"density {decision.density:.3f} {'sparse' if decision.sparse else 'dense'} "
-                f"{block.filters} filters x {block.rows} rows x {block.vectors} vectors"
-            )
+            op = program.ops[decision.op]
+            lines.append(f"{decision.op:4d} {program.shapes[op.inputs[0]]} -> {program.shapes[decision.op]} {decision}")
         return "\n".join(lines)

@@ -157,6 +157,12 @@ class Function:
         self._slots.append(f"  %slot{self._count} = alloca {self.vector}")
         return f"%slot{self._count}"
 
+    def memory(self, count: int) -> Value:
+        """So many numbers of the function's own."""
+        self._count += 1
+        self._slots.append(f"  %slot{self._count} = alloca float, i64 {count}, align 64")
+        return f"%slot{self._count}"
+
     def read(self, variable: Value) -> Value:
         return self.new(f"load {self.vector}, ptr {variable}")
 

@@ -32,6 +32,16 @@ MAX_ROWS = 8
 """Of a block."""
 
 
+MAX_PIXELS = 49
+"""Of a map whose filters may lie in lanes."""
+
+WEIGHT_COST = 0.5
+"""Of bringing one weight from far away, once for the whole map, in multiply-adds of vectors."""
+
+RESULT_COST = 2.0
+"""Of bringing one result from a lane to its plane, in multiply-adds of vectors."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """A block and what it costs.
@@ -119,9 +129,34 @@ def sparse_block(taps: Sequence[Tap], grid: Grid, host: Host) -> Choice:
     return _choose(candidates, window, grid, host, 1)
 
 
-def dense_block(taps: Sequence[Tap], grid: Grid, host: Host, filters: int) -> Choice:
-    """For `filters` filters that all read every input."""
+def dense_block(taps: Sequence[Tap], grid: Grid, host: Host, filters: int, *, least: int = 2) -> Choice:
+    """For `filters` filters that all read the same inputs, `least` or more at a time."""
     candidates = [
-        Block(count, rows, vectors) for rows, vectors in _shapes(grid, host) for count in range(2, min(filters, 16) + 1)
+        Block(count, rows, vectors)
+        for rows, vectors in _shapes(grid, host)
+        for count in range(least, min(filters, 16) + 1)
     ]
     return _choose(candidates, _window(taps), grid, host, filters)
+
+
+def filter_block(pixels: int, host: Host, filters: int) -> Choice | None:
+    """For a dense 1x1 of few pixels: vectors of filters, `rows` pixels at a time. None where it cannot gain.
+
+    The cost is of one (input, group) entry over the whole map, as of the others.
+    """
+    if pixels > MAX_PIXELS or filters < host.lanes:
+        return None
+    usable = [
+        Block(vectors * host.lanes, held, vectors)
+        for vectors in range(1, min(-(-filters // host.lanes), 6) + 1)
+        for held in range(1, pixels + 1)
+        if vectors * (held + 1) + 2 <= host.registers
+    ]
+
+    def cost(block: Block) -> float:
+        multiply_adds, loads = block.rows * block.vectors, SCALAR_LOAD * block.rows + VECTOR_LOAD * block.vectors
+        each = max(multiply_adds, loads, LATENCY) + 0.15 * min(multiply_adds, loads) + ENTRY_COST
+        return -(-pixels // block.rows) * each
+
+    best = min(usable, key=lambda block: cost(block) * -(-filters // block.filters))
+    return Choice(best, cost(best))

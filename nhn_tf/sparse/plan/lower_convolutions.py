@@ -8,6 +8,8 @@ import numpy as np
 
 from nhn_tf.sparse.native.activations import Activation
 from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, convolution
+from nhn_tf.sparse.native.filter_lanes import FilterGeometry, filter_lanes
+from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Decision, Source, Steps
@@ -38,24 +40,18 @@ def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
 
 
 def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
-    """A convolution in the cheaper of its two forms."""
+    """A convolution in the cheapest of its forms."""
     window = steps.window(number, op, source, 0.0)
     order, taps = sorted_taps(window.taps)
     target = steps.new_planes(number)
-    grid = target.layout.grid
-    inputs, filters = op.mask.shape
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
-    live = int(op.mask.sum())
-    sparse = blocks.sparse_block(taps, grid, steps.host)
-    dense = blocks.dense_block(taps, grid, steps.host, filters)
-    groups = -(-filters // dense.block.filters)
-    large = op.mask.size * len(taps) > MAX_TABLE
-    is_sparse = large or dense.block.filters == 1 or live * sparse.cost < inputs * groups * dense.cost
-    choice = sparse if is_sparse else dense
-    steps.decisions.append(Decision(number, live / op.mask.size, is_sparse, choice.block))
-    if is_sparse:
+    choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid)
+    dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
+    steps.decisions.append(Decision(number, float(op.mask.mean()), dead, choice.block, in_lanes))
+    if choice.block.filters == 1:
         _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
         return target
+    inputs, filters = op.mask.shape
     full = np.zeros((filters, inputs, len(taps)), np.float32)
     full[op.mask.T] = kernels_of
     # Groups of equal size, then one with what is left.
@@ -63,12 +59,47 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     for first, stop in ((0, whole), (whole, filters)):
         if first < stop:
             width = min(choice.block.filters, stop - first)
-            block = dataclasses.replace(choice.block, filters=width)
             part = full[first:stop].reshape(-1, width, inputs, len(taps))
             mask = np.any(op.mask[:, first:stop].reshape(inputs, -1, width), axis=2)
             weights = part.transpose(0, 2, 3, 1)[mask.T]  # [live, taps, width]
-            _convolve(steps, op, window, taps, block, _lists(mask, weights), target, first)
+            block = dataclasses.replace(choice.block, filters=width)
+            convolve = _convolve_in_lanes if in_lanes else _convolve
+            convolve(steps, op, window, taps, block, _lists(mask, weights), target, first)
     return target
+
+
+def _cheapest(steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid) -> tuple[blocks.Choice, bool]:
+    """The form that costs least for the live kernels of a mask, and whether filters lie in its lanes.
+
+    One filter at a time computes live kernels only. Filters that share a list share what they read, but compute all
+    that any of them needs: many where nothing is pruned, few where kernels were pruned by blocks.
+    """
+    filters, pixels = mask.shape[1], grid.height * grid.width
+    alone = blocks.sparse_block(taps, grid, steps.host)
+    if mask.size * len(taps) > MAX_TABLE:
+        return alone, False
+    together = [blocks.dense_block(taps, grid, steps.host, filters)]
+    together += [blocks.dense_block(taps, grid, steps.host, count, least=count) for count in SHARED if count < filters]
+    in_lanes = blocks.filter_block(pixels, steps.host, filters) if len(taps) == 1 else None
+
+    def cost(choice: blocks.Choice, results: float = 0.0) -> float:
+        weights = blocks.WEIGHT_COST * choice.block.filters * len(taps)
+        return _live_entries(mask, choice.block.filters) * (choice.cost + weights) + results * filters * pixels
+
+    best = min([alone, *together], key=cost)
+    if in_lanes is not None and cost(in_lanes, blocks.RESULT_COST) < cost(best):
+        return in_lanes, True
+    return best, False
+
+
+SHARED = (2, 4, 8)
+"""Filters that kernels may have been pruned by, together."""
+
+
+def _live_entries(mask: np.ndarray, filters: int) -> int:
+    """(input, group of so many filters) pairs of which any kernel lives."""
+    padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % filters)))
+    return int(padded.reshape(len(mask), -1, filters).any(2).sum())
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:
@@ -129,6 +160,50 @@ def _convolve(
                 stop - start,
             ]  # fmt: skip
             put.call(convolution, geometry, arguments=arguments)
+
+    steps.step(emit, window.planes, target)
+
+
+def _convolve_in_lanes(
+    steps: Steps,
+    op: ops.Conv | ops.Depthwise,
+    window: Source,
+    taps: tuple[Tap, ...],
+    block: Block,
+    lists: _Lists,
+    target: Planes,
+    first: int,
+) -> None:
+    """The same of a dense 1x1, with filters in lanes."""
+    (tap,) = taps
+    layout, grid = window.planes.layout, target.layout.grid
+    pixels = [(y, x * grid.parts) for y in range(grid.height) for x in range(grid.width)]
+    geometry = FilterGeometry(
+        source=tuple(layout.row(y) + x + tap.row * layout.stride + tap.column for y, x in pixels),
+        target=tuple(target.layout.row(y) + x for y, x in pixels),
+        target_plane=target.layout.plane,
+        filters=block.filters,
+        pixels=block.rows,
+        segment=SEGMENT,
+        relu_input=op.relu_input,
+        activation=Activation(op.activation, op.slope),
+    )
+    groups = len(lists.starts) - 1
+    width = -(-block.filters // steps.lanes) * steps.lanes
+    more = width - block.filters
+    bias = op.bias[first : first + groups * block.filters].reshape(groups, -1)
+
+    def emit() -> None:
+        put = steps.tables
+        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
+        weights = put.constants(np.pad(lists.weights[:, 0], ((0, 0), (0, more))))
+        shifts = put.constants(np.pad(bias, ((0, 0), (0, more))))
+        for start, stop in chunks(lists.starts * width) if put.in_tail else [(0, groups)]:
+            arguments = [
+                "arena", moved(starts, start), planes, weights, moved(shifts, start * width),
+                target.origins()[first + start * block.filters], stop - start,
+            ]  # fmt: skip
+            put.call(filter_lanes, geometry, arguments=arguments)
 
     steps.step(emit, window.planes, target)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 
@@ -14,6 +14,9 @@ MAX_PATTERNS = 32
 
 MAX_REACH = 16
 """Vectors between the first and the last value of a pattern: as many loads at most."""
+
+MAX_VALUES = 1 << 20
+"""Copied for each channel; longer copies are made value by value, rather than planned for seconds."""
 
 LEAST_FILLED = 0.25
 """Of the lanes; emptier vectors cost more than value by value."""
@@ -32,7 +35,8 @@ class Moves:
     vectors: np.ndarray
 
 
-def vector_moves(rows: Sequence[tuple[int, int, int]], steps: tuple[int, int], lanes: int) -> Moves | None:
+@functools.lru_cache(maxsize=32)
+def vector_moves(rows: tuple[tuple[int, int, int], ...], steps: tuple[int, int], lanes: int) -> Moves | None:
     """Vectors that copy rows.
 
     Args:
@@ -41,9 +45,11 @@ def vector_moves(rows: Sequence[tuple[int, int, int]], steps: tuple[int, int], l
       lanes: of a vector.
 
     Returns:
-      None where the vectors would be too different or too empty.
+      None where there are too many, or where they would be too different or too empty.
     """
     counts = np.array([count for _, _, count in rows])
+    if counts.sum() > MAX_VALUES:
+        return None
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     to = np.repeat([row[0] for row in rows], counts) + within * steps[1]
     source = np.repeat([row[1] for row in rows], counts) + within * steps[0]

@@ -64,14 +64,23 @@ class Decision:
     Attributes:
       op: its place in the plan's program.
       density: live kernels of all.
-      sparse: whether only live kernels are computed, or all (of inputs that any filter of a group reads).
+      sparse: whether dead kernels are skipped, or all are computed.
       block: in registers.
+      filter_lanes: whether vectors hold filters; the block's rows are then pixels.
     """
 
     op: int
     density: float
     sparse: bool
     block: Block
+    filter_lanes: bool = False
+
+    def __str__(self) -> str:
+        block = self.block
+        size = f"{block.filters} x {block.rows} x {block.vectors}"
+        if self.filter_lanes:
+            size = f"{block.filters} in lanes x {block.rows}"
+        return f"{self.density:4.0%} {'sparse' if self.sparse else 'dense'} {size}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +221,7 @@ class Steps:
     def _copy_call(self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int]) -> Callable[..., None]:
         """What writes down the call that copies rows, given its bases, tables of first values, and channels."""
         self._spend(len(rows))
-        moves = vector_moves(rows, steps, self.lanes)
+        moves = vector_moves(tuple(rows), steps, self.lanes)
 
         def call(*places: Any) -> None:
             put = self.tables

@@ -25,7 +25,7 @@ from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.settings.plan import seconds
 from nhn_tf.settings.presets import PAPER, SHARED, part_of
-from nhn_tf.settings.table import NAMES
+from nhn_tf.settings.stages import NAMES
 from nhn_tf.storage import files
 
 FLAGS = flags.FLAGS

@@ -17,7 +17,7 @@ from absl import flags
 from nhn_tf import settings
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Config
-from nhn_tf.settings.table import STAGES
+from nhn_tf.settings.stages import STAGES
 
 # The parts of a preset that every stage shares.
 SHARED = ("data", "compute")

@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from nhn_tf.settings import PRESETS
-from nhn_tf.settings.table import NAMES as STAGES
+from nhn_tf.settings.stages import NAMES as STAGES
 
 
 def smoke_settings(stage, *, compute=None, **changes):

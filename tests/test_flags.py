@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from flags.define import StageFlags, unknown
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS
-from nhn_tf.settings.table import NAMES as STAGES
+from nhn_tf.settings.stages import NAMES as STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 

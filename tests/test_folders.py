@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nhn_tf.data import DataError, decoding, folder_listing, left_out, listed, load, pictures, telling
-from nhn_tf.data.left_out import LeftOut
+from nhn_tf.data import DataError, decoding, folder_listing, listed_pictures, load, messages, pictures, skipped_files
+from nhn_tf.data.skipped_files import LeftOut
 from nhn_tf.settings import DataConfig
 from tests.test_datasets import RED, folder_config, grey, save, write_folder
 
 
 def read(root, image_size=0):
-    return listed.read(folder_listing.read(root), image_size=image_size, cache_dir=root.parent / "cache")
+    return listed_pictures.read(folder_listing.read(root), image_size=image_size, cache_dir=root.parent / "cache")
 
 
 def names_of(entries):
@@ -91,7 +91,7 @@ def test_pictures_beside_the_splits_are_named(tmp_path):
     assert source.class_names == ("a", "b")
     assert source.test is None  # test/ has no class folders
     loose = ["cover.png", "masks/x/000.png", "test/000.png", "train/stray.png"]
-    assert names_of(source.left_out) == [(name, left_out.LOOSE) for name in loose]
+    assert names_of(source.left_out) == [(name, skipped_files.LOOSE) for name in loose]
 
 
 def test_class_names_that_differ_in_their_unicode_form_are_one(tmp_path):
@@ -165,8 +165,8 @@ def test_files_that_are_not_read_are_tallied_and_named(tmp_path, capsys):
     for name in ("a/photo.HEIC", "a/other.heic", "b/notes.txt", "b/README", "a/._000.png", "b/.DS_Store", "a/half.jpg"):
         (root / name).write_bytes(b"no picture")
     data = load(folder_config(root), seed=0)
-    expected = {"hidden": 4, ".heic": 2, ".txt": 1, left_out.NO_SUFFIX: 1, left_out.UNREADABLE: 1}
-    assert left_out.tally(data.left_out) == expected == data.summary()["left_out"]
+    expected = {"hidden": 4, ".heic": 2, ".txt": 1, skipped_files.NO_SUFFIX: 1, skipped_files.UNREADABLE: 1}
+    assert skipped_files.tally(data.left_out) == expected == data.summary()["left_out"]
     shown = capsys.readouterr().err
     assert "warning: 9 files left out: 4 hidden, 2 .heic, 1 .txt, 1 unreadable, 1 without a suffix" in shown
     assert "a/half.jpg (unreadable: cannot be read as a picture" in shown
@@ -191,7 +191,7 @@ def test_what_is_unreadable_is_known_from_the_cache_too(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "decode", decode_nothing)
     again = load(folder_config(root), seed=0)
     reason = "cannot be read as a picture: it is empty"
-    assert first.left_out == again.left_out == (LeftOut("a/001.png", left_out.UNREADABLE, reason),)
+    assert first.left_out == again.left_out == (LeftOut("a/001.png", skipped_files.UNREADABLE, reason),)
     assert first.digest == again.digest
 
 
@@ -225,7 +225,7 @@ def test_every_file_is_an_image_or_named(made):
             return
         used = sum(len(split) for split in (source.train, source.val, source.test) if split)
         assert used + len(source.left_out) == count
-        there = [left_out.readable(str(path.relative_to(root))) for path in root.rglob("*")]
+        there = [skipped_files.readable(str(path.relative_to(root))) for path in root.rglob("*")]
         assert {entry.name for entry in source.left_out} <= set(there)
 
 
@@ -295,7 +295,7 @@ def test_of_many_classes_the_first_thirty_are_said(tmp_path, capsys):
     root = write_folder(tmp_path / "d", {f"{number:02}": 3 for number in range(32)})
     load(folder_config(root), seed=0)
     assert "28 3, 29 3, and 2 more" in capsys.readouterr().err
-    assert telling.LISTED == 30
+    assert messages.LISTED == 30
 
 
 # The cache

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flags.define import StageFlags
-from nhn_tf.data import DataError, decoding, left_out, load, pictures
+from nhn_tf.data import DataError, decoding, load, pictures, skipped_files
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, DataConfig, PruneConfig, TrainConfig
-from nhn_tf.settings.table import NAMES as STAGES
+from nhn_tf.settings.stages import NAMES as STAGES
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
@@ -351,7 +351,7 @@ def named(root, message, **options):
     data = load(folder_config(root, **options), seed=0)
     assert sum(map(len, (data.train, data.val, data.test))) == 8
     (entry,) = data.left_out
-    assert entry.name.endswith("odd.png") and entry.kind == left_out.UNREADABLE
+    assert entry.name.endswith("odd.png") and entry.kind == skipped_files.UNREADABLE
     assert re.search(message, entry.reason), entry.reason
     assert data.image_shape == (*[options.get("image_size", 8)] * 2, 1)
 

@@ -9,7 +9,8 @@ import pytest
 from nhn_tf import stages, training
 from nhn_tf.data.batches import Batches
 from nhn_tf.layers import backend
-from nhn_tf.settings import SgdConfig, table
+from nhn_tf.settings import SgdConfig
+from nhn_tf.settings.stages import find
 from nhn_tf.stages.resuming import MOST_ROLLBACKS, TrainingFailedError
 from nhn_tf.storage import stopping
 from nhn_tf.training.optimizers import Nesterov, make_schedule
@@ -122,7 +123,7 @@ def test_what_always_diverges_is_given_up(smoke_run, tmp_path, monkeypatch):
 
 def inputs(run, stage):
     """What a searching stage builds on."""
-    before = table.find(stage).after
+    before = find(stage).after
     source = run.stage(before) if before else None
     return {"source": source, "input_genotype": source.genotype()} if source else {}
 

@@ -11,7 +11,7 @@ from nhn_tf import stages
 from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.runs.monitor import Monitor
-from nhn_tf.settings import table
+from nhn_tf.settings.stages import STAGES
 from nhn_tf.stages import runner
 from nhn_tf.values.predictions import Predictions
 from tests.conftest import before, smoke_settings
@@ -27,7 +27,7 @@ def rows(path):
 
 
 def test_every_stage_has_a_body_of_one_screen():
-    for stage in table.STAGES:
+    for stage in STAGES:
         body = runner.body(stage)
         assert list(inspect.signature(body).parameters) == ["stage", "feed", "settings"]
         assert len(inspect.getsource(body).splitlines()) <= 25, stage.name

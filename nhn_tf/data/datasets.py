@@ -18,15 +18,15 @@ from nhn_tf.data import (
     balance,
     cifar_archives,
     folder_listing,
-    listed,
+    listed_pictures,
+    messages,
     pictures,
     symmetry,
     table_listing,
-    telling,
     tfds_source,
 )
 from nhn_tf.data.batches import Augmentation
-from nhn_tf.data.places import cache_directory, expanded
+from nhn_tf.data.paths import cache_directory, expanded
 from nhn_tf.data.splits import Choice, DataError, Dataset, Source, Split, hold_out, limit
 from nhn_tf.settings import MAX_IMAGE_SIZE, DataConfig
 from nhn_tf.values.randomness import Stream, generator
@@ -57,7 +57,7 @@ def load(config: DataConfig, *, seed: int) -> Dataset:
     """
     dataset = _divided(_read(config), config, seed=seed)
     if config.dataset in ("folder", "csv"):
-        telling.tell(dataset, where=expanded(config.data_dir), cache_dir=cache_directory(config.cache_dir))
+        messages.tell(dataset, where=expanded(config.data_dir), cache_dir=cache_directory(config.cache_dir))
     return dataset
 
 
@@ -173,7 +173,7 @@ def _read(config: DataConfig) -> Source:
             raise DataError(f"`dataset`={config.dataset} needs `data_dir`={given}.")
         lists = folder_listing.read if config.dataset == "folder" else table_listing.read
         listing = lists(expanded(config.data_dir))
-        return listed.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
+        return listed_pictures.read(listing, image_size=config.image_size, cache_dir=cache_directory(config.cache_dir))
     if config.dataset == "arrays":
         if not config.data_dir:
             raise DataError("`dataset`=arrays needs `data_dir`=FILE, the images.npz of a run that was given arrays.")

@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nhn_tf.data import left_out
-from nhn_tf.data.left_out import LeftOut, readable
+from nhn_tf.data import skipped_files
 from nhn_tf.data.listing import SPLIT_CALLED, TRAIN, Listing, Picture
 from nhn_tf.data.pictures import SUFFIXES
+from nhn_tf.data.skipped_files import LeftOut, readable
 from nhn_tf.data.splits import DataError
 
 Parts = tuple[str, ...]
@@ -34,7 +34,9 @@ def read(root: Path) -> Listing:
         folders, files, links = _walk(root)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    outside = {file: kind for file in files if (kind := _why_no_picture(file))} | dict.fromkeys(links, left_out.LOOPED)
+    outside = {file: kind for file in files if (kind := _why_no_picture(file))} | dict.fromkeys(
+        links, skipped_files.LOOPED
+    )
     pictures = [file for file in files if file not in outside]
     split_of = _split_folders(pictures)
     if not split_of:
@@ -44,7 +46,7 @@ def read(root: Path) -> Listing:
     for path in pictures:
         split = split_of.get(path[0]) if split_of else TRAIN
         if split is None or len(path) < depth + 2:
-            outside[path] = left_out.LOOSE
+            outside[path] = skipped_files.LOOSE
             continue
         name, below = readable(path[depth]), "/".join(map(readable, path[depth + 1 :]))
         splits[split].append(Picture(name, below, os.path.join(*path)))
@@ -63,7 +65,9 @@ def pictures_below(root: Path) -> tuple[list[Path], list[LeftOut]]:
         _, files, links = _walk(root)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    outside = {file: kind for file in files if (kind := _why_no_picture(file))} | dict.fromkeys(links, left_out.LOOPED)
+    outside = {file: kind for file in files if (kind := _why_no_picture(file))} | dict.fromkeys(
+        links, skipped_files.LOOPED
+    )
     pictures = sorted((file for file in files if file not in outside), key=_text)
     return [root.joinpath(*file) for file in pictures], [LeftOut(_text(path), kind) for path, kind in outside.items()]
 
@@ -112,9 +116,9 @@ def _is_hidden(path: Parts, *, file: bool) -> bool:
 def _why_no_picture(path: Parts) -> str:
     """What kind of other file a file is; "" for a picture, by its name alone."""
     if _is_hidden(path, file=True):
-        return left_out.HIDDEN
+        return skipped_files.HIDDEN
     suffix = os.path.splitext(readable(path[-1]))[1].lower()
-    return "" if suffix in SUFFIXES else suffix or left_out.NO_SUFFIX
+    return "" if suffix in SUFFIXES else suffix or skipped_files.NO_SUFFIX
 
 
 def _split_folders(pictures: Iterable[Parts]) -> dict[str, str]:
@@ -171,7 +175,7 @@ def _refuse_empty_classes(
         if len(folder) != depth + 1 or (tops and folder[0] not in tops) or readable(folder[-1]) in known:
             continue
         inside = [LeftOut(_text(path), kind) for path, kind in outside.items() if path[: depth + 1] == folder]
-        held = f" ({left_out.in_words(left_out.tally(inside))})" if inside else ""
+        held = f" ({skipped_files.in_words(skipped_files.tally(inside))})" if inside else ""
         raise DataError(
             f"Class folder {root.joinpath(*folder)} holds no image that can be read{held}.\n"
             f"Expected: {', '.join(SUFFIXES)} files. Add images or remove the folder."

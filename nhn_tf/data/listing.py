@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nhn_tf.data.left_out import LeftOut
+from nhn_tf.data.skipped_files import LeftOut
 from nhn_tf.data.splits import DataError
 
 TRAIN: Final = "train"
@@ -27,7 +27,7 @@ class Picture:
     """A file of a split; pictures sort by class, then by the name that all locales give them.
 
     Attributes:
-      class_name: what it shows, as `left_out.readable` writes it.
+      class_name: what it shows, as `skipped_files.readable` writes it.
       name: its path below its class, likewise.
       path: its path below the listing's root, as the operating system has it.
     """

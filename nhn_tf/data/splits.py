@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.data.left_out import LeftOut, tally
+from nhn_tf.data.skipped_files import LeftOut, tally
 from nhn_tf.errors import UserError
 from nhn_tf.storage import files
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from nhn_tf.data.left_out import LeftOut, one_form, readable
 from nhn_tf.data.listing import SPLIT_CALLED, TRAIN, Listing, Picture
+from nhn_tf.data.skipped_files import LeftOut, one_form, readable
 from nhn_tf.data.splits import DataError
 from nhn_tf.storage import files
 

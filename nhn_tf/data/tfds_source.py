@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from nhn_tf.data import pictures
-from nhn_tf.data.places import home
+from nhn_tf.data.paths import home
 from nhn_tf.data.splits import DataError, Source, Split
 
 # Handwriting and house numbers: a mirrored 3 is no 3. (Clothes of fashion_mnist may be mirrored.)

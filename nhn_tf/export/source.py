@@ -8,7 +8,7 @@ from typing import Final
 
 from nhn_tf.errors import UserError
 from nhn_tf.runs import StageRecord
-from nhn_tf.settings import table
+from nhn_tf.settings import stages
 
 DIRECTORY: Final = "export"
 """Of a run, where its exports lie."""
@@ -44,10 +44,10 @@ def last_stage(run: Path) -> StageRecord:
       ExportError: none has; the message gives the command.
     """
     for name in SOURCES:
-        stage = StageRecord(run, table.find(name))
+        stage = StageRecord(run, stages.find(name))
         if stage.is_done:
             return stage
     raise ExportError(
         f"no training stage of {run} has finished, so there is no network to export.\n"
-        f"Run: python {table.find(SOURCES[-1]).command} --model_dir={run}"
+        f"Run: python {stages.find(SOURCES[-1]).command} --model_dir={run}"
     )

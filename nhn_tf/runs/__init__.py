@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nhn_tf.errors import RunError
 from nhn_tf.runs.record import Done, StageRecord
-from nhn_tf.settings.table import NAMES, STAGES, Stage
+from nhn_tf.settings.stages import NAMES, STAGES, Stage
 
 if TYPE_CHECKING:
     from nhn_tf.runs.directory import RunDirectory

@@ -12,12 +12,12 @@ from nhn_tf.storage import files
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.storage import lock
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.settings import table
+from nhn_tf.settings import stages
 from nhn_tf.runs.journal import NAME, Journal
 from nhn_tf.runs.open_stage import ReadyStage, ready
 from nhn_tf.runs.record import StageRecord
 from nhn_tf.runs.settings import Settings
-from nhn_tf.settings.table import CONTROLS, STAGES
+from nhn_tf.settings.stages import CONTROLS, STAGES
 
 
 class RunDirectory:
@@ -95,7 +95,7 @@ class RunDirectory:
 
     def stage(self, name: str) -> StageRecord:
         """The stage called `name` as it stands, whether or not it has begun."""
-        return StageRecord(self.path, table.find(name))
+        return StageRecord(self.path, stages.find(name))
 
     @property
     def stages(self) -> dict[str, StageRecord]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from nhn_tf.errors import RunError
-from nhn_tf.settings.table import Stage
+from nhn_tf.settings.stages import Stage
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
 

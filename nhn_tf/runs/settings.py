@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nhn_tf.storage import files
-from nhn_tf.settings import table
+from nhn_tf.settings import stages
 from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
@@ -67,7 +67,7 @@ class Settings:
 
     def command(self, stage: str, model_dir: Path) -> str:
         """The command that runs `stage` on the same data."""
-        parts = [f"python {table.find(stage).command} --model_dir={model_dir}"]
+        parts = [f"python {stages.find(stage).command} --model_dir={model_dir}"]
         if self.preset:
             parts.append(f"--preset={self.preset}")
             defaults = PRESETS[self.preset].data.to_json()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nhn_tf.settings.field import Config
-from nhn_tf.settings.stages import (
+from nhn_tf.settings.hyperparameters import (
     BaseConfig,
     BaselineConfig,
     ComputeConfig,
@@ -20,7 +20,7 @@ from nhn_tf.settings.stages import (
     PruneConfig,
     RetrainConfig,
 )
-from nhn_tf.settings.table import CONTROL_NAMES, NAMES
+from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 
 SHARED: Final = ("data", "compute")
 """The parts of a preset that every stage shares."""

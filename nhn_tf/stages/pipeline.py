@@ -19,7 +19,7 @@ from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, seconds
 from nhn_tf.settings.presets import SHARED, part_of
-from nhn_tf.settings.table import CONTROL_NAMES, NAMES
+from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 from nhn_tf.stages import planning, repeating, runner
 from nhn_tf.stages.feed import load_feed
 from nhn_tf.storage import files

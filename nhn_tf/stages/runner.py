@@ -15,7 +15,7 @@ import keras
 from nhn_tf import training
 from nhn_tf.errors import UserError
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
-from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, table
+from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, stages
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
@@ -34,7 +34,7 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
     Raises:
       UserError: the run directory, the data or a file does not admit it; nothing has been changed.
     """
-    stage = table.find(name)
+    stage = stages.find(name)
     set_up(settings)
     keras.utils.set_random_seed(settings.seed)
     with directory.hold(preset=settings.preset, seed=settings.seed):
@@ -49,7 +49,7 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
         return ready.done.to_json()
 
 
-def body(stage: table.Stage) -> Callable[[ReadyStage, Feed, Settings], Done]:
+def body(stage: stages.Stage) -> Callable[[ReadyStage, Feed, Settings], Done]:
     """The function that does a stage's work."""
     return pkgutil.resolve_name(f"nhn_tf.stages.{stage.run}")
 
@@ -85,7 +85,7 @@ def check(settings: Mapping[str, Settings]) -> None:
         )
 
 
-def _ready(directory: RunDirectory, stage: table.Stage, settings: Settings) -> ReadyStage:
+def _ready(directory: RunDirectory, stage: stages.Stage, settings: Settings) -> ReadyStage:
     """The stage with what it builds on, compared with what is asked of it. Nothing is written."""
     if settings.architecture:
         return directory.ready(stage.name, settings, input_genotype=_read_architecture(settings.architecture))
@@ -127,7 +127,7 @@ def _check_lineage(directory: RunDirectory, source: StageRecord) -> None:
                 f"before it has been run again since.\n"
                 f"Run '{stage.name}' and the stages behind it again with `overwrite`."
             )
-        stage = table.find(stage.after)
+        stage = stages.find(stage.after)
 
 
 def _read_architecture(given: str) -> Genotype:

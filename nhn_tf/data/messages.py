@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from nhn_tf.data import left_out
+from nhn_tf.data import skipped_files
 from nhn_tf.data.splits import Dataset
 from nhn_tf.storage import files
 
@@ -50,8 +50,8 @@ def tell(dataset: Dataset, *, where: Path, cache_dir: Path) -> None:
         _tell_left_out(dataset.left_out, where, cache_dir)
 
 
-def _tell_left_out(left: tuple[left_out.LeftOut, ...], where: Path, cache_dir: Path) -> None:
-    _print(f"warning: {left_out.in_words(left_out.tally(left))}")
+def _tell_left_out(left: tuple[skipped_files.LeftOut, ...], where: Path, cache_dir: Path) -> None:
+    _print(f"warning: {skipped_files.in_words(skipped_files.tally(left))}")
     for entry in left[:NAMED]:
         _print(f"  {entry}")
     if len(left) > NAMED:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nhn_tf.data import left_out
+from nhn_tf.data import skipped_files
 from nhn_tf.data.decoding import decode_all
-from nhn_tf.data.left_out import LeftOut, readable
 from nhn_tf.data.listing import SPLITS, TEST, TRAIN, VAL, Listing
+from nhn_tf.data.skipped_files import LeftOut, readable
 from nhn_tf.data.splits import DataError, Source, Split
 
 
@@ -33,7 +33,8 @@ def read(listing: Listing, *, image_size: int, cache_dir: Path) -> Source:
     number = {name: label for label, name in enumerate(listing.class_names)}
     labels = np.array([number[picture.class_name] for _, picture in listed], np.int32)[used]
     unreadable = tuple(
-        LeftOut(readable(listed[row][1].path), left_out.UNREADABLE, reason) for row, reason in decoded.faults.items()
+        LeftOut(readable(listed[row][1].path), skipped_files.UNREADABLE, reason)
+        for row, reason in decoded.faults.items()
     )
 
     def part(split: str) -> Split | None:

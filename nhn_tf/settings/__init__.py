@@ -1,7 +1,8 @@
 """Every hyperparameter, once: its name, default, unit, range, choices and source.
 
 `field` is what a hyperparameter is, `hyperparameters` has a frozen dataclass for each stage, `presets` replaces some of
-the values, and a `plan` fits them to a time. `stages` is the list of the stages. The command-line flags are generated from these fields, and the run directory records them.
+the values, and a `plan` fits them to a time. `stages` is the list of the stages. The command-line flags are generated
+from these fields, and the run directory records them.
 """
 
 from nhn_tf.settings.field import Config, describe_range, setting

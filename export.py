@@ -10,6 +10,7 @@ Flags:
   --model_dir: the run's directory
   --format: keras, saved_model, onnx, litert, nhn (the kernel-sparse runtime), several with commas, or all: those whose
     packages are installed
+  --float16: keep weights as float16 where the format allows it (nhn): half the size, rounded; export.md tells the error
   --data_dir: where the data set lies, if it has moved since the run
   --debug: show the traceback of an error
 """
@@ -27,6 +28,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     flags.DEFINE_string("model_dir", None, "the run's directory")
     flags.DEFINE_list("format", ["all"], "keras, saved_model, onnx, litert, nhn, or all")
+    flags.DEFINE_boolean("float16", False, "keep weights as float16 where the format allows it")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
     flags.DEFINE_boolean("debug", False, "show the traceback of an error")
     entry.guarded(lambda: (__doc__ or "").strip(), export)
@@ -40,7 +42,8 @@ def export() -> dict[str, Any]:
     entry.stay_on_the_processor()
     from nhn_tf.export import write_exports  # Keras loads only once the flags are known to be right
 
-    return write_exports(FLAGS.model_dir, [name.strip() for name in FLAGS.format], data_dir=FLAGS.data_dir)
+    names = [name.strip() for name in FLAGS.format]
+    return write_exports(FLAGS.model_dir, names, data_dir=FLAGS.data_dir, float16=FLAGS.float16)
 
 
 if __name__ == "__main__":

@@ -433,8 +433,25 @@ def test_the_table_names_what_was_left_out():
         "formats": {"keras": row}, "skipped": {"onnx": "it needs onnx"},
     }  # fmt: skip
     text = markdown.render(value)
-    assert "| Keras | `network.keras` | 2.0 | 2.0e-06 | 99.50 % | 0.5 | 4 | 1.25 |" in text
+    assert "| Keras | `network.keras` | float32 | 2.0 | 2.0e-06 | 99.50 % | 0.5 | 4 | 1.25 |" in text
     assert "- onnx: it needs onnx." in text
+    assert "all 1,000 parameters, 900 compacted" in text and "100 live" in text
+
+
+def test_float16_halves_the_sparse_file_and_the_table_says_so(run_copy):
+    pytest.importorskip("llvmlite")
+    exact = write_exports(run_copy.path, ["nhn"])["formats"]["nhn"]
+    half = write_exports(run_copy.path, ["nhn"], float16=True)["formats"]["nhn"]
+    assert (exact["weights"], half["weights"]) == ("float32", "float16")
+    assert half["bytes"] < 0.75 * exact["bytes"]
+    assert exact["max_abs_error"] < half["max_abs_error"] < 0.05
+    assert "| `network.nhn` | float16 |" in (run_copy.path / "export" / "export.md").read_text()
+
+
+def test_float16_is_refused_by_name_where_a_format_cannot_keep_it():
+    with pytest.raises(ExportError, match=r"--float16 cannot be kept by --format=keras. Those that can: nhn"):
+        formats.choose(["nhn", "keras"], float16=True)
+    assert "keras" in formats.choose(["all"], float16=True)[0]
 
 
 ODD = "run [1] *?{a}'\"#% \u00e9\\n~"

@@ -19,6 +19,8 @@ from nhn_tf.storage import files
 
 TOLERANCE = 1e-3
 """Largest error of a logit, relative to the largest logit if that is above 1."""
+FLOAT16_TOLERANCE = 2e-2
+"""The same where weights are rounded to float16, to 11 bits each."""
 SECONDS = 600
 _RELOAD = Path(__file__).with_name("reload.py")
 _ONE_THREAD = dict.fromkeys(
@@ -43,7 +45,9 @@ def check_reference(stage: str, logits: np.ndarray) -> None:
         )
 
 
-def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work: Path) -> dict[str, Any]:
+def check(
+    name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work: Path, float16: bool = False
+) -> dict[str, Any]:
     """Loads an export in a fresh process and compares its logits.
 
     Args:
@@ -52,9 +56,11 @@ def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work
       images: float32 [N, H, W, C], normalised.
       logits: float32 [N, classes], what the run's network makes of them.
       work: a directory for what passes between the processes.
+      float16: whether its weights are rounded.
 
     Returns:
-      Entries "bytes", "max_abs_error", "same_top1" (share of the images), "load_s", "latency_ms", "versions".
+      Entries "bytes", "weights" (their type), "max_abs_error", "same_top1" (share of the images), "load_s",
+      "latency_ms", "versions".
 
     Raises:
       ExportError: it cannot be loaded, or its answers are others.
@@ -66,10 +72,12 @@ def check(name: str, path: Path, images: np.ndarray, logits: np.ndarray, *, work
     if found.shape != logits.shape:
         raise ExportError(f"the {name} export makes outputs {found.shape}, not {logits.shape}; it was discarded.")
     error = float(np.abs(found - logits).max())
-    if not error <= TOLERANCE * max(1.0, float(np.abs(logits).max())):  # NaN fails too
+    tolerance = FLOAT16_TOLERANCE if float16 else TOLERANCE
+    if not error <= tolerance * max(1.0, float(np.abs(logits).max())):  # NaN fails too
         raise ExportError(f"the {name} export's logits differ from the network's by {error:.3g}; it was discarded.")
     return {
         "bytes": size_of(path),
+        "weights": "float16" if float16 else "float32",
         "max_abs_error": error,
         "same_top1": float(np.mean(found.argmax(1) == logits.argmax(1))),
         **facts,

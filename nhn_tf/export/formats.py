@@ -24,9 +24,11 @@ class Network:
 
     Attributes:
       compacted: the network without its dead channels, with this package's layers.
+      float16: whether weights are rounded to float16 in files whose format allows it.
     """
 
     compacted: keras.Model
+    float16: bool = False
 
     @functools.cached_property
     def plain(self) -> keras.Model:
@@ -45,6 +47,7 @@ class Format:
       modules: that writing and checking import, beside Keras and the backend.
       extra: of this package that brings them.
       tensorflow: whether Keras can write it on the TensorFlow backend only.
+      float16: whether it can keep weights as float16; what is computed with them is float32.
     """
 
     title: str
@@ -53,6 +56,7 @@ class Format:
     modules: tuple[str, ...] = ()
     extra: str = ""
     tensorflow: bool = False
+    float16: bool = False
 
     def obstacle(self) -> str | None:
         """Why it cannot be written here, and what would help; None when it can."""
@@ -88,7 +92,7 @@ def _write_nhn(network: Network, path: Path) -> None:
     except UnsupportedLayerError as error:
         # `fallback` is no choice here: Keras's layers cannot be saved.
         raise ExportError(f"the nhn export cannot be written: {error.reason}.") from error
-    runtime.save(path)
+    runtime.save(path, dtype="float16" if network.float16 else "float32")
 
 
 FORMATS: Final[dict[str, Format]] = {
@@ -105,24 +109,35 @@ FORMATS: Final[dict[str, Format]] = {
     "litert": Format(
         "LiteRT", "network.tflite", _exporter("litert"), modules=("ai_edge_litert",), extra="litert", tensorflow=True
     ),
-    "nhn": Format("kernel-sparse (nhn_tf.sparse)", "network.nhn", _write_nhn, modules=("llvmlite",), extra="sparse"),
+    "nhn": Format(
+        "kernel-sparse (nhn_tf.sparse)",
+        "network.nhn",
+        _write_nhn,
+        modules=("llvmlite",),
+        extra="sparse",
+        float16=True,
+    ),
 }
 
 
-def choose(asked: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def choose(asked: Sequence[str], *, float16: bool = False) -> tuple[list[str], dict[str, str]]:
     """The formats to write, and those of "all" that cannot be written here, each with the reason.
 
     Args:
       asked: names of `FORMATS`, or "all".
+      float16: whether weights are to be float16; of "all", those formats that cannot keep the float32.
 
     Raises:
-      ExportError: no such format, or one that was asked for by name cannot be written here.
+      ExportError: no such format, or one that was asked for by name cannot be written here, or not so.
     """
     known = [*FORMATS, "all"]
     if not asked or (wrong := [name for name in asked if name not in known]):
         raise ExportError(
             f"--format must name some of {', '.join(known)}. Received: {','.join(wrong if asked else ())!r}."
         )
+    if float16 and (wide := [name for name in asked if name in FORMATS and not FORMATS[name].float16]):
+        able = ", ".join(name for name, form in FORMATS.items() if form.float16)
+        raise ExportError(f"--float16 cannot be kept by --format={wide[0]}. Those that can: {able}.")
     obstacles: dict[str, str] = {}
     for name, form in FORMATS.items():
         if (name in asked or "all" in asked) and (obstacle := form.obstacle()):

@@ -23,20 +23,31 @@ def render(value: Mapping[str, Any]) -> str:
 def _head(value: Mapping[str, Any]) -> str:
     return (
         f"# Exports of {value['run']}\n\n"
-        f"The network of stage `{value['stage']}` on `{value['dataset']}`, compacted: {value['params']:,} parameters "
-        f"as trained, {value['compacted_params']:,} after compaction, {value['live_params']:,} of them outside pruned "
-        "kernels."
+        f"The network of stage `{value['stage']}` on `{value['dataset']}`: all {value['params']:,} parameters, "
+        f"{value['compacted_params']:,} compacted (without dead channels), {value['live_params']:,} live "
+        "(outside pruned kernels). Dense formats hold the compacted ones, the kernel-sparse file the live ones."
     )
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    header = ("format", "file", "KiB", "max abs logit error", "same top-1", "1 image, ms", "16 images, ms", "load, s")
-    lines = [" | ".join(header), " | ".join(["---", "---", *["---:"] * (len(header) - 2)])]
+    header = (
+        "format",
+        "file",
+        "weights",
+        "KiB",
+        "max abs logit error",
+        "same top-1",
+        "1 image, ms",
+        "16 images, ms",
+        "load, s",
+    )
+    lines = [" | ".join(header), " | ".join(["---", "---", "---", *["---:"] * (len(header) - 3)])]
     for name, row in rows.items():
         latency = row["latency_ms"]
         cells = (
             FORMATS[name].title,
             f"`{row['file']}`",
+            row.get("weights", "float32"),  # which exports of before do not say
             f"{row['bytes'] / 1024:,.1f}",
             f"{row['max_abs_error']:.1e}",
             f"{100 * row['same_top1']:.2f} %",

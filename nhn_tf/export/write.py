@@ -54,7 +54,11 @@ class _Reference:
 
 
 def write_exports(
-    model_dir: str | os.PathLike[str], asked: Sequence[str] = ("all",), *, data_dir: str | None = None
+    model_dir: str | os.PathLike[str],
+    asked: Sequence[str] = ("all",),
+    *,
+    data_dir: str | None = None,
+    float16: bool = False,
 ) -> dict[str, Any]:
     """Exports the network of a run's last finished training stage, compacted.
 
@@ -67,6 +71,8 @@ def write_exports(
       model_dir: the run's directory.
       asked: names of `FORMATS`, or "all" for those that can be written here.
       data_dir: where the data set lies, if it has moved.
+      float16: keep weights as float16 where the format allows it: half the size, rounded. Otherwise every export is
+        exact but for the order of sums.
 
     Returns:
       Paths of the table ("export") and its figures ("results"), the "stage", "formats" written by this call with their
@@ -77,12 +83,12 @@ def write_exports(
         are damaged or others, or a format asked for by name, or every one of "all", cannot be written or does not do
         what the network does.
     """
-    names, skipped = choose(asked)
+    names, skipped = choose(asked, float16=float16)
     stage = source.last_stage(source.run_at(model_dir))
     with _float32():
         reference = _reference(stage, data_dir)
         compacted = pruning.compact(reference.model)
-        network = Network(compacted)
+        network = Network(compacted, float16)
         directory = stage.run / source.DIRECTORY
         value = _facts(stage, reference, compacted)
         files.remove_leftovers(directory, older_than_s=3600)
@@ -184,7 +190,8 @@ def _export(name: str, network: Network, directory: Path, reference: _Reference)
     try:
         with plain_path(work) as plain:
             _write(name, network, plain / form.file)
-            row = check.check(name, plain / form.file, reference.images, reference.logits, work=work)
+            float16 = form.float16 and network.float16
+            row = check.check(name, plain / form.file, reference.images, reference.logits, work=work, float16=float16)
         with files.writing(target):
             _put(work / form.file, target, aside=work / "before")
     finally:

@@ -4,7 +4,8 @@
 
 Random images as large as CIFAR-10's, with its augmentation; the model pools them and has one dense layer. The second
 fit has a callback for which Keras waits for the device at each step, as trainings here have. The sides take turns;
-medians over all rounds, and `ratio` is the median of waiting / not waiting in time. Half a minute. The last line is JSON.
+medians over all rounds, and `ratio` is the median of waiting / not waiting in time. Half a minute. The last line is
+JSON.
 """
 
 from __future__ import annotations

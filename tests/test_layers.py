@@ -174,6 +174,57 @@ def test_grouped_global_pool_needs_a_known_map_size():
         GroupedGlobalPool().build((None, None, 4, 3))
 
 
+# Max pooling
+
+
+def gradients(function, *arrays, weights):
+    """Gradients of sum(weights * function(*arrays)), each by a step of plain SGD at rate 1 on that array alone.
+
+    Alone, because a sum is linear: TensorFlow may then update a variable before it reads it for another's gradient.
+    """
+    return [gradient(function, arrays, number, weights) for number in range(len(arrays))]
+
+
+def gradient(function, arrays, number, weights):
+    class Sum(keras.Model):
+        def build(self, input_shape):
+            self.move = self.add_weight(shape=arrays[number].shape, initializer="zeros", name="move")
+
+        def call(self, inputs):
+            moved = [*arrays[:number], self.move + arrays[number], *arrays[number + 1 :]]
+            y = function(*(ops.convert_to_tensor(array) for array in moved))
+            return ops.reshape(ops.sum(weights * y), (1, 1)) + 0 * inputs
+
+    model, fed = Sum(), np.zeros((1, 1), "float32")
+    model.build(fed.shape)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss=lambda _, y: y, jit_compile=False)
+    model.train_on_batch(fed, fed)
+    return -array(model.move)
+
+
+def test_max_pool_by_hand():
+    x = np.array([[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 2, 0]], "float32").reshape(1, 3, 4, 1)
+    expected = [[1, 1, 0, 0], [1, 2, 2, 2], [0, 2, 2, 2]]
+    np.testing.assert_array_equal(array(backend.max_pool(x))[0, :, :, 0], expected)
+    # Window i passes i back, to its largest pixel. Windows 1, 2 and 5 hold the 1 and no 2; windows 3 and 4, above on
+    # the right, and 9, below on the left, hold only 0 and pass to the first pixel; the others hold the 2.
+    weights = np.arange(1.0, 13.0, dtype="float32").reshape(1, 3, 4, 1)
+    (gradient,) = gradients(backend.max_pool, x, weights=weights)
+    expected = [[1 + 2 + 5, 3, 4, 0], [9, 0, 0, 0], [0, 0, 6 + 7 + 8 + 10 + 11 + 12, 0]]
+    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 2), (3, 2, 1, 1), (2, 8, 8, 4)])
+def test_max_pool_has_keras_gradient_also_where_pixels_are_equal(shape):
+    def reference(x):
+        return ops.max_pool(x, 3, strides=1, padding="same", data_format="channels_last")
+
+    weights = numbers(*shape, seed=1)
+    for x in (numbers(*shape), np.maximum(np.round(numbers(*shape)), 0)):
+        ours, theirs = (gradients(function, x, weights=weights)[0] for function in (backend.max_pool, reference))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 # FactorizedReduction
 
 

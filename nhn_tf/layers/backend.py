@@ -1,4 +1,4 @@
-"""The one place where TensorFlow and JAX differ: batch normalisation, gated gradients, whether to compile with XLA.
+"""The one place where TensorFlow and JAX differ: kernels of layers, gated gradients, whether to compile with XLA.
 
 Everything else in the package is written in `keras.ops`. Only the library of the running backend is imported.
 
@@ -7,6 +7,7 @@ Letters: B batch, H W spatial, C channels.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -39,6 +40,12 @@ def default_jit_compile() -> bool | Literal["auto"]:
 def supports_jit() -> bool:
     """The value of a layer's `supports_jit`, by which Keras resolves `jit_compile="auto"`."""
     return default_jit_compile() is not False
+
+
+@functools.cache
+def _on_tensorflow_cpu() -> bool:
+    """Whether the kernels below are better than TensorFlow's own: they were measured on its CPU only."""
+    return _IS_TENSORFLOW and default_jit_compile() is False
 
 
 def sync_state(model: keras.Model) -> None:
@@ -167,3 +174,51 @@ def _gate_gradient_jax(function: Callable[..., Any], inputs: tuple[Any, ...], ne
 
     gated.defvjp(forward, backward)
     return gated(needed, *inputs)
+
+
+def max_pool(x: Any) -> Any:
+    """Maximum over 3x3 pixels, stride 1, those beyond the border left out: [B, H, W, C] to the same.
+
+    On TensorFlow's CPU the gradient is our own, TensorFlow's being slow there (`docs/performance.md`). Where several
+    pixels are the largest, it goes to the first of them, row by row, as TensorFlow's does.
+    """
+    if _on_tensorflow_cpu() and None not in x.shape[1:]:
+        return _tensorflow_max_pool()(x)
+    return ops.max_pool(x, 3, strides=1, padding="same", data_format="channels_last")
+
+
+@functools.cache
+def _tensorflow_max_pool() -> Callable[[Any], Any]:
+    backward = tf.function(_max_pool_backward, jit_compile=True, autograph=False)
+
+    # A custom gradient within a branch of a switch must stand in a function of its own.
+    @functools.partial(tf.function, autograph=False)
+    @tf.custom_gradient
+    def pool(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        y = tf.nn.max_pool2d(x, 3, 1, "SAME")
+        return y, lambda dy: backward(dy, y, x)
+
+    return pool
+
+
+def _max_pool_backward(dy: Any, y: Any, x: Any) -> Any:
+    """The gradient of x, from the maxima of rows of 3 pixels and the maxima of 3 of those."""
+    lowest = x.dtype.min
+    across = tf.maximum(tf.maximum(_shifted(x, -1, 2, lowest), x), _shifted(x, 1, 2, lowest))
+    return _running_max_backward(_running_max_backward(dy, y, across, 1), across, x, 2)
+
+
+def _running_max_backward(dy: Any, y: Any, x: Any, axis: int) -> Any:
+    """The gradient of x, where y[i] = max(x[i - 1], x[i], x[i + 1]) along an axis; the first of equals has it."""
+    zero = tf.zeros_like(dy)
+    is_before = tf.equal(_shifted(x, -1, axis, x.dtype.min), y)
+    before, rest = tf.where(is_before, dy, zero), tf.where(is_before, zero, dy)
+    here = tf.where(tf.equal(x, y), rest, zero)
+    return _shifted(before, 1, axis, 0.0) + here + _shifted(rest - here, -1, axis, 0.0)
+
+
+def _shifted(x: Any, by: int, axis: int, beyond: float) -> Any:
+    """x[i + by] at i along an axis of a 4-D tensor, `beyond` past its ends; `by` is 1 or -1."""
+    pads, begin, size = [[0, 0]] * 4, [0] * 4, [-1] * 4
+    pads[axis], begin[axis], size[axis] = [1, 1], 1 + by, x.shape[axis]
+    return tf.slice(tf.pad(x, pads, constant_values=tf.cast(beyond, x.dtype)), begin, size)

@@ -216,10 +216,12 @@ class MixedOp(keras.layers.Layer):
 
     def _pooling(self, op: Op, *unused: Any) -> Callable[[Any], Any]:
         """The branch x -> y of a pooling, or x -> (y, *unused) beside convolutions."""
-        pool = K.average_pool if op.kind == "avg_pool" else K.max_pool
 
         def branch(x: Any) -> Any:
-            y = pool(x, op.kernel_size, strides=1, padding="same", data_format="channels_last")
+            if op.kind == "avg_pool":
+                y = K.average_pool(x, op.kernel_size, strides=1, padding="same", data_format="channels_last")
+            else:
+                y = backend.max_pool(x)
             return (y, *unused) if unused else y
 
         return branch

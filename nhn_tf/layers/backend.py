@@ -179,8 +179,8 @@ def _gate_gradient_jax(function: Callable[..., Any], inputs: tuple[Any, ...], ne
 def max_pool(x: Any) -> Any:
     """Maximum over 3x3 pixels, stride 1, those beyond the border left out: [B, H, W, C] to the same.
 
-    On TensorFlow's CPU the gradient is our own: TensorFlow's takes seven times as long. Where several pixels are the
-    largest, it goes to the first of them, row by row, as TensorFlow's does.
+    On TensorFlow's CPU the gradient is our own, TensorFlow's being slow there (`docs/performance.md`). Where several
+    pixels are the largest, it goes to the first of them, row by row, as TensorFlow's does.
     """
     if _on_tensorflow_cpu() and None not in x.shape[1:]:
         return _tensorflow_max_pool()(x)

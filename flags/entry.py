@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import backend, define
+from flags import backend_choice, define
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.storage import stopping
@@ -56,7 +56,7 @@ def main(
 
 def check_backend() -> None:
     """Refuses a Keras backend that is not supported or not installed, before Keras tries to load it."""
-    backend.prepare()
+    backend_choice.prepare()
 
 
 def has_accelerator() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flags import backend
+from flags import backend_choice
 from nhn_tf.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,16 +59,16 @@ def config(tmp_path, monkeypatch):
 def test_the_configuration_file_is_checked_like_the_variable(installed, config, entries, message):
     config(**entries)
     with pytest.raises(UserError, match=message):
-        backend.prepare()
+        backend_choice.prepare()
 
 
 def test_the_variable_goes_before_the_file(installed, config, monkeypatch):
     config(backend="torch")
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert backend.prepare() == "jax"
+    assert backend_choice.prepare() == "jax"
     config(backend="jax")
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    assert backend.prepare() == "tensorflow"
+    assert backend_choice.prepare() == "tensorflow"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
@@ -76,14 +76,14 @@ def test_a_file_that_keras_passes_over_says_nothing(installed, config, tmp_path,
     (tmp_path / "keras.json").unlink()
     if content is not None:
         (tmp_path / "keras.json").write_text(content)
-    assert backend.prepare() == os.environ["KERAS_BACKEND"] == "tensorflow"
+    assert backend_choice.prepare() == os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
 @pytest.mark.parametrize("entries", [{}, {"backend": "tensorflow"}])
 def test_where_only_one_is_installed_it_computes(installed, config, capsys, entries):
     config(**entries)  # Keras writes the default into the file by itself
     installed("jax")
-    assert backend.prepare() == os.environ["KERAS_BACKEND"] == "jax"
+    assert backend_choice.prepare() == os.environ["KERAS_BACKEND"] == "jax"
     assert capsys.readouterr().err == "tensorflow is not installed; jax is, and computes.\n"
 
 
@@ -91,13 +91,13 @@ def test_a_backend_that_was_asked_for_is_not_replaced(installed, config, monkeyp
     installed("jax")
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     with pytest.raises(UserError, match=r"tensorflow is not installed. Run: .*'\.\[tensorflow\]'.*KERAS_BACKEND=jax"):
-        backend.prepare()
+        backend_choice.prepare()
 
 
 def test_where_none_is_installed_both_are_named(installed, config):
     installed()
     with pytest.raises(UserError, match=r"tensorflow or jax is not installed. Run: .*\[tensorflow\].* or .*\[jax\]"):
-        backend.prepare()
+        backend_choice.prepare()
 
 
 CHATTER = (
@@ -113,8 +113,8 @@ CHATTER = (
 def test_only_what_tensorflow_says_at_every_start_is_kept_off_the_screen(level):
     program = (
         "import os, sys\n"
-        "from flags import backend\n"
-        "with backend._without_chatter():\n"
+        "from flags import backend_choice\n"
+        "with backend_choice._without_chatter():\n"
         f"    os.write(2, {CHATTER.encode()!r} + b'E0000 elsewhere.cc:1] a real error\\n')\n"
         "    print('from Python', file=sys.stderr)\n"
         "print('behind', file=sys.stderr)\n"
@@ -134,8 +134,8 @@ def test_only_what_tensorflow_says_at_every_start_is_kept_off_the_screen(level):
 def test_an_error_while_the_backend_loads_is_not_lost():
     program = (
         "import os\n"
-        "from flags import backend\n"
-        "with backend._without_chatter():\n"
+        "from flags import backend_choice\n"
+        "with backend_choice._without_chatter():\n"
         "    os.write(2, b'libcuda is odd\\n')\n"
         "    raise ImportError('no libcuda')\n"
     )

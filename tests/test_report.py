@@ -30,7 +30,7 @@ from nhn_tf.report import (
     write,
     write_report,
 )
-from nhn_tf.report.layout import LAYER, lay_out
+from nhn_tf.report.placement import LAYER, lay_out
 from nhn_tf.runs import NAMES, RunDirectory, RunError, Settings
 from nhn_tf.settings import PRESETS
 from nhn_tf.storage import files

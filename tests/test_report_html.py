@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nhn_tf.report import drawing, locations, page, plots, published, reading, results, write_report
+from nhn_tf.report import best_locations, drawing, page, plots, published, reading, results, write_report
 from nhn_tf.report import html as page_html
-from nhn_tf.report.blocks import Bullets, Code, Page, Paragraph, Picture, Section, Strong, Table
-from nhn_tf.report.layout import lay_out
+from nhn_tf.report.elements import Bullets, Code, Page, Paragraph, Picture, Section, Strong, Table
+from nhn_tf.report.placement import lay_out
 from nhn_tf.storage.files import DamagedFileError
 from nhn_tf.values.genotype import Addon
 from nhn_tf.values.space import Space
@@ -149,7 +149,7 @@ def located(tmp_path):
 def test_the_best_three_sets_are_those_of_the_search_without_repetition(located):
     # Two layers a segment: layer 4 is the first of layer 5's segment, layer 2 of layer 3's.
     one, two = Addon(1, 3, 0), Addon(5, 5, 1)
-    assert locations.best(reading.read(located)) == [(one, two), (one,), (two, Addon(3, 3, 1))]
+    assert best_locations.best(reading.read(located)) == [(one, two), (one,), (two, Addon(3, 3, 1))]
 
 
 def test_a_location_of_several_sets_is_drawn_once_and_names_them():
@@ -181,12 +181,12 @@ def test_trials_that_name_no_addon_are_told(located, words):
 
 def test_what_a_search_writes_is_read_as_the_addons_it_found(smoke_run):
     run = reading.read(smoke_run.path)
-    assert locations.best(run)[0] == smoke_run.stage("lds_location").genotype().addons
+    assert best_locations.best(run)[0] == smoke_run.stage("lds_location").genotype().addons
 
 
 def test_an_addon_is_read_where_it_was_described():
-    assert locations.read("layer 3: 5x5 from layer 2", Space(4, 1)) == Addon(3, 5, 3)
-    assert locations.read("layer 3: 3x3 from the segment's input", Space(4, 2)) == Addon(3, 3, 0)
+    assert best_locations.read("layer 3: 5x5 from layer 2", Space(4, 1)) == Addon(3, 5, 3)
+    assert best_locations.read("layer 3: 3x3 from the segment's input", Space(4, 2)) == Addon(3, 3, 0)
 
 
 # The other pictures.

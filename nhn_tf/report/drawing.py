@@ -1,4 +1,4 @@
-"""A discovered network as a figure: what `layout` has placed, coloured by what it computes."""
+"""A discovered network as a figure: what `placement` has placed, coloured by what it computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon, Rectan
 from matplotlib.path import Path
 
 from nhn_tf.report import figures
-from nhn_tf.report.layout import LAYER, MARGIN, OPS, PITCH, AddonLine, Box, Layout, Skip, lay_out
+from nhn_tf.report.placement import LAYER, MARGIN, OPS, PITCH, AddonLine, Box, Layout, Skip, lay_out
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.space import Op, op_named
 

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
-from nhn_tf.report import blocks, drawing
-from nhn_tf.report.blocks import Block, Page, Text
-from nhn_tf.report.layout import LAYER, Layout
+from nhn_tf.report import drawing, elements
+from nhn_tf.report.elements import Block, Page, Text
+from nhn_tf.report.placement import LAYER, Layout
 
 SVG: Final = "image/svg+xml"
 PNG: Final = "image/png"
@@ -71,16 +71,16 @@ def _kind(block: Block) -> str:
 
 def _text(text: Text) -> Markup:
     """A text with its pieces marked up."""
-    tags = {blocks.Code: "code", blocks.Strong: "strong"}
+    tags = {elements.Code: "code", elements.Strong: "strong"}
     told = Markup("")
-    for piece in blocks.pieces(text):
+    for piece in elements.pieces(text):
         tag = tags.get(type(piece))
         told += Markup(f"<{tag}>{{}}</{tag}>").format(piece) if tag and piece else escape(piece)
     return told
 
 
 def _plain(text: Text) -> str:
-    return "".join(blocks.pieces(text))
+    return "".join(elements.pieces(text))
 
 
 def _anchor(title: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from nhn_tf.report import blocks
-from nhn_tf.report.blocks import Block, Page, Text
+from nhn_tf.report import elements
+from nhn_tf.report.elements import Block, Page, Text
 
 
 def render(page: Page) -> str:
@@ -19,17 +19,17 @@ def render(page: Page) -> str:
 
 def _block(block: Block) -> str:
     match block:
-        case blocks.Paragraph(text):
+        case elements.Paragraph(text):
             return _text(text)
-        case blocks.Heading(text):
+        case elements.Heading(text):
             return f"### {_text(text)}"
-        case blocks.Bullets(items):
+        case elements.Bullets(items):
             return "\n".join(f"- {_text(item)}" for item in items)
-        case blocks.Listing(text):
+        case elements.Listing(text):
             return "```\n" + text.rstrip("\n") + "\n```"
-        case blocks.Table(head, rows, right):
+        case elements.Table(head, rows, right):
             return _table(head, rows, right)
-        case blocks.Picture(name, alt, caption):
+        case elements.Picture(name, alt, caption):
             picture = f"![{_text(alt)}]({name}.png)"
             return f"{picture}\n\n{_text(caption)}" if caption else picture
 
@@ -41,14 +41,14 @@ def _table(head: Sequence[Text], rows: Iterable[Sequence[Text]], right: Sequence
 
 
 def _text(text: Text) -> str:
-    return "".join(map(_piece, blocks.pieces(text)))
+    return "".join(map(_piece, elements.pieces(text)))
 
 
 def _piece(piece: str) -> str:
     match piece:
-        case blocks.Code():
+        case elements.Code():
             return f"`{_line(piece).replace('`', chr(39)).replace('|', chr(92) + '|')}`" if piece else ""
-        case blocks.Strong():
+        case elements.Strong():
             return f"**{_plain(piece)}**" if piece else ""
     return _plain(piece)
 

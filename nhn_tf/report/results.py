@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nhn_tf.models import complexity
-from nhn_tf.report import classes, exports, locations, published, verdict
-from nhn_tf.report.layout import source_name
+from nhn_tf.report import best_locations, classes, exports, published, verdict
+from nhn_tf.report.placement import source_name
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
@@ -66,7 +66,7 @@ def collect(run: Run) -> Json:
         "classes": classes.collect(run),
         "pairs": classes.pairs(run),
         "exports": exports.collect(run),
-        "locations": f"{run.stages[locations.STAGE].directory}/trials.csv",
+        "locations": f"{run.stages[best_locations.STAGE].directory}/trials.csv",
         "calls": [_call(call) for call in run.calls],
     }
     return {**found, "verdict": verdict.sentences(run, found)}

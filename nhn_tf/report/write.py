@@ -9,16 +9,16 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from nhn_tf.report import (
+    best_locations,
     class_pictures,
     classes,
     curves,
     drawing,
     figures,
     html,
-    layout,
-    locations,
     markdown,
     page,
+    placement,
     plots,
     results,
 )
@@ -81,7 +81,7 @@ def _networks(run: Run) -> dict[str, Figure]:
     base = run.stages["base"]
     as_dense = bool(base.has_begun and base.config["config"].get("separable_as_dense"))
     drawn = {"network": drawing.draw(run.genotype, title=_title(run.genotype), separable_as_dense=as_dense)}
-    if sets := locations.best(run):
+    if sets := best_locations.best(run):
         without = run.genotype.without_addons()
         title = f"The best {len(sets)} sets of add-on locations" if len(sets) > 1 else "The best add-on locations"
         drawn["locations"] = drawing.draw(without, sets=sets, title=title, separable_as_dense=as_dense)
@@ -103,16 +103,16 @@ def _figures(run: Run, value: results.Json, *, narrow: bool = False) -> dict[str
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _shown(run: Run, value: results.Json, wide: dict[str, bytes]) -> dict[str, html.Shown | layout.Layout]:
+def _shown(run: Run, value: results.Json, wide: dict[str, bytes]) -> dict[str, html.Shown | placement.Layout]:
     """The pictures as the HTML page has them; `wide` are the SVG files."""
     narrow = {name: figures.svg(figure) for name, figure in _figures(run, value, narrow=True).items()}
-    shown: dict[str, html.Shown | layout.Layout] = {
+    shown: dict[str, html.Shown | placement.Layout] = {
         name: html.Shown(html.SVG, wide[name], narrow[name], photo=name in _PHOTOS) for name in narrow
     }
     if run.genotype is not None:
-        shown["network"] = layout.lay_out(run.genotype)
-        if sets := locations.best(run):
-            shown["locations"] = layout.lay_out(run.genotype.without_addons(), sets)
+        shown["network"] = placement.lay_out(run.genotype)
+        if sets := best_locations.best(run):
+            shown["locations"] = placement.lay_out(run.genotype.without_addons(), sets)
     if path := value["sensitivities"]:
         content = files.read_bytes(os.path.normpath(run.path / "report" / path), limit=2**24)
         shown[path.removesuffix(".png")] = html.Shown(html.PNG, content)

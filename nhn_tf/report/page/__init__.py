@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nhn_tf.report.blocks import Block, Bullets, Heading, Page, Section
-from nhn_tf.report.page import networks, origin, stages
+from nhn_tf.report.elements import Block, Bullets, Heading, Page, Section
+from nhn_tf.report.page import course, origin, outcome
 from nhn_tf.report.results import Json
 
 _VERDICT = {
@@ -26,15 +26,15 @@ def page(results: Json, pictures: Collection[str]) -> Page:
     sections = [
         Section("Verdict", _verdict(results)),
         Section("The run", origin.run(results)),
-        Section("The network", networks.network(results, pictures)),
-        Section("Accuracy and size", networks.accuracy(results)),
-        Section("Classes", networks.classes(results, pictures)),
-        Section("Exported files", networks.exports(results)),
-        Section("The searches beside their controls", stages.controls(results)),
-        Section("Convergence", stages.convergence(results, pictures)),
-        Section("Ablations: test accuracy along the way", networks.ablations(results)),
-        Section("Pruning by layer", stages.pruning(results, pictures)),
-        Section("Stages", stages.stages(results, pictures)),
+        Section("The network", outcome.network(results, pictures)),
+        Section("Accuracy and size", outcome.accuracy(results)),
+        Section("Classes", outcome.classes(results, pictures)),
+        Section("Exported files", outcome.exports(results)),
+        Section("The searches beside their controls", course.controls(results)),
+        Section("Convergence", course.convergence(results, pictures)),
+        Section("Ablations: test accuracy along the way", outcome.ablations(results)),
+        Section("Pruning by layer", course.pruning(results, pictures)),
+        Section("Stages", course.stages(results, pictures)),
         Section("Commands", origin.commands(results)),
         Section("Settings that are not the paper's", origin.settings(results), details=True),
         Section("All figures", origin.all_figures(results), details=True),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from nhn_tf.report import published
-from nhn_tf.report.blocks import Block, Code, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.cells import clock, figure, points, with_interval
+from nhn_tf.report.elements import Block, Code, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.results import Json
 
 # What a stage's line shows of its figures, as far as it has them; all figures stand at the end of the page.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nhn_tf.report.blocks import Block, Code, Heading, Listing, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.cells import counted, figure, millions, percent, size, with_interval
+from nhn_tf.report.elements import Block, Code, Heading, Listing, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.results import Json
 
 

@@ -369,3 +369,42 @@ def test_models_with_these_layers_resolve_auto_to_the_default_policy():
     model = keras.Sequential([keras.Input((4, 4, 2)), BatchNorm()])
     model.compile(loss="mse")
     assert model.jit_compile is (backend.default_jit_compile() == "auto")
+
+
+# Kernels of our own against Keras's operations
+
+
+def test_a_pointwise_convolution_has_the_values_and_gradients_of_keras():
+    def reference(x, kernel):
+        return ops.conv(x, kernel, strides=1, padding="valid", data_format="channels_last")
+
+    x, kernel, weights = numbers(3, 4, 5, 2), numbers(1, 1, 2, 6, seed=1), numbers(3, 4, 5, 6, seed=2)
+    np.testing.assert_allclose(array(backend.pointwise(x, kernel)), x @ kernel[0, 0], atol=1e-5)
+    ours, theirs = (gradients(f, x, kernel, weights=weights) for f in (backend.pointwise, reference))
+    for mine, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [(3, 3), (1, 4), (0, 2)])
+def test_a_reduction_has_the_gradients_of_its_two_paths(widths):
+    def reference(x, a, b):
+        return ops.concatenate([ops.matmul(x[:, ::2, ::2], a[0, 0]), ops.matmul(x[:, 1::2, 1::2], b[0, 0])], axis=-1)
+
+    arrays = [numbers(2, 6, 4, 3), *(numbers(1, 1, 3, width, seed=width) for width in widths)]
+    weights = numbers(2, 3, 2, sum(widths), seed=9)
+    ours, theirs = (gradients(f, *arrays, weights=weights) for f in (backend.factorized_reduction, reference))
+    for mine, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bit", [0, 1])
+def test_a_skip_is_added_and_gets_its_gradient_where_its_bit_is_set(bit):
+    x, other, weights = (numbers(2, 3, 3, 2, seed=seed) for seed in range(3))
+
+    def join(x, other):
+        return backend.add_where(ops.convert_to_tensor(bit, dtype="int32"), x, other)
+
+    np.testing.assert_array_equal(array(join(ops.convert_to_tensor(x), ops.convert_to_tensor(other))), x + bit * other)
+    to_x, to_other = gradients(join, x, other, weights=weights)
+    np.testing.assert_allclose(to_x, weights, atol=1e-6)
+    np.testing.assert_allclose(to_other, bit * weights, atol=1e-6)

@@ -222,3 +222,93 @@ def _shifted(x: Any, by: int, axis: int, beyond: float) -> Any:
     pads, begin, size = [[0, 0]] * 4, [0] * 4, [-1] * 4
     pads[axis], begin[axis], size[axis] = [1, 1], 1 + by, x.shape[axis]
     return tf.slice(tf.pad(x, pads, constant_values=tf.cast(beyond, x.dtype)), begin, size)
+
+
+def pointwise(x: Any, kernel: Any) -> Any:
+    """A 1x1 convolution: x [B, H, W, Cin], kernel [1, 1, Cin, Cout] to [B, H, W, Cout].
+
+    On TensorFlow's CPU it is a product of matrices, which is faster there (`docs/performance.md`).
+    """
+    if _on_tensorflow_cpu() and None not in x.shape[1:]:
+        y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.reshape(kernel, kernel.shape[2:]))
+        return tf.reshape(y, (-1, *x.shape[1:-1], kernel.shape[-1]))
+    return ops.conv(x, kernel, strides=1, padding="valid", data_format="channels_last")
+
+
+def add_where(bit: Any, x: Any, other: Any) -> Any:
+    """x + other where the scalar `bit` is not 0, else x; both [B, H, W, C].
+
+    On TensorFlow's CPU `other` is not even read where it is not added; XLA rather multiplies it by the bit on its way.
+    """
+    if _on_tensorflow_cpu():
+        return _tensorflow_add_where()(bit, x, other)
+    return x + ops.cast(bit, x.dtype) * other
+
+
+@functools.cache
+def _tensorflow_add_where() -> Callable[..., Any]:
+    @functools.partial(tf.function, autograph=False)
+    @tf.custom_gradient
+    def add(bit: Any, x: Any, other: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def backward(dy: Any) -> tuple[Any, ...]:
+            return None, dy, tf.cond(bit != 0, lambda: tf.identity(dy), lambda: tf.zeros_like(dy))
+
+        return tf.cond(bit != 0, lambda: x + other, lambda: tf.identity(x)), backward
+
+    return add
+
+
+def factorized_reduction(x: Any, kernel_a: Any, kernel_b: Any) -> Any:
+    """Two 1x1 convolutions of stride 2, the second on the map shifted by one pixel along both axes, side by side.
+
+    On TensorFlow's CPU they are two products of matrices, with a gradient of their own; elsewhere one 2x2 convolution
+    whose kernel is zero off the diagonal: the same numbers, and the gradient needs no strided slice.
+
+    Args:
+      x: [B, H, W, Cin], H and W even.
+      kernel_a, kernel_b: [1, 1, Cin, Fa] and [1, 1, Cin, Fb].
+
+    Returns:
+      [B, H / 2, W / 2, Fa + Fb].
+    """
+    if _on_tensorflow_cpu() and None not in x.shape[1:]:
+        return _tensorflow_reduction()(x, kernel_a[0, 0], kernel_b[0, 0])
+    corner_a = ops.pad(kernel_a, ((0, 1), (0, 1), (0, 0), (0, kernel_b.shape[-1])))
+    corner_b = ops.pad(kernel_b, ((1, 0), (1, 0), (0, 0), (kernel_a.shape[-1], 0)))
+    return ops.conv(x, corner_a + corner_b, strides=2, padding="valid", data_format="channels_last")
+
+
+@functools.cache
+def _tensorflow_reduction() -> Callable[..., Any]:
+    place = tf.function(_place_on_diagonal, jit_compile=True, autograph=False)
+
+    @functools.partial(tf.function, autograph=False)
+    @tf.custom_gradient
+    def reduce(x: Any, a: Any, b: Any) -> tuple[Any, Callable[[Any], Any]]:
+        _, height, width, channels = x.shape
+        # Each row holds two pixels side by side, and each pair of rows what becomes one row.
+        pairs = tf.reshape(x, (-1, 2, width // 2, 2 * channels))
+        even = tf.reshape(pairs[:, 0, :, :channels], (-1, channels))
+        odd = tf.reshape(pairs[:, 1, :, channels:], (-1, channels))
+        y = tf.concat([tf.matmul(even, a), tf.matmul(odd, b)], axis=-1)
+
+        def backward(dy: Any) -> tuple[Any, Any, Any]:
+            dy = tf.reshape(dy, (-1, dy.shape[-1]))
+            dy_a, dy_b = dy[:, : a.shape[-1]], dy[:, a.shape[-1] :]
+            shape = (-1, height // 2, 1, width // 2, 1, channels)
+            to_even = tf.reshape(tf.matmul(dy_a, a, transpose_b=True), shape)
+            to_odd = tf.reshape(tf.matmul(dy_b, b, transpose_b=True), shape)
+            dx = tf.reshape(place(to_even, to_odd), (-1, height, width, channels))
+            return dx, tf.matmul(even, dy_a, transpose_a=True), tf.matmul(odd, dy_b, transpose_a=True)
+
+        return tf.reshape(y, (-1, height // 2, width // 2, y.shape[-1])), backward
+
+    return reduce
+
+
+def _place_on_diagonal(even: Any, odd: Any) -> Any:
+    """[n, h, 1, w, 1, C] twice to [n, h, 2, w, 2, C]: at (0, 0) the one, at (1, 1) the other, elsewhere 0."""
+    first, second = (tf.one_hot(i, 2, dtype=even.dtype) for i in (0, 1))
+    rows, columns = (1, 1, 2, 1, 1, 1), (1, 1, 1, 1, 2, 1)
+    upper = tf.reshape(first, rows) * tf.reshape(first, columns) * even
+    return upper + tf.reshape(second, rows) * tf.reshape(second, columns) * odd

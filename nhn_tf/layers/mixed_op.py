@@ -177,7 +177,7 @@ class MixedOp(keras.layers.Layer):
         by_batch = learning or self.use_batch_statistics
         one_hot = K.one_hot(0 if choice is None else choice, len(self.ops), dtype="float32")
 
-        x = _convolve(inputs, pick(one_hot, self.in_kernel))
+        x = backend.pointwise(inputs, pick(one_hot, self.in_kernel))
         x, mean, variance = self.in_bn.normalize(x, self.in_bn.select(one_hot), by_batch=by_batch)
         if learning:
             self.in_bn.update(one_hot, mean, variance)
@@ -207,9 +207,11 @@ class MixedOp(keras.layers.Layer):
         """The branch x -> (y, mean, variance) of a convolution."""
 
         def branch(x: Any) -> tuple[Any, Any, Any]:
+            convolve = _convolve
             if op.kind == "separable_conv":
                 x = K.depthwise_conv(x, weights[0], strides=1, padding="same", data_format="channels_last")
-            y, mean, variance = bn.normalize(_convolve(x, weights[-1]), chosen, by_batch=by_batch)
+                convolve = backend.pointwise
+            y, mean, variance = bn.normalize(convolve(x, weights[-1]), chosen, by_batch=by_batch)
             return K.relu(y), mean, variance
 
         return branch

@@ -1,4 +1,4 @@
-"""ENAS's factorized reduction, computed as one convolution."""
+"""ENAS's factorized reduction."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import keras
 from keras import ops
 
+from nhn_tf.layers import backend
+
 
 @keras.saving.register_keras_serializable("nhn_tf")
 class FactorizedReduction(keras.layers.Layer):
     """Halves height and width without losing half of the pixels.
 
     Two 1x1 convolutions of stride 2, the second of which reads the map shifted by one pixel along both axes; their
-    results stand side by side. Both are computed at once, as one 2x2 convolution of stride 2 whose kernel is zero
-    off the diagonal: the same numbers, and the gradient needs no strided slice. No bias, no normalisation.
+    results stand side by side. No bias, no normalisation.
 
     Args:
       filters: F, channels of the result.
@@ -49,9 +50,8 @@ class FactorizedReduction(keras.layers.Layer):
         self.kernel_b = self.add_weight(name="kernel_b", shape=(*shape, self.filters_b), initializer=second)
 
     def call(self, inputs: Any) -> Any:
-        corner_a = ops.pad(self.kernel_a, ((0, 1), (0, 1), (0, 0), (0, self.filters_b)))
-        corner_b = ops.pad(self.kernel_b, ((1, 0), (1, 0), (0, 0), (self.filters_a, 0)))
-        return ops.conv(inputs, corner_a + corner_b, strides=2, padding="valid", data_format="channels_last")
+        kernels = (ops.convert_to_tensor(self.kernel_a), ops.convert_to_tensor(self.kernel_b))
+        return backend.factorized_reduction(inputs, *kernels)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape

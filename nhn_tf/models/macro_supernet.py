@@ -10,9 +10,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MixedOp, SmoothInit
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MixedOp, SmoothInit, backend
 from nhn_tf.models.superset import Superset
 from nhn_tf.values import names
 from nhn_tf.values.genotype import Genotype
@@ -153,9 +152,9 @@ class MacroSupernet(Superset):
         """y plus the outputs that the layer's skip bits name; all [B, H, W, C]."""
         if self._static is not None:
             return sum((outputs[i] for i in self._static.skips[layer]), start=y)
-        bits = ops.cast(genes[self.space.skip_slice(layer)], y.dtype)
+        bits = genes[self.space.skip_slice(layer)]
         for i in range(layer):
-            y = y + bits[i] * outputs[i]
+            y = backend.add_where(bits[i], y, outputs[i])
         return y
 
     def _halve(self, outputs: list[Any], number: int, *, training: bool) -> list[Any]:

@@ -404,7 +404,7 @@ def test_layer_types(tail):
     pruning.apply_masks(model, {"conv": columns(0, 1, 2, outputs=6)})
     check_compaction(model)
     dead = pruning.liveness(model)["conv"].dead_neurons
-    none = ("padded", "depthwise", "separable", "output_is_add", "gated", "one_gate", "prelu_anywhere", "transposed")
+    none = ("padded", "depthwise", "separable", "output_is_add", "gated", "one_gate", "transposed")
     kept_anyhow = {**dict.fromkeys((*none, "transposed_between"), 0), "strided": 2, "dilated": 2, "asymmetric": 2}
     assert dead == kept_anyhow.get(tail, 3)
 

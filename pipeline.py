@@ -23,7 +23,7 @@ from absl import flags
 from flags import entry
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
-from nhn_tf.settings.plan import seconds
+from nhn_tf.settings.plan import parse_seconds
 from nhn_tf.settings.presets import PAPER, SHARED, part_of
 from nhn_tf.settings.stages import NAMES
 from nhn_tf.storage import files
@@ -46,8 +46,8 @@ def main() -> None:
             "repeat": "the run.json of a run whose stages shall run once more with the settings that it notes",
             "time_limit": "time for everything, such as 20m or 1h30m: what is done in it is planned",
         },
+        switches={"baseline": "with --time_limit: also train a plain network, for as long as the base"},
     )
-    flags.DEFINE_boolean("baseline", True, "with --time_limit: also train a plain network, for as long as the base")
     if len(sys.argv) == 1:
         print(__doc__)
         sys.exit(2)
@@ -60,7 +60,7 @@ def chosen(stage_flags: StageFlags) -> dict[str, Any]:
     """What the flags ask for: a run again, a run within a time, or a run as a preset has it."""
     if FLAGS.repeat:
         return repeat(stage_flags)
-    if FLAGS.time_limit:
+    if FLAGS.time_limit is not None:
         return run_timed(stage_flags, FLAGS.time_limit)
     if not FLAGS["preset"].present and FLAGS.dataset in OWN_IMAGES and not entry.has_accelerator():
         print(f"no --preset and no --time_limit: images of one's own get {OWN_MINUTES} minutes on a CPU")
@@ -73,16 +73,15 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
     if FLAGS["preset"].present:
         raise UserError("--preset and --time_limit exclude each other: the time decides every setting.")
     try:
-        limit_s = seconds(limit)
+        limit_s = parse_seconds(limit)
     except ValueError as error:
         raise UserError(entry.in_flags(str(error))) from None
-    parts = {stage: stage_flags.configured(stage) for stage in NAMES}
-    changes = {name: value for name, value in stage_flags.typed().items() if part_of(name)[0] not in SHARED}
+    shared = stage_flags.configured()
+    typed = {name: value for name, value in stage_flags.typed().items() if part_of(name)[0] not in SHARED}
     entry.check_backend()
     from nhn_tf.runs import RunDirectory
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
-    shared = {name: parts["base"][name] for name in SHARED}
     return pipeline.run_timed(
         RunDirectory(FLAGS.model_dir or os.path.join("runs", shared["data"].dataset)),
         dataclasses.replace(PAPER, **shared),
@@ -90,7 +89,7 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
         seed=FLAGS.seed,
         baseline=FLAGS.baseline,
         overwrite=FLAGS.overwrite,
-        changes=changes,
+        typed=typed,
     )
 
 

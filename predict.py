@@ -23,7 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from flags import entry
-from nhn_tf.data import folder_listing, left_out
+from nhn_tf.data import folder_listing, skipped_files
 from nhn_tf.errors import UserError
 from nhn_tf.export import Prediction, load_predictor, predicting
 
@@ -73,7 +73,7 @@ def pictures_at(path: Path) -> list[Path]:
         return [path]
     found, others = folder_listing.pictures_below(path)
     if others:
-        print(f"{path}: {left_out.in_words(left_out.tally(others))}", file=sys.stderr)
+        print(f"{path}: {skipped_files.in_words(skipped_files.tally(others))}", file=sys.stderr)
     if not found:
         raise UserError(f"there is no picture in {path}.")
     return found
@@ -82,7 +82,7 @@ def pictures_at(path: Path) -> list[Path]:
 def in_words(path: Path, prediction: Prediction) -> str:
     """Such as "new.jpg: cat 97.3%, dog 2.1%, fox 0.6%"."""
     classes = ", ".join(f"{name} {100 * share:.1f}%" for name, share in prediction.top(FLAGS.top or None))
-    return f"{left_out.readable(str(path))}: {classes}"
+    return f"{skipped_files.readable(str(path))}: {classes}"
 
 
 def in_json(path: Path, prediction: Prediction) -> str:

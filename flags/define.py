@@ -40,6 +40,7 @@ class StageFlags:
       choose_stage: whether the user names one by `--stage`.
       groups: further values that `--stage` may take.
       texts: further flags of the script's own whose values are texts: name to help.
+      switches: further ones that are on unless they are switched off: name to help.
       prefixed: whether a stage's settings carry its name, `--base_epochs`; for scripts that run several at once.
       values: where the flags live.
     """
@@ -52,6 +53,7 @@ class StageFlags:
         prefixed: bool = False,
         groups: Iterable[str] = (),
         texts: Mapping[str, str] = {},
+        switches: Mapping[str, str] = {},
         values: flags.FlagValues = flags.FLAGS,
     ):
         self.stages = tuple(stages)
@@ -62,14 +64,14 @@ class StageFlags:
         for part in (*SHARED, *self.stages):
             for field in dataclasses.fields(_class_of(part)):
                 self._settings.setdefault(self._flag(part, field.name), {})[part] = field
-        self._own = self._define_own([*stages, *groups] if choose_stage else [], texts)
+        self._own = self._define_own([*stages, *groups] if choose_stage else [], texts, switches)
         for name, parts in self._settings.items():
             self._define_setting(name, parts)
 
     def _flag(self, part: str, field: str) -> str:
         return f"{part}_{field}" if self._prefixed and part not in SHARED else field
 
-    def _define_own(self, choices: list[str], texts: Mapping[str, str]) -> list[str]:
+    def _define_own(self, choices: list[str], texts: Mapping[str, str], switches: Mapping[str, str]) -> list[str]:
         on: dict[str, Any] = {"flag_values": self.values}
         flags.DEFINE_enum("preset", "paper", list(PRESETS), _presets_in_words(), **on)
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
@@ -82,7 +84,9 @@ class StageFlags:
             own.insert(0, "stage")
         for name, help in texts.items():
             flags.DEFINE_string(name, None, help, **on)
-        return [*own, *texts]
+        for name, help in switches.items():
+            flags.DEFINE_boolean(name, True, help, **on)
+        return [*own, *texts, *switches]
 
     def _define_setting(self, name: str, parts: dict[str, dataclasses.Field]) -> None:
         part, field = next(iter(parts.items()))

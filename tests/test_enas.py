@@ -278,7 +278,8 @@ def test_a_search_whose_supernet_diverges_stops_and_says_where():
     searcher = make()
     recorder = Recorder()
     run(searcher, epochs=1)
-    searcher.supernet.stem_conv.kernel.assign(np.full(searcher.supernet.stem_conv.kernel.shape, np.nan))
+    for variable in searcher.supernet.trainable_variables:
+        variable.assign(np.full(variable.shape, np.nan))
     steps = len(batches(24, train=True))
     with pytest.raises(DivergedError, match=rf"no longer finite at step {steps + 1} .*learning rate .*norm") as error:
         run(searcher, epochs=2, callbacks=[recorder])
@@ -290,7 +291,8 @@ def test_a_search_whose_supernet_diverges_stops_and_says_where():
 def test_a_supernet_whose_weights_are_lost_is_still_ranked():
     searcher = make()
     run(searcher, epochs=1)
-    searcher.supernet.stem_conv.kernel.assign(np.full(searcher.supernet.stem_conv.kernel.shape, np.nan))
+    for variable in searcher.supernet.trainable_variables:
+        variable.assign(np.full(variable.shape, np.nan))
     searcher.results = None
     assert searcher.finish()["val_accuracy"] == 0.0
 

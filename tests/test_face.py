@@ -57,6 +57,8 @@ def test_arrays_go_through_the_whole_pipeline_and_are_kept(tmp_path):
         ({"base_epochs": 0}, "`epochs` must be between 1"),
         ({"preset": "tiny"}, "`preset` must be among"),
         ({"x": np.zeros((4, 8, 8))}, "`x` and `y` must be given together"),
+        ({"class_names": ["a", "b"]}, "`val`, `test` and `class_names` go with `x` and `y`"),
+        ({"time_limit": "20m"}, "`preset` and `time_limit` exclude each other"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_made(tmp_path, changes, message):

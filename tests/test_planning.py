@@ -1,6 +1,7 @@
 """Plans for a time limit: what fits, what is left out, and that a run with one ends in time and is resumed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from nhn_tf.errors import UserError
-from nhn_tf.settings.plan import Plan, seconds
+from nhn_tf.runs import RunDirectory
+from nhn_tf.settings.plan import Plan, parse_seconds
 from nhn_tf.settings.presets import PAPER
+from nhn_tf.settings.stages import NAMES
 from nhn_tf.stages import planning
 from nhn_tf.stages.planning import Machine
 
@@ -17,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # 64 images a step, 62 steps an epoch; the network of width 16 takes 20e6 multiply-adds, so 0.1 + 0.2 s a step.
 MACHINE = Machine(
-    trace_s=10.0, epoch_s=0.5, fixed_s=0.1, rate_s=1e-8, batch_size=64, flops=(0.0, 20e6 / 256),
+    trace_s=10.0, epoch_overhead_s=0.5, fixed_s=0.1, rate_s=1e-8, batch_size=64, flops=(0.0, 20e6 / 256),
     baseline_flops=40_000_000, train=4000, val=500,
 )  # fmt: skip
 
@@ -32,9 +35,9 @@ def planned_seconds(plan):
 
 def test_an_epoch_is_its_steps_and_its_validation():
     # 62 steps, and 500 / 64 batches of validation at a third: 64.6 steps of 0.3 s, and half a second.
-    assert MACHINE.epoch(MACHINE.network(16)) == pytest.approx(0.5 + 0.3 * (62 + 500 / 64 / 3))
-    assert MACHINE.epochs(10.0 + 5.5 * (0.5 + 0.3 * (62 + 500 / 64 / 3)), MACHINE.network(16)) == 5
-    assert MACHINE.epochs(3.0, MACHINE.network(16)) == 0
+    assert MACHINE.epoch_seconds(MACHINE.flops_of(16)) == pytest.approx(0.5 + 0.3 * (62 + 500 / 64 / 3))
+    assert MACHINE.epochs(10.0 + 5.5 * (0.5 + 0.3 * (62 + 500 / 64 / 3)), MACHINE.flops_of(16)) == 5
+    assert MACHINE.epochs(3.0, MACHINE.flops_of(16)) == 0
 
 
 @pytest.mark.parametrize("minutes", [5, 10, 20, 60, 170, 200, 600])
@@ -57,6 +60,21 @@ def test_more_time_gives_wider_networks_and_more_stages():
     assert plan(200).preset.base.genotype == ""
 
 
+def test_what_is_typed_is_part_of_the_plan():
+    typed = {"base_epochs": 3, "pruned_l2": 1e-3}
+    made = planning.make(MACHINE, PAPER, limit_s=1200, spent_s=30, baseline=False, typed=typed)
+    assert made.preset.base.epochs == 3 and made.preset.pruned.l2 == 1e-3
+    each = MACHINE.epoch_seconds(MACHINE.flops_of(made.preset.base.filters))
+    assert made.stages["base"] == pytest.approx(10 + 3 * each)
+    slow = planning.as_seen(MACHINE, made, "base", made.stages["base"])
+    assert slow.epoch_seconds(1e7) == pytest.approx(MACHINE.epoch_seconds(1e7))
+
+
+def test_a_baseline_that_does_not_fit_is_left_out_in_words():
+    made = plan(1.7, baseline=True)
+    assert "baseline" not in made.stages and made.left_out["baseline"] == "the time is too short"
+
+
 def test_too_short_a_limit_names_one_that_is_long_enough():
     with pytest.raises(UserError, match=r"`time_limit` must be at least ([\d.]+)m here") as error:
         plan(0.5)
@@ -66,10 +84,10 @@ def test_too_short_a_limit_names_one_that_is_long_enough():
 
 def test_the_rest_is_planned_again_with_the_time_that_is_left():
     first = plan(20)
-    slow = planning.after(MACHINE, first, "base", 1.4 * first.stages["base"])
-    assert slow.epoch(1e7) == pytest.approx(1.4 * MACHINE.epoch(1e7), rel=0.05)
+    slow = planning.as_seen(MACHINE, first, "base", 1.4 * first.stages["base"])
+    assert slow.epoch_seconds(1e7) == pytest.approx(1.4 * MACHINE.epoch_seconds(1e7), rel=0.05)
     spent = first.spent_s + 1.4 * first.stages["base"]
-    second = planning.again(first, slow, done=("base",), spent_s=spent)
+    second = planning.replan(first, slow, done=("base",), spent_s=spent)
     assert second.preset.pruned.epochs < first.preset.pruned.epochs
     assert second.preset.base == first.preset.base
     rest = sum(seconds for name, seconds in second.stages.items() if name != "base")
@@ -84,12 +102,19 @@ def test_the_decay_of_idle_weights_follows_the_length_of_the_training():
     assert e_folds == pytest.approx(planning.E_FOLDS, rel=0.3)
 
 
-def test_a_plan_survives_the_journal():
+def test_a_plan_survives_the_journal(tmp_path):
     made = plan(20, baseline=True)
     noted = json.loads(json.dumps(made.to_json()))
     assert Plan.from_json(noted).to_json() == noted
-    assert Machine(**Plan.from_json(noted).machine).epoch(1e7) == MACHINE.epoch(1e7)
+    assert Machine(**Plan.from_json(noted).machine).epoch_seconds(1e7) == MACHINE.epoch_seconds(1e7)
     assert "left out: no add-ons" in made.table() and "filters" in made.table()
+    directory = RunDirectory(tmp_path / "run")
+    with directory.hold():
+        directory.journal.note_plan(plan(200, baseline=True).to_json())
+    read = Plan.from_json(directory.journal.read()["plan"])
+    # A JSON file is written with its keys sorted; the order of the stages is what the plan is about.
+    assert list(read.stages) == [*NAMES, "baseline"]
+    assert read.behind("final") == read.stages["baseline"]
     with pytest.raises(ValueError, match="a plan must have limit_s"):
         Plan.from_json({"preset": PAPER.to_json()})
 
@@ -98,13 +123,13 @@ def test_a_plan_survives_the_journal():
     ("text", "expected"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("7", 420), ("0.5", 30)]
 )
 def test_times_are_read_as_users_write_them(text, expected):
-    assert seconds(text) == expected
+    assert parse_seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "20x", "-3m", "0m", "h30", "1e9h"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(ValueError, match="`time_limit` must be"):
-        seconds(text)
+        parse_seconds(text)
 
 
 def pipeline(*arguments):
@@ -131,6 +156,24 @@ def test_a_wrong_limit_is_refused_before_anything_is_written(tmp_path, flags, me
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--time_limit=1s", "--overwrite"], "--time_limit must be at least"),
+        (["--time_limit=20m"], "holds stages, but no plan"),
+        (["--time_limit=20m", "--overwrite", "--base_lr_min=9"], "must not exceed lr_max"),
+    ],
+)
+def test_what_is_refused_discards_nothing(smoke_run, tmp_path, flags, message):
+    shutil.copytree(smoke_run.path / "2-base", tmp_path / "run" / "2-base")
+    shutil.copy(smoke_run.path / "run.json", tmp_path / "run")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "2-base").iterdir())
+    result = pipeline("--dataset=digits", "--train_limit=96", f"--model_dir={tmp_path / 'run'}", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "2-base").iterdir()) == before
 
 
 def test_a_planned_run_ends_with_a_network_and_is_resumed_by_its_plan(tmp_path):

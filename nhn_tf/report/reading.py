@@ -24,6 +24,7 @@ class Run:
       calls: what run.json notes of each call, the latest last: command, versions, backend, device.
       stages: every stage of the pipeline, in its order, begun or not.
       baseline: the plain network that the run is compared with, trained or not.
+      left_out: why its plan for a time limit leaves stages out, by name; empty without a plan.
       genotype: that of the latest finished stage; None when none has finished.
       genotype_stage: that stage's name.
       predictions: what the finished trained networks answered to the test images, by stage, as far as it was kept; the
@@ -34,6 +35,7 @@ class Run:
     calls: list[dict[str, Any]]
     stages: dict[str, StageRecord]
     baseline: StageRecord
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     genotype: Genotype | None = None
     genotype_stage: str | None = None
     predictions: dict[str, Predictions] = dataclasses.field(default_factory=dict)
@@ -61,11 +63,13 @@ def read(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path} holds no run (no run.json). Give the directory of a run, or begin one: {command}")
-    calls = directory.journal.read()["calls"]
+    noted = directory.journal.read()
+    calls, plan = noted["calls"], noted.get("plan") or {}
     if not calls or not all(isinstance(call, dict) for call in calls):
         raise DamagedFileError(f"{path / 'run.json'} does not list the run's calls. Restore a copy.")
 
-    run = Run(path, calls, directory.stages, directory.stage(BASELINE))
+    left_out = dict(plan.get("left_out", {}))
+    run = Run(path, calls, directory.stages, directory.stage(BASELINE), left_out)
     for stage in (*run.stages.values(), run.baseline):
         _read_stage(stage)
     if not run.begun:

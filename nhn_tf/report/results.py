@@ -165,8 +165,12 @@ def caveats(run: Run) -> list[str]:
         if stage.config["config"].get("eval_split") == "test":
             told.append(f"Stage {stage.name} selected on test images, as the paper did; its test figures are too good.")
     told += _stale(run)
-    if missing := [stage.name for stage in run.stages.values() if not stage.is_done]:
+    planned = [stage for stage in run.stages.values() if stage.name not in run.left_out]
+    if missing := [stage.name for stage in planned if not stage.is_done]:
         told.append(f"The run is not complete. Without a result: {', '.join(missing)}.")
+    for why in dict.fromkeys(run.left_out.values()):
+        names = [name for name in run.left_out if run.left_out[name] == why]
+        told.append(f"Left out by the plan for the time limit: {', '.join(names)} ({why}).")
     if run.finished:
         told.append("Every measured figure is of a single run with a single seed.")
     return told

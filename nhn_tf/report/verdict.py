@@ -169,7 +169,8 @@ def _indistinguishable(row: Json, best: Json) -> bool:
 
 def _improve(run: Run, results: Json) -> list[str]:
     told = []
-    if missing := [stage["stage"] for stage in results["stages"] if stage["state"] != "finished"]:
+    unfinished = [stage["stage"] for stage in results["stages"] if stage["state"] != "finished"]
+    if missing := [name for name in unfinished if name not in run.left_out]:
         told.append(f"Finish the run: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} still to come.")
     row = results["main_row"]
     if row is None:

@@ -85,8 +85,9 @@ class Journal:
         files.write_sealed(self.path, record)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Removes what is noted of stages."""
+        """Removes what is noted of stages, and the plan that they followed."""
         record = self._record()
+        record.pop("plan", None)
         record["stages"] = {name: entry for name, entry in record["stages"].items() if name not in names}
         files.write_sealed(self.path, record)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nhn_tf.settings.presets import Preset
+from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -23,6 +24,7 @@ class Plan:
       stages: planned seconds of each stage and control that runs, by name, in their order.
       left_out: why each other stage is left out, by name.
       machine: how fast the machine was, as measured or seen last.
+      typed: settings that stand whatever is planned, as `Preset.replaced` takes them; they are in `preset`, too.
     """
 
     limit_s: float
@@ -31,6 +33,7 @@ class Plan:
     stages: Mapping[str, float]
     left_out: Mapping[str, str]
     machine: Mapping[str, Any]
+    typed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def behind(self, stage: str) -> float:
         """Planned seconds of the stages that follow one."""
@@ -45,6 +48,7 @@ class Plan:
             "stages": dict(self.stages),
             "left_out": dict(self.left_out),
             "machine": dict(self.machine),
+            "typed": {name: list(v) if isinstance(v, tuple) else v for name, v in self.typed.items()},
         }
 
     @classmethod
@@ -57,7 +61,11 @@ class Plan:
         try:
             preset = Preset.from_json(value["preset"], help="planned")
             limit_s, spent_s = float(value["limit_s"]), float(value["spent_s"])
-            return cls(limit_s, spent_s, preset, value["stages"], value["left_out"], value["machine"])
+            stages, left_out = (  # a file keeps no order
+                {name: value[part][name] for name in (*NAMES, *CONTROL_NAMES) if name in value[part]}
+                for part in ("stages", "left_out")
+            )
+            return cls(limit_s, spent_s, preset, stages, left_out, value["machine"], value.get("typed", {}))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"a plan must have limit_s, spent_s, preset, stages, left_out, machine: {error!r}"
@@ -79,7 +87,7 @@ def _what(name: str, preset: Preset) -> str:
     return ", ".join(f"{key} {config[key]}" for key in wanted if key in config)
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """A time as users write it, "90s", "20m", "1.5h" or "1h30m", in seconds; a bare number is minutes.
 
     Raises:

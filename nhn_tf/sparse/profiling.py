@@ -10,6 +10,7 @@ import dataclasses
 import os
 import platform
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from nhn_tf.sparse.plan.lower import Plan
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op
 from nhn_tf.sparse.runtime import SparseRuntime
+from nhn_tf.storage import files
 
 CLOCKED = ("x86_64", "amd64")
 """Others do not let every program read the counter of turns."""
@@ -108,7 +110,8 @@ class Profile:
             f"µs of {1e3 * self.seconds:.3f} ms an image; %: of this core's peak of {self.peak / 1e9:.0f} GFLOP/s"
         )
         axes.legend(loc="lower right")
-        figure.savefig(path)
+        with files.atomic_write(path) as file:
+            figure.savefig(file, format=Path(path).suffix.removeprefix(".") or "png")
 
 
 def profile(runtime: SparseRuntime, *images: np.ndarray, seconds: float = 1.0) -> Profile:

@@ -62,6 +62,11 @@ def load_feed(settings: Settings) -> Feed:
     return feed
 
 
+def forget_data() -> None:
+    """Lets go of the data set that is kept for the next stage: its file holds others by now."""
+    _load.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _load(config: DataConfig, seed: int) -> datasets.Dataset:
     """The data set; kept for the next stage of the same process."""

@@ -11,17 +11,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.data import arrays
+from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
-from nhn_tf.errors import RunError
+from nhn_tf.errors import RunError, UserError
 from nhn_tf.report import write_report
 from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.settings import PRESETS, Preset
-from nhn_tf.settings.plan import Plan, seconds
-from nhn_tf.settings.presets import SHARED, part_of
+from nhn_tf.settings.plan import Plan, parse_seconds
+from nhn_tf.settings.presets import PAPER, SHARED, part_of
 from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 from nhn_tf.stages import planning, repeating, runner
-from nhn_tf.stages.feed import load_feed
+from nhn_tf.stages.feed import forget_data, load_feed
 from nhn_tf.storage import files
 
 # What a stage's row of the table shows beside its time.
@@ -42,10 +42,11 @@ def pipeline(
     val: tuple[np.ndarray, Sequence] | None = None,
     test: tuple[np.ndarray, Sequence] | None = None,
     class_names: Sequence[str] | None = None,
-    preset: str | Preset = "fast",
+    preset: str | Preset | None = None,
     seed: int = 0,
     overwrite: bool = False,
     time_limit: str | float | None = None,
+    baseline: bool = True,
     **changes: Any,
 ) -> dict[str, Any]:
     """Searches, trains, prunes, grows and reports; called again, it resumes where it stopped.
@@ -61,11 +62,12 @@ def pipeline(
       val: validation images and labels; None holds some of `x` out.
       test: test images and labels, likewise.
       class_names: the name of each number in `y`.
-      preset: where every setting comes from that is not given.
+      preset: where every setting comes from that is not given; "fast" without a time limit.
       seed: of everything random.
       overwrite: begin again, discarding what the directory holds.
       time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
-        machine, whatever the preset; `changes` stand all the same.
+        machine; `changes` stand all the same.
+      baseline: with a time limit, whether to train a plain network too, for as long as the base.
       **changes: settings, as `pipeline.py` names them: those of one stage carry its name, such as `base_epochs`.
 
     Returns:
@@ -75,24 +77,40 @@ def pipeline(
       ValueError: there is no such preset or setting, or a value is out of range.
       UserError: data, directory or settings do not admit the run; nothing has been changed.
     """
-    if isinstance(preset, str) and preset not in PRESETS:
-        raise ValueError(f"`preset` must be among {', '.join(PRESETS)}. Received: {preset!r}.")
     if (x is None) != (y is None):
         raise ValueError("`x` and `y` must be given together.")
-    chosen = (PRESETS[preset] if isinstance(preset, str) else preset).replaced(**changes)
+    if x is None and (val, test, class_names) != (None, None, None):
+        raise ValueError("`val`, `test` and `class_names` go with `x` and `y`.")
+    limit_s = None if time_limit is None else parse_seconds(str(time_limit))
+    chosen, name = _preset(preset, timed=limit_s is not None)
+    chosen = chosen.replaced(**changes)
     directory = RunDirectory(model_dir)
-    name = preset if isinstance(preset, str) else ""
     if x is not None and y is not None:
+        datasets.from_arrays(x, y, chosen.data, seed=seed, val=val, test=test, class_names=class_names)  # may refuse
         source = arrays.read(x, y, val, test, class_names)
         with directory.hold(preset=name, seed=seed):
             path = _keep(source, directory, overwrite=overwrite)
         chosen = chosen.replaced(dataset="arrays", data_dir=str(path))
-    if time_limit is not None:
-        own = {key: value for key, value in changes.items() if part_of(key)[0] not in SHARED}
-        limit_s = seconds(str(time_limit))
-        return run_timed(directory, chosen, limit_s=limit_s, seed=seed, overwrite=overwrite, changes=own)
+    if limit_s is not None:
+        typed = {key: value for key, value in changes.items() if part_of(key)[0] not in SHARED}
+        options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": typed}
+        return run_timed(directory, chosen, limit_s=limit_s, seed=seed, **options)
     settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in NAMES}
     return run(directory, settings, overwrite=overwrite)
+
+
+def _preset(preset: str | Preset | None, *, timed: bool) -> tuple[Preset, str]:
+    """The preset that a call means, and its name if it has one."""
+    if timed and preset is not None:
+        raise ValueError("`preset` and `time_limit` exclude each other: the time decides every setting.")
+    if isinstance(preset, Preset):
+        return preset, ""
+    if timed:
+        return PAPER, ""
+    name = preset or "fast"
+    if name not in PRESETS:
+        raise ValueError(f"`preset` must be among {', '.join(PRESETS)}. Received: {preset!r}.")
+    return PRESETS[name], name
 
 
 def _keep(source: Source, directory: RunDirectory, *, overwrite: bool) -> Path:
@@ -107,6 +125,7 @@ def _keep(source: Source, directory: RunDirectory, *, overwrite: bool) -> Path:
             raise RunError(f"{directory.path} was given other images. Give those, another `model_dir`, or `overwrite`.")
         return path
     arrays.save(path, source)
+    forget_data()
     return path
 
 
@@ -135,7 +154,7 @@ def run(
     first = next(iter(settings.values()))
     runner.set_up(first)
     if overwrite:
-        directory.discard(NAMES, preset=first.preset, seed=first.seed)
+        directory.discard((*NAMES, *CONTROL_NAMES), preset=first.preset, seed=first.seed)
     rows: list[Row] = []
     for stage, asked in settings.items():
         done = runner.run(stage, directory, asked)
@@ -152,7 +171,7 @@ def run_timed(
     seed: int = 0,
     baseline: bool = True,
     overwrite: bool = False,
-    changes: Mapping[str, Any] = {},
+    typed: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Plans a run for a time limit, runs it, and reports; resumed, it follows the plan that it began with.
 
@@ -163,7 +182,7 @@ def run_timed(
       seed: of everything random.
       baseline: whether to train the plain network too.
       overwrite: discard what the run has left first.
-      changes: settings that stand whatever is planned, as `Preset.replaced` takes them.
+      typed: settings that stand whatever is planned, as `Preset.replaced` takes them.
 
     Returns:
       As `run`, and under "left_out" why which stages were left out.
@@ -172,51 +191,73 @@ def run_timed(
       UserError: data, directory or settings do not admit it, or the limit is too short; nothing has been changed.
     """
     began = time.monotonic()
-    feed = load_feed(Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed))
-    runner.set_up(Settings(asked.base, asked.data, asked.compute, seed=seed))
-    if overwrite:
-        directory.discard((*NAMES, *CONTROL_NAMES), preset="", seed=seed)
+    some = Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed)
+    feed = load_feed(some)
+    runner.set_up(some)
     plan = None if overwrite else _noted_plan(directory, limit_s)
-    if plan is None:
-        images = f"{len(feed.data.train):,} images"
-        print(f"measuring this machine on {images} for a plan of {limit_s / 60:g} minutes", flush=True)
-        machine = planning.measure(feed)
-        spent_s = time.monotonic() - began
-        plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline)
+    try:
+        if plan is None:
+            images = f"{len(feed.data.train):,} images"
+            print(f"measuring this machine on {images} for a plan of {limit_s / 60:g} minutes", flush=True)
+            machine, spent_s = planning.measure(feed), time.monotonic() - began
+            plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline, typed=typed)
+        preset = dataclasses.replace(plan.preset, data=asked.data, compute=asked.compute).replaced(**typed)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f"{error}\nThe other settings are planned: leave it out, or give those that it needs."
+        ) from None
+    plan = dataclasses.replace(plan, preset=preset, typed=dict(typed))
+    runner.check({stage: Settings.of(preset, stage, seed=seed) for stage in plan.stages})
+    if overwrite:
+        directory.discard((*NAMES, *CONTROL_NAMES), seed=seed)
     print(f"\n{plan.table()}\n", flush=True)
     rows: list[Row] = []
     for stage in plan.stages:
-        since = time.monotonic()
-        with directory.hold(seed=seed):
-            directory.journal.note_plan(plan.to_json())
-        settings = Settings.of(plan.preset.replaced(**changes), stage, seed=seed)
-        finished = directory.stage(stage).is_done
+        since, finished = time.monotonic(), directory.stage(stage).is_done
+        _note(directory, plan, seed)
+        settings = Settings.of(plan.preset, stage, seed=seed)
         done = runner.run(stage, directory, dataclasses.replace(settings, behind_s=plan.behind(stage)))
         rows.append((stage, done, ""))
         print(f"\n{table(rows)}\n", flush=True)
         if not finished:
             took = max(done["wall_s"], time.monotonic() - since)
-            machine = planning.after(planning.Machine(**plan.machine), plan, stage, took)
+            machine = planning.as_seen(planning.Machine(**plan.machine), plan, stage, took)
             passed = [name for name, _, _ in rows]
-            plan = planning.again(plan, machine, done=passed, spent_s=plan.spent_s + took)
-    with directory.hold(seed=seed):
-        directory.journal.note_plan(plan.to_json())
+            plan = planning.replan(plan, machine, done=passed, spent_s=plan.spent_s + took)
+    _note(directory, plan, seed)
     return {**_reported(directory, rows), "left_out": dict(plan.left_out)}
 
 
+def _note(directory: RunDirectory, plan: Plan, seed: int) -> None:
+    with directory.hold(seed=seed):
+        directory.journal.note_plan(plan.to_json())
+
+
 def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
-    """The plan that a run is under, if there is one."""
+    """The plan that a run is under, if there is one.
+
+    Raises:
+      RunError: it is for another time, of another version, or lost.
+    """
+    again = "Give another `model_dir`, or `overwrite` to begin the run again."
     try:
         noted = directory.journal.read().get("plan")
     except (FileNotFoundError, files.DamagedFileError):
-        return None
+        noted = None
     if noted is None:
+        if any(record.has_begun for record in directory.stages.values()):
+            raise RunError(f"{directory.path} holds stages, but no plan for a time limit.\n{again}")
         return None
-    plan = Plan.from_json(noted)
+    try:
+        plan = Plan.from_json(noted)
+    except ValueError as error:
+        raise RunError(f"{directory.path} has a plan of another version of this program: {error}\n{again}") from None
     if plan.limit_s != limit_s:
+        minutes = f"{plan.limit_s / 60:g}"
         raise RunError(
-            f"{directory.path} was planned for {plan.limit_s / 60:g} minutes.\n"
-            f"Give `time_limit`={plan.limit_s / 60:g}m, another `model_dir`, or `overwrite` to begin the run again."
+            f"{directory.path} was planned for {minutes} minutes.\nGive `time_limit`={minutes}m. Or: {again}"
         )
     return plan
 

@@ -16,7 +16,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import keras
@@ -24,7 +24,16 @@ import keras
 from nhn_tf import training
 from nhn_tf.errors import UserError
 from nhn_tf.models import complexity, network, plain_cnn
-from nhn_tf.settings import BaseConfig, BaselineConfig, EnasConfig, FinalConfig, PruneConfig, RetrainConfig
+from nhn_tf.settings import (
+    BaseConfig,
+    BaselineConfig,
+    EnasConfig,
+    FinalConfig,
+    LdsConfig,
+    PruneConfig,
+    RetrainConfig,
+    TrainConfig,
+)
 from nhn_tf.settings.plan import Plan
 from nhn_tf.settings.presets import DEMO, Preset
 from nhn_tf.stages.feed import Feed
@@ -68,6 +77,7 @@ REASONS: Final = {
     "final": "no add-ons",
     "prune": "the time is too short",
     "pruned": "the time is too short",
+    "baseline": "the time is too short",
 }
 
 
@@ -77,7 +87,7 @@ class Machine:
 
     Attributes:
       trace_s: what a network's first step takes longer than another.
-      epoch_s: of an epoch, whatever its steps.
+      epoch_overhead_s: of an epoch, whatever its steps.
       fixed_s: of a step, whatever the network.
       rate_s: of a step for each multiply-add that an image takes.
       batch_size: of the steps measured.
@@ -87,7 +97,7 @@ class Machine:
     """
 
     trace_s: float
-    epoch_s: float
+    epoch_overhead_s: float
     fixed_s: float
     rate_s: float
     batch_size: int
@@ -101,21 +111,22 @@ class Machine:
         """Of an epoch."""
         return max(1, self.train // self.batch_size)
 
-    def epoch(self, flops: float) -> float:
+    def epoch_seconds(self, flops: float) -> float:
         """Of an epoch with its validation, in which an image takes a third of what it takes in training."""
-        return self.epoch_s + (self.fixed_s + self.rate_s * flops) * (self.steps + self.val / self.batch_size / 3)
+        steps = self.steps + self.val / self.batch_size / 3
+        return self.epoch_overhead_s + (self.fixed_s + self.rate_s * flops) * steps
 
-    def network(self, width: int) -> float:
+    def flops_of(self, width: int) -> float:
         """Multiply-adds of the base network of a width."""
         return self.flops[0] * width + self.flops[1] * width**2
 
     def epochs(self, seconds: float, flops: float) -> int:
-        """How many epochs fit into a time."""
-        return max(0, int((seconds - self.trace_s) / self.epoch(flops)))
+        """How many epochs fit into a time, `MOST_EPOCHS` at most."""
+        return min(MOST_EPOCHS, max(0, int((seconds - self.trace_s) / self.epoch_seconds(flops))))
 
     def scaled(self, scale: float) -> Machine:
         """A machine whose epochs take `scale` times as long."""
-        times = {name: scale * getattr(self, name) for name in ("epoch_s", "fixed_s", "rate_s")}
+        times = {name: scale * getattr(self, name) for name in ("epoch_overhead_s", "fixed_s", "rate_s")}
         return dataclasses.replace(self, **times)
 
 
@@ -143,7 +154,7 @@ def measure(feed: Feed) -> Machine:
     rate = max(slow - fast, 0.05 * slow) / (costs[1] - costs[0])
     return Machine(
         trace_s=max(traces),
-        epoch_s=min(epochs),
+        epoch_overhead_s=min(epochs),
         fixed_s=max(0.0, fast - rate * costs[0]),
         rate_s=rate,
         batch_size=size,
@@ -190,7 +201,15 @@ class _Laps(keras.callbacks.Callback):
         self._epoch = now
 
 
-def make(machine: Machine, asked: Preset, *, limit_s: float, spent_s: float, baseline: bool) -> Plan:
+def make(
+    machine: Machine,
+    asked: Preset,
+    *,
+    limit_s: float,
+    spent_s: float,
+    baseline: bool,
+    typed: Mapping[str, Any] = {},
+) -> Plan:
     """A plan for the whole run.
 
     Args:
@@ -199,8 +218,10 @@ def make(machine: Machine, asked: Preset, *, limit_s: float, spent_s: float, bas
       limit_s: seconds for everything.
       spent_s: those that are gone.
       baseline: whether to train the plain network too, for as long as the base.
+      typed: settings that stand whatever is planned, as `Preset.replaced` takes them.
 
     Raises:
+      ValueError: a typed setting does not go with the planned ones.
       UserError: the limit is too short for any network.
     """
     left = MARGIN * limit_s - RESERVE_S - spent_s
@@ -209,14 +230,16 @@ def make(machine: Machine, asked: Preset, *, limit_s: float, spent_s: float, bas
         seconds = {name: left * share / sum(shares.values()) for name, share in shares.items()}
         width = _width(machine, seconds["base"])
         long_enough = kind != "whole" or limit_s >= WHOLE_METHOD_S
-        if long_enough and machine.epochs(seconds["base"], machine.network(width)) >= LEAST_EPOCHS:
-            left_out = {name: why for name, why in REASONS.items() if name not in seconds}
+        if long_enough and machine.epochs(seconds["base"], machine.flops_of(width)) >= LEAST_EPOCHS:
+            left_out = {name: why for name, why in REASONS.items() if name not in (*seconds, "baseline")}
             preset = _preset(machine, asked, width, seconds)
-            plan = Plan(limit_s, spent_s, preset, seconds, left_out, dataclasses.asdict(machine))
-            return again(plan, machine, done=(), spent_s=spent_s)
+            preset = preset.replaced(**typed)
+            plan = Plan(limit_s, spent_s, preset, seconds, left_out, dataclasses.asdict(machine), dict(typed))
+            return replan(plan, machine, done=(), spent_s=spent_s)
     if baseline:
-        return make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False)
-    epoch = machine.epoch(machine.network(WIDTHS[0]))
+        plan = make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False, typed=typed)
+        return dataclasses.replace(plan, left_out={**plan.left_out, "baseline": REASONS["baseline"]})
+    epoch = machine.epoch_seconds(machine.flops_of(WIDTHS[0]))
     least = (machine.trace_s + LEAST_EPOCHS * epoch + RESERVE_S + spent_s) / MARGIN
     raise UserError(
         f"`time_limit` must be at least {math.ceil(least / 6) / 10:g}m here: an epoch of the smallest network on "
@@ -225,7 +248,7 @@ def make(machine: Machine, asked: Preset, *, limit_s: float, spent_s: float, bas
     )
 
 
-def again(plan: Plan, machine: Machine, *, done: Collection[str], spent_s: float) -> Plan:
+def replan(plan: Plan, machine: Machine, *, done: Collection[str], spent_s: float) -> Plan:
     """The plan with what is still to be done fitted to the time that is left.
 
     Args:
@@ -238,25 +261,34 @@ def again(plan: Plan, machine: Machine, *, done: Collection[str], spent_s: float
     if not rest:
         return dataclasses.replace(plan, spent_s=spent_s)
     scale = max(0.0, MARGIN * plan.limit_s - RESERVE_S - spent_s) / sum(rest.values())
-    preset, stages = plan.preset, dict(plan.stages)
+    preset, stages, typed = plan.preset, dict(plan.stages), plan.typed
     for name, seconds in rest.items():
-        flops = machine.baseline_flops if name == "baseline" else machine.network(preset.base.filters)
+        flops = machine.baseline_flops if name == "baseline" else machine.flops_of(preset.base.filters)
         stages[name] = scale * seconds
-        if name in ("base", "pruned", "final", "baseline"):
-            epochs = min(max(1, machine.epochs(stages[name], flops)), MOST_EPOCHS)
+        config = preset.stage(name)
+        if isinstance(config, TrainConfig):
+            epochs = max(1, machine.epochs(stages[name], flops))
+            epochs = int(typed.get(f"{name}_epochs", epochs))
             preset = preset.replaced(**{f"{name}_epochs": epochs, f"{name}_warmup_epochs": min(2.0, epochs / 5)})
-            stages[name] = machine.trace_s + epochs * machine.epoch(flops)
-    return dataclasses.replace(plan, preset=preset, stages=stages, spent_s=spent_s, machine=dataclasses.asdict(machine))
+            stages[name] = machine.trace_s + epochs * machine.epoch_seconds(flops)
+        elif isinstance(config, LdsConfig):
+            cycles = _cycles(machine, preset.base.filters, config, stages[name])
+            preset = preset.replaced(**{f"{name}_cycles": int(typed.get(f"{name}_cycles", cycles))})
+    measured = dataclasses.asdict(machine)
+    return dataclasses.replace(plan, preset=preset.replaced(**typed), stages=stages, spent_s=spent_s, machine=measured)
 
 
-def after(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
+def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
     """The machine at the speed that a finished training stage had."""
-    if name not in ("base", "pruned"):
-        return machine
     config = plan.preset.stage(name)
-    epochs = config.to_json()["epochs"]
-    each = (seconds - machine.trace_s) / epochs
-    return machine.scaled(each / machine.epoch(machine.network(plan.preset.base.filters))) if each > 0 else machine
+    if not isinstance(config, TrainConfig) or isinstance(config, BaselineConfig):
+        return machine
+    each = (seconds - machine.trace_s) / config.epochs
+    return (
+        machine.scaled(each / machine.epoch_seconds(machine.flops_of(plan.preset.base.filters)))
+        if each > 0
+        else machine
+    )
 
 
 def _batch_size(feed: Feed) -> int:
@@ -268,15 +300,16 @@ def _batch_size(feed: Feed) -> int:
 def _width(machine: Machine, seconds: float) -> int:
     """The largest width that gets enough epochs and updates; the smallest if none does."""
     wanted = max(FULL_EPOCHS, FULL_UPDATES / machine.steps)
-    fitting = [width for width in WIDTHS if machine.epochs(seconds, machine.network(width)) >= wanted]
+    fitting = [width for width in WIDTHS if machine.epochs(seconds, machine.flops_of(width)) >= wanted]
     return max(fitting, default=WIDTHS[0])
 
 
 def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, float]) -> Preset:
-    """The settings of every stage but for the epochs, which `again` fits."""
+    """The settings of every stage but for epochs and cycles, which `replan` fits."""
     rate = 0.1 * machine.batch_size / 128
-    updates = machine.steps * machine.epochs(seconds["base"], machine.network(width))
-    l2 = E_FOLDS * (1 - 0.9) / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
+    updates = machine.steps * machine.epochs(seconds["base"], machine.flops_of(width))
+    idle = 1 - BaseConfig.momentum
+    l2 = E_FOLDS * idle / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
     common: dict[str, Any] = {"batch_size": machine.batch_size, "lr_min": 0.0, "lr_period_epochs": 0, "cutout": 0}
     trained: dict[str, Any] = {**common, "label_smoothing": 0.1, "l2": min(max(l2, 2e-4), 2e-3)}
     architecture = "" if "enas" in seconds else ARCHITECTURE
@@ -290,8 +323,6 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
         prune=PruneConfig(sparsity=0.7, scope="layer", control=True, **common),
         pruned=RetrainConfig(lr_max=rate / 2, **trained),
         final=FinalConfig(lr_max=rate / 2, dropout=0.2, **trained),
-        lds_location=dataclasses.replace(DEMO.lds_location, cycles=_cycles(machine, width, seconds, "lds_location")),
-        lds_direction=dataclasses.replace(DEMO.lds_direction, cycles=_cycles(machine, width, seconds, "lds_direction")),
         baseline=BaselineConfig(lr_max=rate, **trained),
     )
 
@@ -299,14 +330,13 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
 def _search(machine: Machine, width: int, common: dict[str, Any], seconds: float) -> EnasConfig:
     """The search of an architecture: a step of the supernet takes about what one of the base does."""
     sampled = DEMO.enas.controller_steps * DEMO.enas.samples_per_step / 3 * (128 / machine.batch_size)
-    epoch = machine.epoch(machine.network(width)) * (1 + sampled / machine.steps)
+    epoch = machine.epoch_seconds(machine.flops_of(width)) * (1 + sampled / machine.steps)
     epochs = max(1, int((0.8 * seconds - 2 * machine.trace_s) / epoch))
     return dataclasses.replace(DEMO.enas, supernet_filters=width, epochs=epochs, lr_max=0.05, **common)
 
 
-def _cycles(machine: Machine, width: int, seconds: dict[str, float], name: str) -> int:
+def _cycles(machine: Machine, width: int, config: LdsConfig, seconds: float) -> int:
     """Cycles of a search of add-ons that fit: each individual trains a few steps and is measured once."""
-    config = DEMO.stage(name).to_json()
-    individual = config["iterations"] + config["fitness_batch_size"] / machine.batch_size
-    cycle = config["population"] * individual * (machine.fixed_s + machine.rate_s * machine.network(width))
-    return max(1, int((0.7 * seconds.get(name, 0.0) - 2 * machine.trace_s) / cycle))
+    individual = config.iterations + config.fitness_batch_size / machine.batch_size
+    cycle = config.population * individual * (machine.fixed_s + machine.rate_s * machine.flops_of(width))
+    return max(1, int((0.7 * seconds - 2 * machine.trace_s) / cycle))

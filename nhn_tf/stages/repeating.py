@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nhn_tf.errors import RunError
-from nhn_tf.runs import NAMES, Settings, journal
+from nhn_tf.runs import Settings, journal
 from nhn_tf.settings import PRESETS, ComputeConfig, DataConfig
+from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 from nhn_tf.stages.feed import load_feed
 
 
@@ -53,7 +54,7 @@ def read(path: str | os.PathLike[str], changes: Mapping[str, Any] = {}) -> dict[
     if not noted:
         raise RunError(f"`repeat`={path}: no stage of that run has begun; there is nothing to repeat.")
     try:
-        return {name: _noted(name, noted[name], changes) for name in NAMES if name in noted}
+        return {name: _noted(name, noted[name], changes) for name in (*NAMES, *CONTROL_NAMES) if name in noted}
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"`repeat`={path} is of another version of this program: {error}") from None
 

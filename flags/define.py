@@ -17,10 +17,9 @@ from absl import flags
 from nhn_tf import settings
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Config
+from nhn_tf.settings.presets import SHARED
 from nhn_tf.settings.stages import STAGES
 
-# The parts of a preset that every stage shares.
-SHARED = ("data", "compute")
 # The settings that a user's own images need: `--help` describes them.
 FIRST = ("dataset", "data_dir", "image_size")
 

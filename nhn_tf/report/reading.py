@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from nhn_tf.runs import STAGES, RunDirectory, RunError, StageRecord
+from nhn_tf.settings.stages import CONTROL_NAMES
 from nhn_tf.storage.files import DamagedFileError
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.predictions import Predictions
 
-BASELINE: Final = "baseline"
+BASELINE: Final = CONTROL_NAMES[0]
 
 
 @dataclasses.dataclass(frozen=True)

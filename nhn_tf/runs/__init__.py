@@ -2,7 +2,7 @@
 
     runs/NAME/run.json                     what was called, when, with which versions, on which device
     runs/NAME/1-enas/ ... 7-final/         config.json genotype.json [masks.npz] weights.npz metrics.csv
-                                           checkpoint/ tensorboard/ done.json
+    runs/NAME/baseline/                    [predictions.npz] checkpoint/ tensorboard/ done.json
 
 `done.json` is written last. A stage whose done.json carries the same digest returns at once; another digest is an
 error that names the fields that changed. A stage without done.json is resumed from its newest readable checkpoint.

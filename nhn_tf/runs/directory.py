@@ -102,11 +102,6 @@ class RunDirectory:
         """Every stage of the pipeline as it stands, by name, in its order."""
         return {stage.name: StageRecord(self.path, stage) for stage in STAGES}
 
-    @property
-    def controls(self) -> dict[str, StageRecord]:
-        """What the run is compared with, as it stands, by name."""
-        return {stage.name: StageRecord(self.path, stage) for stage in CONTROLS}
-
     def ready(
         self,
         name: str,

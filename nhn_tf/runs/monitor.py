@@ -88,10 +88,6 @@ class Monitor:
         rows = [[row.get(name, "") for name in names] for row in self.history]
         files.write_csv(self.directory / "metrics.csv", list(names), rows)
 
-    @property
-    def events(self) -> EventWriter:
-        return self._events
-
     def close(self) -> None:
         self._events.close()
 

@@ -1,4 +1,7 @@
-"""The seven stages, told once, in their order: what a stage is called, where it lies, what it needs, what runs it."""
+"""Every stage, told once: what it is called, where it lies, what it builds on, what runs it.
+
+`STAGES` are the seven of the pipeline in their order, `CONTROLS` what a run is compared with.
+"""
 
 from __future__ import annotations
 

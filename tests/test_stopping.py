@@ -241,6 +241,7 @@ def unread_after_a_word(program, tmp_path, *, terminal=False):
     os.close(writer)
     try:
         assert os.read(reader, 5) == b"ready"
+        time.sleep(0.2)  # where Python does not buffer, the end of the line comes apart
         os.close(reader)
         return process.wait(timeout=20), stderr.read_text()
     finally:

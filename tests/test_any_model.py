@@ -240,7 +240,7 @@ def transfer(inner: keras.Model, shape=(12, 12, 3)) -> keras.Model:
     return shake(keras.Model(inputs, layers.Dense(4, name="head")(layers.GlobalAveragePooling2D()(x))))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_models_within_models_are_pruned_within_and_compacted_flat(tmp_path):
     model = transfer(base())
     pruned = pruning.prune(model, sparsity=0.8)

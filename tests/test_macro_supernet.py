@@ -117,7 +117,7 @@ def test_genes_of_one_row_and_genes_repeated_over_the_batch_agree():
     )
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_fit_trains_a_different_architecture_each_step():
     keras.utils.set_random_seed(0)
     space = Space(2, 1)

@@ -217,7 +217,7 @@ def test_each_kind_of_connection_meets_the_target_by_itself():
     assert weights[masks["one"]].min() > weights[~masks["one"]].max()
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_pruned_dense_weights_stay_zero_and_are_compacted_away(tmp_path):
     pruned = pruning.prune(MODEL, sparsity={"logits": 0.75, "one": 0.5})
     pruned.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)

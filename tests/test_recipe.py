@@ -80,7 +80,7 @@ def test_the_distilled_loss_by_hand():
     assert float(distiller.compute_loss(x, y, distiller(x), training=False)) == pytest.approx(labels, rel=1e-4)
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_pruned_student_learns_from_its_unpruned_self_and_is_pruned_on():
     teacher = classifier(1)
     student = pruning.prune(teacher, sparsity=0.0)

@@ -4,6 +4,7 @@
     nhn_tf.search    the searches, in Keras Tuner's vocabulary: search.EnasSearch(space, config, ...)
     nhn_tf.pruning   kernels and channels of any Keras model: pruning.prune(model, sparsity=0.85)
     nhn_tf.sparse    fast inference of pruned networks on CPUs: sparse.compile(model)
+    nhn_tf.export    a run's network for other programs: export.load_predictor("runs/mine")("new.jpg")
 
 Each is loaded when it is first used; `nhn_tf.sparse.load` needs neither Keras nor TensorFlow.
 """
@@ -14,6 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _FACE = {
+    "export": "nhn_tf.export",
     "pruning": "nhn_tf.pruning",
     "run": "nhn_tf.stages.pipeline",
     "search": "nhn_tf.search",

@@ -36,7 +36,7 @@ def planned_seconds(plan):
 def test_an_epoch_is_its_steps_and_its_validation():
     # 62 steps, and 500 / 64 batches of validation at a third: 64.6 steps of 0.3 s, and half a second.
     assert MACHINE.epoch_seconds(MACHINE.flops_of(16)) == pytest.approx(0.5 + 0.3 * (62 + 500 / 64 / 3))
-    assert MACHINE.epochs(10.0 + 5.5 * (0.5 + 0.3 * (62 + 500 / 64 / 3)), MACHINE.flops_of(16)) == 5
+    assert MACHINE.epochs(2 * 10.0 + 5.5 * (0.5 + 0.3 * (62 + 500 / 64 / 3)), MACHINE.flops_of(16)) == 5
     assert MACHINE.epochs(3.0, MACHINE.flops_of(16)) == 0
 
 
@@ -60,12 +60,20 @@ def test_more_time_gives_wider_networks_and_more_stages():
     assert plan(200).preset.base.genotype == ""
 
 
+def test_pruning_without_time_to_train_again_is_left_out():
+    first = plan(20)
+    spent = 60 * 20 * planning.MARGIN - planning.RESERVE_S - 24  # 24 s are left: 20 s of them begin and end a stage
+    second = planning.replan(first, MACHINE, done=("base",), spent_s=spent)
+    assert list(second.stages) == ["base"]
+    assert second.left_out["pruned"] == "too little time was left to train again"
+
+
 def test_what_is_typed_is_part_of_the_plan():
     typed = {"base_epochs": 3, "pruned_l2": 1e-3}
     made = planning.make(MACHINE, PAPER, limit_s=1200, spent_s=30, baseline=False, typed=typed)
     assert made.preset.base.epochs == 3 and made.preset.pruned.l2 == 1e-3
     each = MACHINE.epoch_seconds(MACHINE.flops_of(made.preset.base.filters))
-    assert made.stages["base"] == pytest.approx(10 + 3 * each)
+    assert made.stages["base"] == pytest.approx(2 * 10 + 3 * each)
     slow = planning.as_seen(MACHINE, made, "base", made.stages["base"])
     assert slow.epoch_seconds(1e7) == pytest.approx(MACHINE.epoch_seconds(1e7))
 

@@ -268,3 +268,18 @@ def test_a_users_mistake_is_told_in_one_line(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pruned", "expected"),
+    [(0.40, "base"), (0.94, "pruned"), (None, "pruned")],  # of 96 images, 0.95 against 0.94 is chance
+)
+def test_a_network_that_pruning_has_ruined_is_not_the_one_that_predicts(smoke_run, tmp_path, pruned, expected):
+    for name, accuracy in (("2-base", 0.95), ("4-pruned", pruned)):
+        (tmp_path / name).mkdir()
+        done = files.read_sealed(smoke_run.path / name / "done.json")
+        metrics = {**done["metrics"], "val_accuracy": accuracy}
+        if accuracy is None:
+            del metrics["val_accuracy"]
+        files.write_sealed(tmp_path / name / "done.json", {**done, "metrics": metrics})
+    assert predicting.source.last_stage(tmp_path).name == expected

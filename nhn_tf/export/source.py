@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from nhn_tf.errors import UserError
 from nhn_tf.runs import StageRecord
 from nhn_tf.settings import stages
+from nhn_tf.values.intervals import noise
 
 DIRECTORY: Final = "export"
 """Of a run, where its exports lie."""
@@ -38,16 +40,28 @@ def is_run(path: Path) -> bool:
 
 
 def last_stage(run: Path) -> StageRecord:
-    """The last training stage that has finished.
+    """The last training stage that has finished, unless one before it knows more validation images beyond chance.
+
+    A pruned network is smaller, but one that training has not brought back is not worth it. A final network that was
+    trained on the validation images cannot be told by them, and stays the choice.
 
     Raises:
-      ExportError: none has; the message gives the command.
+      ExportError: none has finished; the message gives the command.
     """
-    for name in SOURCES:
-        stage = StageRecord(run, stages.find(name))
-        if stage.is_done:
-            return stage
-    raise ExportError(
-        f"no training stage of {run} has finished, so there is no network to export.\n"
-        f"Run: python {stages.find(SOURCES[-1]).command} --model_dir={run}"
-    )
+    trained = [stage for name in SOURCES if (stage := StageRecord(run, stages.find(name))).is_done]
+    if not trained:
+        raise ExportError(
+            f"no training stage of {run} has finished, so there is no network to export.\n"
+            f"Give the run's command again (its run.json lists it), "
+            f"or run: python {stages.find(SOURCES[-1]).command} --model_dir={run}"
+        )
+    return next((stage for stage in trained if not any(map(functools.partial(_is_worse, stage), trained))), trained[0])
+
+
+def _is_worse(stage: StageRecord, other: StageRecord) -> bool:
+    """Whether the other's network knows more validation images than chance explains."""
+    own, others = (record.metrics.get("val_accuracy") for record in (stage, other))
+    images = stage.done.images.get("val")
+    if own is None or others is None or not images:
+        return False
+    return others - own > noise(own, others, images)

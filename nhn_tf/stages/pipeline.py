@@ -198,7 +198,7 @@ def run_timed(
     try:
         if plan is None:
             images = f"{len(feed.data.train):,} images"
-            print(f"measuring this machine on {images} for a plan of {limit_s / 60:g} minutes", flush=True)
+            print(f"measuring this machine on {images} for a plan of {limit_s / 60:.3g} minutes", flush=True)
             machine, spent_s = planning.measure(feed), time.monotonic() - began
             plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline, typed=typed)
         preset = dataclasses.replace(plan.preset, data=asked.data, compute=asked.compute).replaced(**typed)

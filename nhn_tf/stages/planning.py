@@ -52,6 +52,8 @@ WHOLE_METHOD_S: Final = 3 * 3600.0
 """From this limit on every stage runs."""
 LEAST_EPOCHS: Final = 3
 """With fewer no network here learns anything."""
+LEAST_UPDATES: Final = 100
+"""A pruned network that is trained for fewer is worse than before."""
 FULL_EPOCHS, FULL_UPDATES = 30, 3000
 """A wider network is chosen only if it still gets so many epochs, and so many updates."""
 MOST_EPOCHS: Final = 200
@@ -122,7 +124,12 @@ class Machine:
 
     def epochs(self, seconds: float, flops: float) -> int:
         """How many epochs fit into a time, `MOST_EPOCHS` at most."""
-        return min(MOST_EPOCHS, max(0, int((seconds - self.trace_s) / self.epoch_seconds(flops))))
+        return min(MOST_EPOCHS, max(0, int((seconds - self.stage_s) / self.epoch_seconds(flops))))
+
+    @property
+    def stage_s(self) -> float:
+        """Of a training stage besides its epochs: its first step, and as much for what is measured at its end."""
+        return 2 * self.trace_s
 
     def scaled(self, scale: float) -> Machine:
         """A machine whose epochs take `scale` times as long."""
@@ -240,7 +247,7 @@ def make(
         plan = make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False, typed=typed)
         return dataclasses.replace(plan, left_out={**plan.left_out, "baseline": REASONS["baseline"]})
     epoch = machine.epoch_seconds(machine.flops_of(WIDTHS[0]))
-    least = (machine.trace_s + LEAST_EPOCHS * epoch + RESERVE_S + spent_s) / MARGIN
+    least = (machine.stage_s + LEAST_EPOCHS * epoch + RESERVE_S + spent_s) / MARGIN
     raise UserError(
         f"`time_limit` must be at least {math.ceil(least / 6) / 10:g}m here: an epoch of the smallest network on "
         f"{machine.train:,} images takes {epoch:.1f} s. Received: {limit_s / 60:g}m.\n"
@@ -270,12 +277,22 @@ def replan(plan: Plan, machine: Machine, *, done: Collection[str], spent_s: floa
             epochs = max(1, machine.epochs(stages[name], flops))
             epochs = int(typed.get(f"{name}_epochs", epochs))
             preset = preset.replaced(**{f"{name}_epochs": epochs, f"{name}_warmup_epochs": min(2.0, epochs / 5)})
-            stages[name] = machine.trace_s + epochs * machine.epoch_seconds(flops)
+            stages[name] = machine.stage_s + epochs * machine.epoch_seconds(flops)
         elif isinstance(config, LdsConfig):
             cycles = _cycles(machine, preset.base.filters, config, stages[name])
             preset = preset.replaced(**{f"{name}_cycles": int(typed.get(f"{name}_cycles", cycles))})
     measured = dataclasses.asdict(machine)
+    if {"prune", "pruned"} <= set(rest) and "pruned_epochs" not in typed and not _brings_back(machine, preset):
+        left = {name: seconds for name, seconds in plan.stages.items() if name not in ("prune", "pruned")}
+        left_out = dict(plan.left_out) | dict.fromkeys(("prune", "pruned"), "too little time was left to train again")
+        return replan(dataclasses.replace(plan, stages=left, left_out=left_out), machine, done=done, spent_s=spent_s)
     return dataclasses.replace(plan, preset=preset.replaced(**typed), stages=stages, spent_s=spent_s, machine=measured)
+
+
+def _brings_back(machine: Machine, preset: Preset) -> bool:
+    """Whether a pruned network trains long enough to be worth it; its batch norms alone take some dozen updates."""
+    epochs = preset.pruned.epochs
+    return epochs >= LEAST_EPOCHS and epochs * machine.steps >= LEAST_UPDATES
 
 
 def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
@@ -283,7 +300,7 @@ def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
     config = plan.preset.stage(name)
     if not isinstance(config, TrainConfig) or isinstance(config, BaselineConfig):
         return machine
-    each = (seconds - machine.trace_s) / config.epochs
+    each = (seconds - machine.stage_s) / config.epochs
     return (
         machine.scaled(each / machine.epoch_seconds(machine.flops_of(plan.preset.base.filters)))
         if each > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +109,10 @@ def _prune_gradually(stage: OpenStage, masked: keras.Model, feed: Feed, settings
     schedule = pruning.PruningSchedule(**_pruning_options(settings), end_step=end, every=max(1, end // 50))
     # Masks are looked at between two calls of the backend: with several steps in one, others would come out.
     stepwise = dataclasses.replace(settings, compute=settings.compute.replaced(steps_per_execution=1))
-    fit(stage, masked, feed, stepwise, callbacks=[schedule])
+    with warnings.catch_warnings():
+        # To Keras the rest of a resumed epoch is a training of its own, which ends before the schedule does.
+        warnings.filterwarnings("ignore", "training ended after")
+        fit(stage, masked, feed, stepwise, callbacks=[schedule])
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.masked_layers(masked).items()}
     masks = pruning.masks_of(masked)
     scores = pruning.score(kernels, config.criterion, seed=settings.seed)

@@ -34,6 +34,7 @@ def run(example: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_network_is_pruned_exported_and_timed(photos, tmp_path):
     pytest.importorskip("llvmlite")
     out = run("prune_your_model.py", tmp_path, str(photos), "--epochs=2", "--side=16", "--batch_size=10")

@@ -36,6 +36,7 @@ def striped(count, rng):
     return (images + 0.05 * rng.random(images.shape)).astype(np.float32), np.array(["lying", "upright"])[labels]
 
 
+@pytest.mark.slow
 def test_arrays_go_through_the_whole_pipeline_and_are_kept(tmp_path):
     images, labels = striped(96, np.random.default_rng(0))
     shorter = {"enas_epochs": 1, "base_epochs": 1, "lds_location_cycles": 1, "lds_direction_cycles": 1}

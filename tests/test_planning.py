@@ -169,9 +169,11 @@ def test_a_wrong_limit_is_refused_before_anything_is_written(tmp_path, flags, me
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--time_limit=1s", "--overwrite"], "--time_limit must be at least"),
         (["--time_limit=20m"], "holds stages, but no plan"),
-        (["--time_limit=20m", "--overwrite", "--base_lr_min=9"], "must not exceed lr_max"),
+        pytest.param(["--time_limit=1s", "--overwrite"], "--time_limit must be at least", marks=pytest.mark.slow),
+        pytest.param(
+            ["--time_limit=20m", "--overwrite", "--base_lr_min=9"], "must not exceed lr_max", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_is_refused_discards_nothing(smoke_run, tmp_path, flags, message):
@@ -184,6 +186,7 @@ def test_what_is_refused_discards_nothing(smoke_run, tmp_path, flags, message):
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "2-base").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_planned_run_ends_with_a_network_and_is_resumed_by_its_plan(tmp_path):
     run = tmp_path / "run"
     flags = ["--dataset=digits", "--train_limit=96", "--eval_limit=64", "--time_limit=3m", f"--model_dir={run}"]

@@ -21,7 +21,8 @@ each_signal = pytest.mark.parametrize("number", stopping.SIGNALS)
 
 HEAD = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests in the background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests in the background has it ignored,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 import hashlib, sys, time
 from flags import entry
 from nhn_tf.storage import stopping

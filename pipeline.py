@@ -24,7 +24,7 @@ from flags import entry
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.settings.plan import parse_seconds
-from nhn_tf.settings.presets import PAPER, SHARED, part_of
+from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import NAMES
 from nhn_tf.storage import files
 
@@ -75,9 +75,8 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
     try:
         limit_s = parse_seconds(limit)
     except ValueError as error:
-        raise UserError(entry.in_flags(str(error))) from None
+        raise UserError(str(error)) from None
     shared = stage_flags.configured()
-    typed = {name: value for name, value in stage_flags.typed().items() if part_of(name)[0] not in SHARED}
     entry.check_backend()
     from nhn_tf.runs import RunDirectory
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
@@ -89,7 +88,7 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
         seed=FLAGS.seed,
         baseline=FLAGS.baseline,
         overwrite=FLAGS.overwrite,
-        typed=typed,
+        typed=of_stages(stage_flags.typed()),
     )
 
 

@@ -82,6 +82,15 @@ class Preset:
         return dataclasses.replace(self, **replaced)
 
 
+def of_stages(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some settings, named as for `Preset.replaced`, that belong to a stage.
+
+    Raises:
+      ValueError: there is no such setting.
+    """
+    return {name: value for name, value in changes.items() if part_of(name)[0] not in SHARED}
+
+
 def part_of(name: str) -> tuple[str, str]:
     """The part of a preset that a setting belongs to, and its field there."""
     kinds = typing.get_type_hints(Preset)

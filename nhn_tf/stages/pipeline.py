@@ -18,7 +18,7 @@ from nhn_tf.report import write_report
 from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, parse_seconds
-from nhn_tf.settings.presets import PAPER, SHARED, part_of
+from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 from nhn_tf.stages import planning, repeating, runner
 from nhn_tf.stages.feed import forget_data, load_feed
@@ -92,8 +92,7 @@ def pipeline(
             path = _keep(source, directory, overwrite=overwrite)
         chosen = chosen.replaced(dataset="arrays", data_dir=str(path))
     if limit_s is not None:
-        typed = {key: value for key, value in changes.items() if part_of(key)[0] not in SHARED}
-        options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": typed}
+        options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": of_stages(changes)}
         return run_timed(directory, chosen, limit_s=limit_s, seed=seed, **options)
     settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in NAMES}
     return run(directory, settings, overwrite=overwrite)

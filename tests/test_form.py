@@ -9,8 +9,14 @@ from nhn_tf.values.form import Form
 
 
 def test_a_form_round_trips_through_json():
-    form = Form(filters=5, width_growth=1, separable_as_dense=False, smooth_init=False)
-    assert form.to_json() == {"filters": 5, "width_growth": 1, "separable_as_dense": False, "smooth_init": False}
+    form = Form(filters=5, width_growth=1, separable_as_dense=False, smooth_init=False, layer_form="direct")
+    assert form.to_json() == {
+        "filters": 5,
+        "width_growth": 1,
+        "separable_as_dense": False,
+        "smooth_init": False,
+        "layer_form": "direct",
+    }
     assert Form(**json.loads(json.dumps(form.to_json()))) == form
 
 
@@ -23,6 +29,7 @@ def test_a_form_round_trips_through_json():
         ({"width_growth": True}, "`width_growth`"),
         ({"smooth_init": 1}, "`smooth_init` must be True or False. Received: 1."),
         ({"separable_as_dense": None}, "`separable_as_dense`"),
+        ({"layer_form": "plain"}, "`layer_form` must be among mixed, direct. Received: 'plain'"),
     ],
 )
 def test_what_is_no_form_is_refused(values, message):

@@ -82,6 +82,18 @@ def test_layers_have_the_names_that_masks_and_weights_go_by():
     assert model.get_layer("layer3_op").output.shape == (None, 4, 4, 8)
 
 
+def test_direct_layers_have_pointwise_convolutions_only_where_skips_join():
+    model = build(genotype(), form=Form(filters=4, layer_form="direct"))
+    assert [layer.name for layer in model.layers if layer.name.startswith("layer")] == [
+        "layer0_in_relu", "layer0_op", "layer0_op_bn", "layer0_op_relu",
+        "layer1_concat", "layer1_in_conv", "layer1_in_bn", "layer1_in_relu", "layer1_op", "layer1_op_bn",
+        "layer1_op_relu",
+        "layer2_concat", "layer2_in_conv", "layer2_in_bn", "layer2_in_relu", "layer2_op", "layer3_op",
+    ]  # fmt: skip
+    assert model.get_layer("layer3_op").input is model.get_layer("layer2_op").output
+    assert np.isfinite(array(model(numbers(2, 8, 8, 3)))).all()
+
+
 def test_only_outputs_that_are_read_again_are_reduced():
     names = {layer.name for layer in build(genotype(skips=((), (0,), (), (1,)))).layers}
     assert {name for name in names if "reduce" in name} == {"transition1_reduce1", "transition1_reduce2"}

@@ -40,6 +40,9 @@ def build(
     with the outputs its skips name and mixed by ReLU - 1x1 convolution - BN; the results of its add-ons are added. At
     a transition every output that is still read is halved by a factorized reduction and BN, and widened.
 
+    In the form "direct", layer k: op (a convolution: - BN - ReLU), on the output of the layer before or, where skips
+    join others, on their concatenation - 1x1 convolution - BN - ReLU.
+
     The layers are called as `values/names.py` says.
 
     Args:
@@ -137,6 +140,21 @@ def set_masks(layers: Iterable[keras.layers.Layer], genotype: Genotype) -> None:
 
 def _layer(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
     """The output [B, H, W, C] of one layer from its immediate input and the outputs its skips name."""
+    form = _direct if blocks.form.layer_form == "direct" else _mixed
+    return form(genotype, layer, blocks, x, *joined)
+
+
+def _direct(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
+    name = functools.partial(names.layer, layer)
+    if joined:
+        x = keras.layers.Concatenate(name=name("concat"))([x, *joined])
+        x = blocks.convolve_bn(x, 1, name("in_conv"), name("in_bn"))
+    if joined or layer % genotype.space.layers_per_segment == 0:  # stem and transitions end in BN
+        x = keras.layers.ReLU(name=name("in_relu"))(x)
+    return blocks.op(x, op_named(genotype.ops[layer]), layer)
+
+
+def _mixed(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
     name = functools.partial(names.layer, layer)
     x = blocks.convolve_bn(x, 1, name("in_conv"), name("in_bn"))
     x = keras.layers.ReLU(name=name("in_relu"))(x)

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from nhn_tf.settings.field import Config, setting
-from nhn_tf.values.form import Form
+from nhn_tf.values.form import LAYER_FORMS, Form
 from nhn_tf.values.space import MAX_LAYERS, OP_NAMES, Space
 
 # Networks for small images: larger ones are to be scaled.
@@ -237,6 +237,12 @@ class BaseConfig(TrainConfig):
     )
     smooth_init: bool = setting(
         Form.smooth_init, "smooth 3x3 and 5x5 kernels by a Gaussian after initialisation", source="paper, section 2.2"
+    )
+    layer_form: str = setting(
+        Form.layer_form,
+        "what stands around an op; mixed: 1x1 convolutions before and behind; direct: none but where a layer joins skips",
+        choices=LAYER_FORMS,
+        source="ENAS: mixed",
     )
 
     @property

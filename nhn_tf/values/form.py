@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
+
+LAYER_FORMS: Final = ("mixed", "direct")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +17,8 @@ class Form:
       width_growth: the channels are multiplied by this at each transition, at least 1.
       separable_as_dense: build separable convolutions as full ones: only full kernels can be pruned.
       smooth_init: smooth 3x3 and 5x5 kernels by a Gaussian after initialisation.
+      layer_form: what stands around an op, one of `LAYER_FORMS`. mixed: 1x1 convolutions before and behind it, as in the
+        supernet; direct: none where a layer reads one output, and one before it where it joins several.
 
     Raises:
       ValueError: one of them is of another type or too small.
@@ -24,6 +28,7 @@ class Form:
     width_growth: int = 2
     separable_as_dense: bool = True
     smooth_init: bool = True
+    layer_form: str = "mixed"
 
     def __post_init__(self) -> None:
         for name, least in (("filters", 2), ("width_growth", 1)):
@@ -34,7 +39,10 @@ class Form:
             value = getattr(self, name)
             if type(value) is not bool:
                 raise ValueError(f"`{name}` must be True or False. Received: {value!r}.")
+        if self.layer_form not in LAYER_FORMS:
+            raise ValueError(f"`layer_form` must be among {', '.join(LAYER_FORMS)}. Received: {self.layer_form!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as `Form(**value)` takes them."""
-        return dataclasses.asdict(self)
+        """The fields by name, as `Form(**value)` takes them; without `layer_form` at its default, as older runs have it."""
+        later = {"layer_form": Form.layer_form}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != later.get(name)}

@@ -103,46 +103,39 @@ def dataset_flags(options: argparse.Namespace) -> list[str]:
 
 
 def run_ours(options: argparse.Namespace, seed: str) -> dict[str, Any]:
-    """The product as its users call it."""
+    """The product as its users call it; what counts is the network that it exports."""
     with tempfile.TemporaryDirectory() as folder:
-        run = f"{folder}/run"
+        run = Path(folder, "run")
         limit = [f"--time_limit={options.minutes}m", f"--seed={seed}", f"--model_dir={run}"]
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        output = subprocess.run(
-            [sys.executable, "pipeline.py", *dataset_flags(options), *limit],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            check=True,
-        ).stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = time.monotonic() - began
-        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        report = json.loads(output.splitlines()[-1])
-        row = report["main_row"]
-        subprocess.run([sys.executable, "export.py", f"--model_dir={run}", "--format=keras"], cwd=ROOT, check=True)
-        latency = apart(options, "latency", f"{run}/export/network.keras", 0)
-        stages = {name: json.loads(path.read_text())["metrics"] for name, path in stages_of(Path(run))}
+        call("pipeline.py", *dataset_flags(options), *limit)
+        after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+        stage = call("export.py", f"--model_dir={run}", "--format=keras")["stage"]
+        speed = apart(options, "latency", f"{run}/export/network.keras", 0)
+        metrics = {path.parent.name[2:]: json.loads(path.read_text())["metrics"] for path in run.glob("*/done.json")}
     return {
-        "accuracy": row["computed"]["test_accuracy"],
-        "params": row["live_params"],
-        **latency,
+        "accuracy": metrics[stage]["test_accuracy"],
+        "params": metrics[stage]["live_params"],
+        **speed,
         "minutes": seconds / 60,
-        "cpu_s": cpu_s,
-        "stage": row["stage"],
-        "stages": {name: {k: m[k] for k in ("test_accuracy", "live_params") if k in m} for name, m in stages.items()},
+        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "stage": stage,
+        "stages": {
+            name: [m.get("test_accuracy"), m.get("live_params", m.get("params"))] for name, m in metrics.items()
+        },
     }
 
 
-def stages_of(run: Path) -> list[tuple[str, Path]]:
-    return [(path.parent.name, path) for path in sorted(run.glob("*/done.json"))]
+def call(*command: str) -> dict[str, Any]:
+    """What a script of this project ends with."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def apart(options: argparse.Namespace, method: str, seed: str, cpu_s: float) -> dict[str, Any]:
     """Another method in a process of its own, whose CPU time is its alone."""
-    command = [sys.executable, __file__, options.data, f"--one={method}", f"--seeds={seed}", f"--cpu_s={cpu_s}"]
-    command += [f"--train_limit={options.train_limit}", f"--eval_limit={options.eval_limit}"]
-    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-    return json.loads(output.splitlines()[-1])
+    given = (f"--cpu_s={cpu_s}", f"--train_limit={options.train_limit}", f"--eval_limit={options.eval_limit}")
+    return call(__file__, options.data, f"--one={method}", f"--seeds={seed}", *given)
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 SEARCHES: Final = ("enas", "lds_location", "lds_direction")
 
 # Stages that end in a trained network, and what its row in Table 1 is called.
-TRAINED: Final = {"base": "ENAS base network", "pruned": "pruned and retrained", "final": "NHN"}
+TRAINED: Final = {"base": "base network", "pruned": "pruned and retrained", "final": "NHN"}
 
 # Of the per-layer table of pruning: what is summed up.
 _COUNTS: Final = ("kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops")
@@ -54,7 +54,7 @@ def collect(run: Run) -> Json:
         "table": {"measured": rows, "paper": [_published_row(row) for row in published.TABLE_1 if comparable]},
         "main_row": rows[-1] if rows else None,
         "baseline": _baseline(run, rows[-1]["stage"] if rows else ""),
-        "stages": [_stage(stage) for stage in run.stages.values()],
+        "stages": [_stage(stage, run.left_out) for stage in run.stages.values()],
         "computed": {"wall_s": sum(stage.done.wall_s for stage in run.finished)},
         "genotype": _genotype(run),
         "ablations": _ablations(run),
@@ -107,7 +107,10 @@ def _measured_row(stage: StageRecord, method: str) -> Json | None:
     params = metrics.get("live_params", metrics.get("params"))
     if "test_error" not in metrics or params is None:
         return None
-    with_cutout = stage.config["config"].get("cutout", 0) != 0
+    config = stage.config["config"]
+    with_cutout = config.get("cutout", 0) != 0
+    if stage.name == "base" and not config.get("genotype"):
+        method = f"ENAS {method}"
     row = {
         "method": method + (" + c/o" if with_cutout else ""),
         "stage": stage.name,
@@ -161,6 +164,7 @@ def caveats(run: Run) -> list[str]:
             f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test images of "
             f"{images['classes']} classes{' (at most so many were asked for)' if limited else ''}."
         )
+        told += _told_of_images(images)
     for stage in run.begun:
         if stage.config["config"].get("eval_split") == "test":
             told.append(f"Stage {stage.name} selected on test images, as the paper did; its test figures are too good.")
@@ -176,6 +180,13 @@ def caveats(run: Run) -> list[str]:
     return told
 
 
+def _told_of_images(images: Mapping[str, Any]) -> list[str]:
+    """What was chosen by the images, and which files were left out."""
+    choices = [f"{name}={choice['value']}: {choice['why']}." for name, choice in images.get("choices", {}).items()]
+    files = ", ".join(f"{count:,} {kind}" for kind, count in images.get("left_out", {}).items())
+    return [*choices, *([f"Files left out: {files}."] if files else [])]
+
+
 def _stale(run: Run) -> list[str]:
     """Stages that began from a network or from weights that have been replaced since."""
     return [f"Stage {name} began from {departure}." for name, departure in lineage.departures(run.stages).items()]
@@ -184,8 +195,9 @@ def _stale(run: Run) -> list[str]:
 # Stages.
 
 
-def _stage(stage: StageRecord) -> Json:
-    result: Json = {"stage": stage.name, "state": stage.state, "paper": {"time": published.HOURS[stage.name]}}
+def _stage(stage: StageRecord, left_out: Mapping[str, str]) -> Json:
+    state = "left out" if stage.name in left_out and not stage.has_begun else stage.state
+    result: Json = {"stage": stage.name, "state": state, "paper": {"time": published.HOURS[stage.name]}}
     if stage.is_done:
         result |= {
             "source": f"{stage.directory}/done.json",

@@ -44,8 +44,8 @@ def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
       model_dir: the run's directory.
 
     Returns:
-      Paths of what was written under "report", "html", "results" and "pictures", and the main measured row of Table 1
-      under "main_row", None when no network has been trained yet.
+      Paths of what was written under "report", "html", "results" and "pictures", the main measured row of Table 1
+      under "main_row", None when no network has been trained yet, and the sentences of the verdict under "verdict".
 
     Raises:
       UserError: there is no run, it holds nothing to report, a file of it is damaged, or the report cannot be written.
@@ -71,6 +71,7 @@ def write_report(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
         "results": str(directory / "results.json"),
         "pictures": [str(path) for path in written],
         "main_row": value["main_row"],
+        "verdict": [sentence["text"] for sentence in value["verdict"]],
     }
 
 

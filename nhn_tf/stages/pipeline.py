@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -263,6 +264,8 @@ def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
 
 def _reported(directory: RunDirectory, rows: Sequence[Row]) -> dict[str, Any]:
     report = write_report(directory.path)
+    predict = f"python predict.py --model_dir={shlex.quote(str(directory.path))} PICTURE"
+    print(*report["verdict"], f"Report: {report['html']}", f"Predict: {predict}", "", sep="\n", flush=True)
     return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}
 
 

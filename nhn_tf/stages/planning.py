@@ -149,7 +149,9 @@ def measure(feed: Feed) -> Machine:
     costs, times, epochs, traces = [], [], [], []
     for width in MEASURED:
         laps = _Laps()
-        model = network.build(Genotype.from_enas_text(ARCHITECTURE), **shapes, form=Form(filters=width, layer_form=LAYER_FORM))
+        model = network.build(
+            Genotype.from_enas_text(ARCHITECTURE), **shapes, form=Form(filters=width, layer_form=LAYER_FORM)
+        )
         training.compile_classifier(model, optimizers.make_optimizer(config, len(batches)))
         training.fit(model, _First(batches, STEPS), epochs=2, validation_data=feed.validation, callbacks=[laps])
         first, second = laps.epochs

@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from flags import entry
-from flags.define import StageFlags
+from flags.define import StageFlags, noted_plan
 from nhn_tf.errors import UserError
 from nhn_tf.settings.plan import parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
@@ -62,6 +62,8 @@ def chosen(stage_flags: StageFlags) -> dict[str, Any]:
         return repeat(stage_flags)
     if FLAGS.time_limit is not None:
         return run_timed(stage_flags, FLAGS.time_limit)
+    if not FLAGS["preset"].present and (plan := noted_plan(FLAGS)) is not None:
+        return run_timed(stage_flags, f"{plan.limit_s}s")
     if not FLAGS["preset"].present and FLAGS.dataset in OWN_IMAGES and not entry.has_accelerator():
         print(f"no --preset and no --time_limit: images of one's own get {OWN_MINUTES} minutes on a CPU")
         return run_timed(stage_flags, f"{OWN_MINUTES}m")

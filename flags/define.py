@@ -10,6 +10,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -17,8 +18,10 @@ from absl import flags
 from nhn_tf import settings
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Config
-from nhn_tf.settings.presets import SHARED
+from nhn_tf.settings.plan import Plan
+from nhn_tf.settings.presets import SHARED, Preset
 from nhn_tf.settings.stages import STAGES
+from nhn_tf.storage import files
 
 # The settings that a user's own images need: `--help` describes them.
 FIRST = ("dataset", "data_dir", "image_size")
@@ -111,7 +114,7 @@ class StageFlags:
         Raises:
           UserError: a value is out of range, or a typed flag belongs to none of the stages.
         """
-        preset = PRESETS[self.values.preset]
+        preset, _ = chosen_preset(self.values)
         typed = self.typed()
         parts = (*SHARED, *stages)
         if not self._prefixed and (foreign := [flag for flag in typed if not set(parts) & set(self._settings[flag])]):
@@ -208,6 +211,28 @@ def _class_of(part: str) -> type[Config]:
 
 def _type_of(part: str, field: str) -> Any:
     return typing.get_type_hints(_class_of(part))[field]
+
+
+def chosen_preset(values: flags.FlagValues) -> tuple[Preset, str]:
+    """The preset that the flags mean, and its name: the one they name, or that of the plan that the run is under."""
+    plan = None if values["preset"].present else noted_plan(values)
+    return (PRESETS[values.preset], values.preset) if plan is None else (plan.preset, "")
+
+
+def noted_plan(values: flags.FlagValues) -> Plan | None:
+    """The plan for a time limit that the run in `--model_dir` is under, if it is.
+
+    Raises:
+      UserError: the run's journal, or the plan in it, is damaged.
+    """
+    path = Path(values.model_dir or "", "run.json")
+    if not values.model_dir or not path.exists() or values.overwrite:
+        return None
+    try:
+        plan = files.read_sealed(path).get("plan")
+        return None if plan is None else Plan.from_json(plan)
+    except ValueError as error:
+        raise UserError(f"{path} has a plan of another version of this program: {error}\nName a --preset.") from None
 
 
 def _presets_in_words() -> str:

@@ -160,6 +160,6 @@ def settings(asked: dict[str, Any], stage: str) -> Settings:
         data=asked["data"],
         compute=asked["compute"],
         seed=FLAGS.seed,
-        preset=FLAGS.preset,
+        preset=define.chosen_preset(FLAGS)[1],
         overwrite=FLAGS.overwrite,
     )

@@ -240,7 +240,7 @@ class BaseConfig(TrainConfig):
     )
     layer_form: str = setting(
         Form.layer_form,
-        "what stands around an op; mixed: 1x1 convolutions before and behind; direct: none but where a layer joins skips",
+        "what stands around an op; mixed: 1x1 convolutions before and behind; direct: none, but where skips are joined",
         choices=LAYER_FORMS,
         source="ENAS: mixed",
     )

@@ -56,7 +56,7 @@ LEAST_EPOCHS: Final = 3
 """With fewer no network here learns anything."""
 LEAST_UPDATES: Final = 100
 """A pruned network that is trained for fewer is worse than before."""
-FULL_EPOCHS, FULL_UPDATES = 25, 1200
+FULL_EPOCHS, FULL_UPDATES = 20, 500
 """A wider network is chosen only if it still gets so many epochs, and so many updates."""
 MOST_EPOCHS: Final = 200
 """The limit is a limit, no aim."""

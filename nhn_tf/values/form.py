@@ -17,8 +17,8 @@ class Form:
       width_growth: the channels are multiplied by this at each transition, at least 1.
       separable_as_dense: build separable convolutions as full ones: only full kernels can be pruned.
       smooth_init: smooth 3x3 and 5x5 kernels by a Gaussian after initialisation.
-      layer_form: what stands around an op, one of `LAYER_FORMS`. mixed: 1x1 convolutions before and behind it, as in the
-        supernet; direct: none where a layer reads one output, and one before it where it joins several.
+      layer_form: what stands around an op, one of `LAYER_FORMS`. mixed: 1x1 convolutions before and behind it, as in
+        the supernet; direct: none where a layer reads one output, and one before it where it joins several.
 
     Raises:
       ValueError: one of them is of another type or too small.
@@ -43,6 +43,6 @@ class Form:
             raise ValueError(f"`layer_form` must be among {', '.join(LAYER_FORMS)}. Received: {self.layer_form!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as `Form(**value)` takes them; without `layer_form` at its default, as older runs have it."""
+        """The fields by name, as `Form(**value)` takes them; `layer_form` only where it is not as in older runs."""
         later = {"layer_form": Form.layer_form}
         return {name: value for name, value in dataclasses.asdict(self).items() if value != later.get(name)}

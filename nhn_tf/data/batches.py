@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from nhn_tf.data.balance import balanced_rows
+from nhn_tf.data.mixing import CutMix
 from nhn_tf.data.normalization import Normalization
 from nhn_tf.data.splits import Split
 from nhn_tf.values.randomness import Stream, generator
@@ -104,6 +105,7 @@ class Batches(keras.utils.PyDataset):
       drop_remainder: whether to leave out the last batch where it would be short.
       balanced: whether each epoch shows every class equally often, see `balanced_rows`; as many images in all. Without
         `shuffle` all epochs show the same ones.
+      mixing: how images are mixed with each other; None leaves them alone.
 
     Attributes:
       epoch: the current epoch, settable.
@@ -120,6 +122,7 @@ class Batches(keras.utils.PyDataset):
         seed: int,
         drop_remainder: bool,
         balanced: bool = False,
+        mixing: CutMix | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or seed < 0:
@@ -140,6 +143,7 @@ class Batches(keras.utils.PyDataset):
         self.seed = seed
         self.drop_remainder = drop_remainder
         self.balanced = balanced
+        self.mixing = mixing
         self.epoch = 0
         # (epoch, order), replaced as one object: several threads may ask at once.
         self._order: tuple[int, np.ndarray] | None = None
@@ -165,7 +169,8 @@ class Batches(keras.utils.PyDataset):
           index: from 0 to `len(self) - 1`.
 
         Returns:
-          images float32 [B, H, W, C], labels int32 [B]; the last batch may be shorter than B.
+          images float32 [B, H, W, C], labels int32 [B], or float32 [B, classes] where images are mixed; the last batch
+          may be shorter than B.
 
         Raises:
           IndexError: there is no such batch.
@@ -177,7 +182,10 @@ class Batches(keras.utils.PyDataset):
         if self.augmentation is not None:
             rng = generator(self.seed, Stream.AUGMENTATION, epoch, index)
             images = self.augmentation(images, rng)
-        return images, self.split.labels[rows]
+        labels = self.split.labels[rows]
+        if self.mixing is None:
+            return images, labels
+        return self.mixing(images, labels, generator(self.seed, Stream.MIXING, epoch, index))
 
     def _order_of(self, epoch: int) -> np.ndarray:
         """int [N], the images of an epoch in their order; kept until another epoch is asked for."""

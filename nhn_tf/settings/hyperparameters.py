@@ -214,6 +214,13 @@ class TrainConfig(SgdConfig):
         0.0, "share of the classifier's inputs dropped", low=0, high=0.95, source="paper, section 2.1: final stage only"
     )
     label_smoothing: float = setting(0.0, "share of the target spread over all classes", low=0, high=0.5)
+    cutmix: float = setting(
+        0.0,
+        "share of the training images that get a rectangle of another, and as much of its label",
+        low=0,
+        high=1,
+        source="Yun et al. 2019",
+    )
     ema: float = setting(
         0.0, "decay of the moving average that replaces the weights at the end; 0 is off", low=0, high=0.99999
     )

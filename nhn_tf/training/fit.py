@@ -44,11 +44,14 @@ def compile_classifier(
     label_smoothing: float = 0.0,
     steps_per_execution: int = 1,
 ) -> None:
-    """Compiles a built model of logits [B, classes] for integer labels [B]: cross-entropy and accuracy."""
+    """Compiles a built model of logits [B, classes]: cross-entropy and accuracy.
+
+    Labels are integers [B], or shares of each class, float [B, classes].
+    """
     model.compile(
         optimizer=optimizer,
         loss=SmoothedCrossEntropy(label_smoothing),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        metrics=[Accuracy()],
         jit_compile=backend.default_jit_compile(),
         steps_per_execution=steps_per_execution,
     )
@@ -58,7 +61,7 @@ def compile_classifier(
 
 @keras.saving.register_keras_serializable("nhn_tf")
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of integer labels from logits, with label smoothing (which Keras's sparse loss lacks).
+    """Cross-entropy from logits of integer labels or of shares, with label smoothing (Keras's sparse loss has none).
 
     Args:
       label_smoothing: share of each target spread evenly over all classes, in [0, 1).
@@ -69,16 +72,37 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
-        """Labels int [B] or [B, 1] and logits [B, classes] -> float32 [B]."""
+        """Labels int [B] or [B, 1], or shares float [B, classes], and logits [B, classes] -> float32 [B]."""
         log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-        hit = -ops.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+        if _are_shares(y_true, y_pred):
+            hit = -ops.sum(ops.cast(y_true, "float32") * log_p, axis=-1)
+        else:
+            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+            hit = -ops.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
         if not self.label_smoothing:
             return hit
         return (1.0 - self.label_smoothing) * hit - self.label_smoothing * ops.mean(log_p, axis=-1)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable("nhn_tf")
+class Accuracy(keras.metrics.SparseCategoricalAccuracy):
+    """Share of correct answers; where labels are shares of each class, the largest is the right one."""
+
+    def __init__(self, name: str = "accuracy", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if _are_shares(y_true, y_pred):
+            y_true = ops.argmax(y_true, axis=-1)
+        return super().update_state(y_true, y_pred, sample_weight)
+
+
+def _are_shares(y_true: Any, y_pred: Any) -> bool:
+    """Whether labels [B] or [B, 1], or [B, classes], are the latter."""
+    return len(y_true.shape) == 2 and y_true.shape[-1] == y_pred.shape[-1]
 
 
 def accuracy(model: keras.Model, batches: Sequence) -> float:

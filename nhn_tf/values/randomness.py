@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     ORDER = 10  # of an epoch's images
     AUGMENTATION = 11  # of a batch
     BALANCE = 12  # which images of a class an epoch repeats or leaves out
+    MIXING = 13  # of a batch's images with each other
     # The architecture search.
     CONTROLLER_INIT = 20
     CHILD = 21  # the architectures that the supernet trains on

@@ -101,6 +101,7 @@ def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp
     assert all(np.isfinite(array).all() for array in run.stage("base").weights().values())
 
 
+@pytest.mark.slow
 def test_a_first_epoch_that_diverges_is_begun_again_from_the_very_weights(smoke_run, tmp_path, monkeypatch, capsys):
     run = before(smoke_run, "base", tmp_path / "run")
     with monkeypatch.context() as patch:

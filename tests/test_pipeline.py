@@ -80,6 +80,7 @@ def test_a_run_is_not_repeated_onto_itself(smoke_run):
     assert "holds the very run" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from nhn_tf.export import write_exports
@@ -25,6 +26,7 @@ def test_the_library_example_runs_as_written(capsys):
     assert names["genotype"].space == names["config"].space
 
 
+@pytest.mark.slow
 def test_a_newcomers_commands_make_a_classifier_of_a_folder_and_predict_a_new_picture(tmp_path):
     section = README.split("## On your own images")[1].split("\n## ")[0]
     commands = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()

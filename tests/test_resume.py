@@ -180,7 +180,7 @@ class Killed:
 @pytest.mark.parametrize(
     ("first", "kills", "least"),
     [
-        ("pruned", {"pruned": 1, "lds_location": 1, "final": 1}, 3),
+        ("final", {"final": 1}, 1),
         pytest.param("enas", dict.fromkeys(STAGES, 3), 20, marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )

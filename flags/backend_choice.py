@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -58,6 +59,10 @@ def prepare() -> str:
         module = importlib.import_module(backend)
         if backend == "tensorflow":
             module.config.list_physical_devices()  # the rest is said when devices are first looked for
+            # Every stage has networks of its own, each with a graph of its own: as it should be.
+            logging.getLogger(backend).addFilter(
+                lambda record: "triggered tf.function retracing" not in record.getMessage()
+            )
     return backend
 
 

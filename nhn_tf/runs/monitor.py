@@ -60,7 +60,9 @@ class Monitor:
             return
         each = (now - self._epoch_started) / max(step - self._first_step, 1)
         where = f"{self.label} {self.unit} {len(self.history) + 1}/{self.total} step {step}/{steps}"
-        self._say(f"{where}, {each * 1e3:.0f} ms a step")
+        epochs = (now - self._started) / (len(self.history) - self._first + step / steps)
+        left = epochs * (self.total - len(self.history) - step / steps)
+        self._say(f"{where}, {each * 1e3:.0f} ms a step, {self._ends_in(left)}")
 
     def epoch(self, metrics: Mapping[str, float]) -> None:
         """Records a finished epoch: one progress line, one row, one point in each TensorBoard curve."""
@@ -72,13 +74,17 @@ class Monitor:
         self._first_step = None
         done = len(self.history)
         remaining = (now - self._started) / (done - self._first) * (self.total - done)
-        run = "" if self._behind_s is None else f", of the run {_clock(remaining + self._behind_s)}"
-        self._say(f"{self.label} {self.unit} {done}/{self.total} ETA {_clock(remaining)}{run}{_in_words(metrics)}")
+        self._say(f"{self.label} {self.unit} {done}/{self.total} {self._ends_in(remaining)}{_in_words(metrics)}")
         self.write_csv()
         for name, value in row.items():
             if name != self.unit:
                 self._events.scalar(f"{self.label}/{name}", value, done)
         self._events.flush()
+
+    def _ends_in(self, seconds: float) -> str:
+        """When the stage ends, and the run where that is planned."""
+        run = "" if self._behind_s is None else f", of the run {_clock(seconds + self._behind_s)}"
+        return f"ETA {_clock(seconds)}{run}"
 
     def write_csv(self) -> None:
         """Writes all rows so far; a column that appears late is empty before."""

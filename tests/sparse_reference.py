@@ -1,5 +1,8 @@
 """A program computed by NumPy in float64, slowly and plainly, and random programs to compare with."""
 
+import functools
+import math
+
 import numpy as np
 
 from nhn_tf.sparse.program import operations as ops
@@ -32,7 +35,12 @@ def compute(program, *images):
     values = []
     for op in program.ops:
         inputs = [values[value] for value in op.inputs]
-        values.append(np.asarray(next(given), float) if isinstance(op, ops.Input) else _OPS[type(op)](op, *inputs))
+        if isinstance(op, ops.Input):
+            values.append(np.asarray(next(given), float))
+        elif isinstance(op, ops.Constant):
+            values.append(np.repeat(op.values[None].astype(float), len(images[0]), axis=0))
+        else:
+            values.append(_OPS[type(op)](op, *inputs))
     return [values[value] for value in program.outputs]
 
 
@@ -48,6 +56,23 @@ def activate(x, name, slope):
             "silu": lambda: x / (1 + np.exp(-x)),
             "tanh": lambda: np.tanh(x),
             "elu": lambda: np.where(x < 0, slope * np.expm1(x), x),
+            "gelu": lambda: x * 0.5 * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
+            "gelu_tanh": lambda: x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+            "hard_sigmoid": lambda: np.clip(x + 3, 0, 6) / 6,
+            "hard_silu": lambda: x * np.clip(x + 3, 0, 6) / 6,
+            "hard_tanh": lambda: np.clip(x, -1, 1),
+            "softplus": lambda: np.logaddexp(0, x),
+            "log_sigmoid": lambda: -np.logaddexp(0, -x),
+            "softsign": lambda: x / (1 + np.abs(x)),
+            "mish": lambda: x * np.tanh(np.logaddexp(0, x)),
+            "squareplus": lambda: (x + np.sqrt(x * x + slope)) / 2,
+            "sparse_plus": lambda: np.where(x <= -1, 0, np.where(x < 1, (x + 1) ** 2 / 4, x)),
+            "sparse_sigmoid": lambda: np.clip((x + 1) / 2, 0, 1),
+            "hard_shrink": lambda: np.where(np.abs(x) <= slope, 0, x),
+            "soft_shrink": lambda: x - np.clip(x, -slope, slope),
+            "tanh_shrink": lambda: x - np.tanh(x),
+            "absolute": lambda: np.abs(x),
+            "square": lambda: x * x,
         }[name]()
 
 
@@ -93,8 +118,35 @@ def _global_pool(op, x):
 
 
 def _softmax(op, x):
-    power = np.exp(x - x.max(1, keepdims=True))
-    return power / power.sum(1, keepdims=True)
+    power = np.exp(x - x.max(-1, keepdims=True))
+    return power / power.sum(-1, keepdims=True)
+
+
+def _combine(op, *xs):
+    if any(x.ndim == 4 for x in xs):
+        xs = [x if x.ndim == 4 else x[:, None, None] for x in xs]
+    return functools.reduce(_COMBINATIONS[op.kind], xs)
+
+
+_COMBINATIONS = {
+    "sum": np.add, "product": np.multiply, "quotient": np.divide, "maximum": np.maximum, "minimum": np.minimum,
+}  # fmt: skip
+
+
+def _normalize(op, x):
+    parts = x.reshape(len(x), -1, max(op.groups, 1), x.shape[-1] // max(op.groups, 1))
+    axes = (1, 3)
+    if not op.groups:
+        parts, axes = x, -1
+    off = parts - parts.mean(axes, keepdims=True) if op.center else parts
+    return (off / np.sqrt((off**2).mean(axes, keepdims=True) + op.epsilon)).reshape(x.shape)
+
+
+def _interleave(op, x):
+    (down, right), (top, left), (height, width) = op.factors, op.corner, op.size
+    groups = x.reshape(*x.shape[:3], down, right, -1).transpose(0, 1, 3, 2, 4, 5)
+    whole = groups.reshape(len(x), x.shape[1] * down, x.shape[2] * right, -1)
+    return whole[:, top : top + height, left : left + width]
 
 
 def _pad(op, x):
@@ -116,6 +168,12 @@ _OPS = {
     ops.Softmax: _softmax,
     ops.Reshape: lambda op, x: x.reshape(len(x), 1, 1, -1) if x.ndim == 2 else x.reshape(len(x), -1),
     ops.Pad: _pad,
+    ops.Combine: _combine,
+    ops.Normalize: _normalize,
+    ops.Unflatten: lambda op, x: x.reshape(len(x), *op.size),
+    ops.Transpose: lambda op, x: x.transpose(0, 2, 1, 3),
+    ops.Interleave: _interleave,
+    ops.Resample: lambda op, x: np.einsum(["bhwc,oh->bowc", "bhwc,ow->bhoc"][op.axis], x, op.matrix),
     ops.Repeat: lambda op, x: x.repeat(op.factors[0], 1).repeat(op.factors[1], 2),
 }
 
@@ -151,7 +209,9 @@ def _random_op(rng, shapes, value, channels):
     slide = {"inputs": (value,), "window": window, "strides": strides, "pads": pads, "size": sizes}
     partners = [i for i, other in enumerate(shapes) if other[:2] == shape[:2]]
     activation = str(rng.choice(["linear", "relu", "relu6", "leaky_relu"]))
-    choice = rng.choice(["conv", "conv", "conv", "depthwise", "pool", "concat", "add", "affine", "pad", "repeat"])
+    choice = rng.choice(
+        ["conv", "conv", "conv", "depthwise", "pool", "concat", "add", "affine", "pad", "repeat", "rare", "rare"]
+    )
     if choice == "conv":
         density = float(rng.choice([0.0, 0.15, 0.5, 1.0]))
         filters = int(rng.integers(1, 2 * channels))
@@ -176,6 +236,41 @@ def _random_op(rng, shapes, value, channels):
         return ops.Pad(inputs=(value,), pads=(top, left), size=size)
     if choice == "repeat" and max(shape[:2]) < 16:
         return ops.Repeat(inputs=(value,), factors=(2, int(rng.integers(1, 3))))
+    if choice == "rare":
+        return _rare_op(rng, shapes, value)
     scale, shift = rng.standard_normal((2, shape[2])).astype(np.float32)
     activation = str(rng.choice([name for name in ops.ACTIVATIONS if name != "exponential"]))
     return ops.Elementwise(inputs=(value,), scale=scale, shift=shift, activation=activation)
+
+
+def _rare_op(rng, shapes, value):
+    """What networks have little of, of a map; results stay as small as its values."""
+    height, width, channels = shapes[value]
+    choice = rng.choice(
+        ["combine", "combine", "constant", "normalize", "softmax", "transpose", "interleave", "resample"]
+    )
+    if choice == "combine":
+        spread = [
+            i for i, other in enumerate(shapes)
+            if other in ((height, width, channels), (1, 1, channels), (height, width, 1), (1, 1, 1))
+        ]  # fmt: skip
+        kind = str(rng.choice(["sum", "maximum", "minimum"]))
+        return ops.Combine(inputs=(value, *(int(i) for i in rng.choice(spread, int(rng.integers(1, 3))))), kind=kind)
+    if choice == "constant":
+        return ops.Constant(inputs=(), values=rng.standard_normal((height, width, channels)).astype(np.float32))
+    if choice == "normalize":
+        groups = int(rng.choice([n for n in range(channels + 1) if not n or channels % n == 0]))
+        return ops.Normalize(inputs=(value,), groups=groups, center=bool(rng.integers(2)), epsilon=0.1)
+    if choice == "softmax":
+        return ops.Softmax(inputs=(value,))
+    if choice == "interleave":
+        down, right = next(pair for pair in ((2, 2), (1, 2), (3, 1), (1, 1)) if channels % (pair[0] * pair[1]) == 0)
+        corner = (int(rng.integers(down)), int(rng.integers(right)))
+        size = (max(height * down - corner[0] - 1, 1), max(width * right - corner[1], 1))
+        return ops.Interleave(inputs=(value,), factors=(down, right), corner=corner, size=size)
+    if choice == "resample" and max(height, width) < 40:
+        axis = int(rng.integers(2))
+        matrix = rng.uniform(-1, 1, (int(rng.integers(1, 20)), (height, width)[axis])).astype(np.float32)
+        matrix *= rng.random(matrix.shape) < 3 / matrix.shape[1]
+        return ops.Resample(inputs=(value,), axis=axis, matrix=matrix)
+    return ops.Transpose(inputs=(value,))

@@ -380,7 +380,7 @@ def test_of_all_formats_one_that_fails_is_skipped_with_its_reason(run_copy, unch
 def test_a_layer_that_the_sparse_runtime_lacks_is_named_without_advice_for_programmers(tmp_path):
     pytest.importorskip("llvmlite")
     images = keras.Input((4, 4, 2))
-    model = keras.Model(images, keras.layers.LayerNormalization(name="odd")(images))
+    model = keras.Model(images, keras.layers.LayerNormalization(axis=1, name="odd")(images))
     with pytest.raises(ExportError, match=r"cannot be written: layer 'odd' \(LayerNorm.*") as caught:
         write._export("nhn", formats.Network(model), tmp_path, None)
     assert "fallback" not in str(caught.value)

@@ -24,15 +24,19 @@ OURS = (
 )
 """The package's layers that a network of its own is made of."""
 
-NOT_COMPILED: set[type] = {layers.Conv2DTranspose, layers.Multiply, layers.Permute}
+NOT_COMPILED: set[type] = set()
 """Layers that compaction follows and the sparse runtime does not know."""
 
 NOT_FOLLOWED: set[type] = {
     *(layers.Rescaling, layers.Normalization, layers.Resizing),
     *(layers.RandomBrightness, layers.RandomContrast, layers.RandomFlip, layers.RandomRotation),
     *(layers.RandomTranslation, layers.RandomZoom),
+    *(layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization, layers.UnitNormalization),
+    keras_graph.LayerScale,
 }
-"""Layers that the sparse runtime knows and compaction keeps whole: they stand at the input, all of which stays."""
+"""Layers that the sparse runtime knows and compaction keeps whole: they stand at the input, all of which stays, or
+normalise over channels, each of which counts.
+"""
 
 
 def test_what_one_room_knows_of_layers_the_others_know_too():

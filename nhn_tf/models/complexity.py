@@ -168,6 +168,8 @@ COUNTED: Final[Mapping[type, tuple[str, ...]]] = {
             layers.LayerNormalization,
             layers.Normalization,
             layers.PReLU,
+            layers.RMSNormalization,
+            keras_graph.LayerScale,
         ),
         (),
     ),

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import keras
 import numpy as np
+from keras.src.applications.convnext import LayerScale as LayerScale  # ConvNeXt's own layer has no public name.
 
 Shape = tuple[int | None, ...]
 

@@ -32,7 +32,7 @@ def pool(
     with f.loop(0, "%channels") as channel:
         source = f.at("%arena", f.index("%source_planes", channel))
         target = f.at("%arena", f.index("%target_planes", channel))
-        with f.loop(0, grid.rows) as y, _vectors_of_a_row(f, grid) as (number, start):
+        with f.loop(0, grid.rows) as y, vectors_of_a_row(f, grid) as (number, start):
             place = f.at(source, f.add(f.mul(y, source_stride), start))
             values = [f.load(f.at(place, tap.row * source_stride + tap.column)) for tap in taps]
             result = values[0]
@@ -46,7 +46,7 @@ def pool(
 
 
 @contextlib.contextmanager
-def _vectors_of_a_row(f: Function, grid: Grid) -> Iterator[tuple[Value, Value]]:
+def vectors_of_a_row(f: Function, grid: Grid) -> Iterator[tuple[Value, Value]]:
     """Number and first column of each vector; a loop, since unrolling wide maps would take LLVM long."""
     with f.loop(0, grid.vectors(f.lanes)) as number:
         yield number, f.least(f.mul(number, f.lanes), max(grid.columns - f.lanes, 0))
@@ -74,7 +74,7 @@ def elementwise(
         if affine:
             factors = f.at("%factors", f.mul(channel, 2))
             scale, shift = f.broadcast(factors), f.broadcast(f.at(factors, 1))
-        with f.loop(0, grid.rows) as y, _vectors_of_a_row(f, grid) as (_, start):
+        with f.loop(0, grid.rows) as y, vectors_of_a_row(f, grid) as (_, start):
             place = f.add(f.mul(y, stride), start)
             values = [f.load(f.at(source, place)) for source in sources]
             result = values[0]
@@ -105,7 +105,7 @@ def global_pool(name: str, kind: str, grid: Grid, stride: int, *, per_channel: b
         source = f.at("%arena", f.index("%source_planes", channel))
         weights = f.at("%weights", f.mul(channel, table)) if per_channel else "%weights"
         f.write(result, neutral)
-        with f.loop(0, grid.rows) as y, _vectors_of_a_row(f, grid) as (number, start):
+        with f.loop(0, grid.rows) as y, vectors_of_a_row(f, grid) as (number, start):
             place = f.mul(f.add(f.mul(y, grid.vectors(lanes)), number), lanes)
             counts = f.new(f"fcmp une {f.vector} {f.load(f.at('%counted', place))}, {f.constant(0)}")
             pixels = f.load(f.at(source, f.add(f.mul(y, stride), start)))

@@ -13,7 +13,14 @@ from typing import Final
 import numpy as np
 
 from nhn_tf.sparse.native.machine import Host
-from nhn_tf.sparse.plan import lower_convolutions, lower_ends, lower_maps, lower_vectors
+from nhn_tf.sparse.plan import (
+    lower_convolutions,
+    lower_ends,
+    lower_maps,
+    lower_mixing,
+    lower_rearrangements,
+    lower_vectors,
+)
 from nhn_tf.sparse.plan.memory import Planes, Region, Vector
 from nhn_tf.sparse.plan.steps import Decision, Steps
 from nhn_tf.sparse.plan.tail import tail_start
@@ -60,6 +67,8 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
     ops.Depthwise: lower_convolutions.lower_depthwise,
     ops.Pool: lower_maps.lower_pool,
     ops.Elementwise: lower_maps.lower_elementwise,
+    ops.Combine: lower_mixing.lower_combine,
+    ops.Normalize: lower_mixing.lower_normalize,
     ops.Concatenate: lower_maps.lower_concatenate,
     ops.GlobalPool: lower_maps.lower_global_pool,
     ops.Dense: lower_vectors.lower_dense,
@@ -67,6 +76,11 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
     ops.Reshape: lower_vectors.lower_reshape,
     ops.Pad: lower_maps.lower_pad,
     ops.Repeat: lower_maps.lower_repeat,
+    ops.Constant: lower_rearrangements.lower_constant,
+    ops.Unflatten: lower_rearrangements.lower_unflatten,
+    ops.Transpose: lower_rearrangements.lower_transpose,
+    ops.Interleave: lower_rearrangements.lower_interleave,
+    ops.Resample: lower_rearrangements.lower_resample,
 }
 """Operation to what adds its steps and returns its value, a function of (steps, its number, it, *values it reads)."""
 

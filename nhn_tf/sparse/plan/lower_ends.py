@@ -16,12 +16,7 @@ def lower_input(steps: Steps, number: int, op: ops.Input) -> Planes | Vector:
         vector = steps.new_vector(op.size[0])
         steps.copy([(0, 0, op.size[0])], (1, 1), lambda: (outside, [0]), vector_in_arena(vector), vector)
         return vector
-    height, width, channels = op.size
-    planes = steps.new_planes(number)
-    rows = [(planes.layout.row(y), y * width * channels, width) for y in range(height)]
-    parts = planes.layout.grid.parts
-    steps.copy(rows, (channels, parts), lambda: (outside, np.arange(channels)), in_arena(planes), planes)
-    return planes
+    return steps.from_pixels(number, lambda: (outside, 0))
 
 
 def lower_output(steps: Steps, place: int, value: int, source: Planes | Vector) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from nhn_tf.sparse.native import vector_kernels
 from nhn_tf.sparse.native.activations import Activation
+from nhn_tf.sparse.plan.lower_mixing import lower_softmax_of_pixels
 from nhn_tf.sparse.plan.memory import Buffer, Planes, Vector
 from nhn_tf.sparse.plan.steps import Steps, in_arena, vector_in_arena
 from nhn_tf.sparse.plan.tables import Each
@@ -71,7 +72,9 @@ def lower_dense(steps: Steps, number: int, op: ops.Dense, source: Vector) -> Vec
     return target
 
 
-def lower_softmax(steps: Steps, number: int, op: ops.Softmax, source: Vector) -> Vector:
+def lower_softmax(steps: Steps, number: int, op: ops.Softmax, source: Any) -> Planes | Vector:
+    if isinstance(source, Planes):
+        return lower_softmax_of_pixels(steps, number, source)
     target = steps.new_vector(source.size)
     size = target.buffer.size
 
@@ -86,13 +89,7 @@ def lower_softmax(steps: Steps, number: int, op: ops.Softmax, source: Vector) ->
 
 def lower_reshape(steps: Steps, number: int, op: ops.Reshape, source: Any) -> Planes | Vector:
     if isinstance(source, Vector):
-        planes = steps.new_planes(number)
-
-        def values() -> tuple[Any, Any]:
-            return "arena", source.buffer.start + np.arange(source.size)
-
-        steps.copy([(0, 0, 1)], (1, 1), values, in_arena(planes), source, planes)
-        return planes
+        return steps.from_pixels(number, lambda: ("arena", source.buffer.start), source)
     height, width, channels = steps.program.shapes[op.inputs[0]]
     vector = steps.new_vector(height * width * channels)
     rows = [(y * width * channels, source.layout.row(y), width) for y in range(height)]

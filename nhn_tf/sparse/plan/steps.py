@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
+
 from nhn_tf.sparse.native import copies
 from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for
@@ -190,6 +192,27 @@ class Steps:
     def new_vector(self, size: int) -> Vector:
         kind = Kind(self.lanes, 0.0, "vector")
         return Vector(Buffer(kind, -(-size // self.lanes)), size)
+
+    def new_value(self, number: int) -> Planes | Vector:
+        """Memory for what operation `number` makes."""
+        shape = self.program.shapes[number]
+        return self.new_planes(number) if len(shape) == 3 else self.new_vector(shape[0])
+
+    def from_pixels(self, number: int, source: Callable[[], tuple[Any, int]], *values: Planes | Vector) -> Planes:
+        """Copies pixels [H, W, C], one behind another, to the map of operation `number`.
+
+        `source` gives, later, the base argument and the place of the first of them; `values` are what it reads.
+        """
+        height, width, channels = self.program.shapes[number]
+        planes = self.new_planes(number)
+        rows = [(planes.layout.row(y), y * width * channels, width) for y in range(height)]
+
+        def pixels() -> tuple[Any, Any]:
+            base, first = source()
+            return base, first + np.arange(channels)
+
+        self.copy(rows, (channels, planes.layout.grid.parts), pixels, in_arena(planes), *values, planes)
+        return planes
 
     def new_filled(self, layout: Layout, channels: int, planes: int, fill: float, copies: Hashable) -> Buffer:
         """Memory whose positions that `copies` does not write hold `fill`."""

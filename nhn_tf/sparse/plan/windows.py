@@ -49,9 +49,10 @@ def _joined(program: Program) -> list[int]:
         return value
 
     for number, op in enumerate(program.ops):
-        if isinstance(op, (ops.Concatenate, ops.Elementwise)):
+        if isinstance(op, (ops.Concatenate, ops.Elementwise, ops.Combine, ops.Normalize, ops.Softmax)):
             for value in op.inputs:
-                leader[find(value)] = find(number)
+                if program.shapes[value][:-1] == program.shapes[number][:-1]:
+                    leader[find(value)] = find(number)
     return [find(value) for value in range(len(leader))]
 
 

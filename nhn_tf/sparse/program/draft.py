@@ -16,10 +16,16 @@ from nhn_tf.models.keras_graph import Graph, Node, kind_of, obstacle, weights_of
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, ProgramError, Shape, UnsupportedLayerError
 
+SELU_SCALE: Final = 1.0507009873554805
+SELU_ALPHA: Final = 1.6732632423543772
+
+SLOPES: Final[Mapping[str, float]] = {"elu": 1.0, "squareplus": 4.0, "soft_shrink": 0.5, "hard_shrink": 0.5}
+"""Keras's defaults of the activations that have a parameter, beside that of leaky_relu."""
+
 ACTIVATION_NAMES: Final[Mapping[Any, str]] = {
-    getattr(activations, name): name
-    for name in ("linear", "relu", "relu6", "leaky_relu", "exponential", "sigmoid", "tanh", "silu", "elu")
+    getattr(activations, name): name for name in ops.ACTIVATIONS if hasattr(activations, name)
 }
+"""Those of Keras's activations that are one of the runtime's."""
 
 
 class Draft:
@@ -84,16 +90,49 @@ class Draft:
         if function in (None, activations.linear):
             return value
         if function is activations.softmax:
-            if len(self.shapes[value]) != 1:
-                raise Refusal("softmax is known of vectors (C,) only")
             return self.add(ops.Softmax(inputs=(value,)))
         if isinstance(function, (layers.ReLU, layers.LeakyReLU, layers.ELU)):
-            return self.add(activation_op(function, value))
+            return self.activation_layer(function, value)
+        if function is activations.selu:
+            return self.scaled(self.curve(value, "elu", SELU_ALPHA), SELU_SCALE)
+        if function is activations.celu:
+            return self.curve(value, "elu")
         if function not in ACTIVATION_NAMES:
             raise Refusal(f"its activation {getattr(function, '__name__', function)!r} is unknown")
-        name = ACTIVATION_NAMES[function]
-        slope = 1.0 if name == "elu" else ops.LEAKY_SLOPE
+        return self.curve(value, ACTIVATION_NAMES[function])
+
+    def activation_layer(self, layer: Any, value: int) -> int:
+        """What a ReLU, LeakyReLU or ELU layer does to a value."""
+        if kind_of(layer) is layers.LeakyReLU:
+            return self.curve(value, "leaky_relu", float(layer.negative_slope))
+        if kind_of(layer) is layers.ELU:
+            return self.curve(value, "elu", float(layer.alpha))
+        limit, slope, threshold = layer.max_value, float(layer.negative_slope), float(layer.threshold)
+        if threshold or (limit is not None and (slope or limit <= 0)):
+            raise Refusal(
+                "a ReLU may have a slope or a maximum. "
+                f"Received: max_value={limit}, negative_slope={slope}, threshold={threshold}"
+            )
+        if limit is None:
+            return self.curve(value, "leaky_relu" if slope else "relu", slope)
+        if limit == 6:
+            return self.curve(value, "relu6")
+        return self.scaled(self.curve(self.scaled(value, 6 / limit), "relu6"), limit / 6)
+
+    def curve(self, value: int, name: str, slope: float | None = None) -> int:
+        """One of the runtime's activations of a value; without a `slope`, with Keras's."""
+        slope = SLOPES.get(name, ops.LEAKY_SLOPE) if slope is None else slope
         return self.add(ops.Elementwise(inputs=(value,), activation=name, slope=slope))
+
+    def scaled(self, value: int, factor: float, shift: float = 0.0) -> int:
+        ones = np.ones(self.shapes[value][-1:])
+        return self.affine(value, ones * factor, ones * shift)
+
+    def constant(self, values: np.ndarray, shape: Shape) -> int:
+        """The same map, broadcast to `shape`, for every image."""
+        return self.add(
+            ops.Constant(inputs=(), values=np.ascontiguousarray(np.broadcast_to(values, shape), np.float32))
+        )
 
     def affine(self, value: int, scale: np.ndarray, shift: np.ndarray) -> int:
         scale, shift = scale.astype(np.float32), shift.astype(np.float32)
@@ -119,22 +158,6 @@ def size_of(node: Node) -> tuple[int, int]:
 
 def float_weights(layer: Any) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in weights_of(layer).items()}
-
-
-def activation_op(layer: Any, value: int) -> ops.Elementwise:
-    """What a ReLU, LeakyReLU or ELU layer does to a value."""
-    if kind_of(layer) is layers.LeakyReLU:
-        return ops.Elementwise(inputs=(value,), activation="leaky_relu", slope=float(layer.negative_slope))
-    if kind_of(layer) is layers.ELU:
-        return ops.Elementwise(inputs=(value,), activation="elu", slope=float(layer.alpha))
-    limit, slope, threshold = layer.max_value, float(layer.negative_slope), float(layer.threshold)
-    if threshold or limit not in (None, 6) or (limit is not None and slope):
-        raise Refusal(
-            "a ReLU may have a slope or a maximum of 6. "
-            f"Received: max_value={limit}, negative_slope={slope}, threshold={threshold}"
-        )
-    name = "leaky_relu" if slope else "relu" if limit is None else "relu6"
-    return ops.Elementwise(inputs=(value,), activation=name, slope=slope)
 
 
 Reader = Callable[[Draft, Node, list[int]], int]

@@ -17,7 +17,7 @@ from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.models.keras_graph import Graph, Node, trace
-from nhn_tf.sparse.program import elementwise
+from nhn_tf.sparse.program import elementwise, normalizations
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.draft import Draft, Reader, Refusal, float_weights, shape_of, size_of
 from nhn_tf.sparse.program.operations import Program, Shape
@@ -174,6 +174,36 @@ def _pointwise(draft: Draft, value: int) -> dict[str, Any]:
     return {"inputs": (value,), "window": (1, 1), "strides": (1, 1), "pads": (0, 0), "size": size}
 
 
+def _read_transposed(draft: Draft, node: Node, inputs: list[int]) -> int:
+    """A convolution that makes, side by side, the pixels of every remainder by the strides; then those interleaved.
+
+    Pixel s q + p of a result with stride s is the sum over t of pixel q - t times row p + s t of the kernel.
+    """
+    layer, weights = node.layer, float_weights(node.layer)
+    kernel = _dilated(weights["kernel"].swapaxes(2, 3), layer)  # [kh, kw, Cin, Cout]
+    strides, size, sides = tuple(layer.strides), size_of(node), draft.shapes[inputs[0]]
+    if len(sides) != 3:
+        raise Refusal(f"it must read a map [B, H, W, C]. Received: {sides}")
+    window, before, corner, made = ([0, 0] for _ in range(4))
+    for axis, (stride, length) in enumerate(zip(strides, kernel.shape, strict=False)):
+        spare = max((sides[axis] - 1) * stride + length - size[axis], 0) // 2 if layer.padding == "same" else 0
+        whole, corner[axis] = divmod(spare, stride)  # What is cut off on top, or on the left.
+        window[axis] = -(-length // stride)
+        before[axis] = window[axis] - 1 - whole
+        made[axis] = -(-(corner[axis] + size[axis]) // stride)
+    split = np.zeros((window[0] * strides[0], window[1] * strides[1], *kernel.shape[2:]), np.float32)
+    split[: kernel.shape[0], : kernel.shape[1]] = kernel
+    split = split.reshape(window[0], strides[0], window[1], strides[1], *kernel.shape[2:])[::-1, :, ::-1]
+    groups = split.transpose(0, 2, 4, 1, 3, 5).reshape(*window, kernel.shape[2], -1)
+    bias = np.tile(weights["bias"], strides[0] * strides[1]) if "bias" in weights else None
+    slides = {"window": tuple(window), "strides": (1, 1), "pads": tuple(before), "size": tuple(made)}
+    value = draft.add(_conv_op(groups, bias, inputs=(inputs[0],), **slides))
+    if strides != (1, 1):
+        place = {"factors": strides, "corner": (corner[0], corner[1]), "size": size}
+        value = draft.add(ops.Interleave(inputs=(value,), **place))
+    return draft.activate(value, layer.activation)
+
+
 def _read_reduction(draft: Draft, node: Node, inputs: list[int]) -> int:
     """Two 1x1 convolutions of stride 2, the second from pixel (1, 1) on."""
     weights = float_weights(node.layer)
@@ -228,10 +258,20 @@ def _read_flatten(draft: Draft, node: Node, inputs: list[int]) -> int:
 
 
 def _read_reshape(draft: Draft, node: Node, inputs: list[int]) -> int:
-    """To a vector, or from one to a map of one pixel; the check of the shape refuses everything else."""
-    if draft.shapes[inputs[0]] == shape_of(node):
+    """To a vector, and from it to the new map."""
+    shape, wanted = draft.shapes[inputs[0]], shape_of(node)
+    if shape == wanted:
         return inputs[0]
-    return draft.add(ops.Reshape(inputs=(inputs[0],)))
+    vector = _read_flatten(draft, node, inputs)
+    return vector if len(wanted) == 1 else draft.add(ops.Unflatten(inputs=(vector,), size=(*size_of(node), wanted[2])))
+
+
+def _read_permute(draft: Draft, node: Node, inputs: list[int]) -> int:
+    if node.layer.dims == (2, 1, 3):
+        return draft.add(ops.Transpose(inputs=(inputs[0],)))
+    if node.layer.dims != tuple(range(1, len(node.layer.dims) + 1)):
+        raise Refusal(f"channels must stay the last axis. Received: dims={node.layer.dims}")
+    return inputs[0]
 
 
 def _read_zero_padding(draft: Draft, node: Node, inputs: list[int]) -> int:
@@ -246,8 +286,29 @@ def _read_cropping(draft: Draft, node: Node, inputs: list[int]) -> int:
 
 def _read_upsampling(draft: Draft, node: Node, inputs: list[int]) -> int:
     if node.layer.interpolation != "nearest":
-        raise Refusal(f"interpolation must be 'nearest'. Received: {node.layer.interpolation!r}")
+        return _resampled(draft, node, inputs[0], node.layer.interpolation)
     return draft.add(ops.Repeat(inputs=(inputs[0],), factors=tuple(node.layer.size)))
+
+
+def _read_resizing(draft: Draft, node: Node, inputs: list[int]) -> int:
+    layer, (height, width) = node.layer, draft.shapes[inputs[0]][:2]
+    if draft.shapes[inputs[0]] == shape_of(node):
+        return inputs[0]
+    if (layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio) and height * layer.width != width * layer.height:
+        raise Refusal("it must neither crop nor pad")
+    return _resampled(draft, node, inputs[0], layer.interpolation, antialias=layer.antialias)
+
+
+def _resampled(draft: Draft, node: Node, value: int, interpolation: str, **options: Any) -> int:
+    """Rows, then columns, each by the matrix that Keras's own resizing is of them."""
+    for axis, wanted in enumerate(size_of(node)):
+        side = draft.shapes[value][axis]
+        if side != wanted:
+            units = np.eye(side, dtype=np.float32)[:, :, None, None]  # Images of one column, of which one row is 1.
+            made = keras.ops.image.resize(units, (wanted, 1), interpolation, data_format="channels_last", **options)
+            matrix = np.ascontiguousarray(keras.ops.convert_to_numpy(made)[:, :, 0, 0].T, np.float32)
+            value = draft.add(ops.Resample(inputs=(value,), axis=axis, matrix=matrix))
+    return value
 
 
 READERS: Final[Mapping[type, Reader]] = {
@@ -256,6 +317,7 @@ READERS: Final[Mapping[type, Reader]] = {
     MaskedConv2D: _read_conv,
     layers.DepthwiseConv2D: _read_depthwise,
     layers.SeparableConv2D: _read_separable,
+    layers.Conv2DTranspose: _read_transposed,
     FactorizedReduction: _read_reduction,
     layers.Dense: _read_dense,
     MaskedDense: _read_dense,
@@ -267,10 +329,13 @@ READERS: Final[Mapping[type, Reader]] = {
     GroupedGlobalPool: _read_grouped_pool,
     layers.Flatten: _read_flatten,
     layers.Reshape: _read_reshape,
+    layers.Permute: _read_permute,
     layers.ZeroPadding2D: _read_zero_padding,
     layers.Cropping2D: _read_cropping,
     layers.UpSampling2D: _read_upsampling,
+    layers.Resizing: _read_resizing,
     **dict.fromkeys(INFERENCE_IDENTITIES, _read_same),
     **elementwise.READERS,
+    **normalizations.READERS,
 }
 """Layer type to reader."""

@@ -15,33 +15,31 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-Shape = tuple[int, ...]
-
-MAX_SIDE: Final = 1024
-MAX_CHANNELS: Final = 1 << 16
-MAX_KERNEL: Final = 15
-MAX_STRIDE: Final = 8
-MAX_VALUE: Final = 1 << 27
-"""Numbers of one map, and of all outputs of an image."""
-MAX_VECTOR: Final = 1 << 24
-MAX_OPS: Final = 1 << 12
-MAX_READS: Final = 1 << 16
-"""Inputs of all operations together."""
-MAX_SUMMED: Final = 64
-"""Inputs of one sum."""
-MAX_OUTPUTS: Final = 256
-
-FUSED_ACTIVATIONS: Final = ("linear", "relu", "relu6", "leaky_relu")
-"""What a convolution or a dense layer can do to a result before it stores it."""
-
-ACTIVATIONS: Final = (*FUSED_ACTIVATIONS, "exponential", "sigmoid", "tanh", "silu", "elu")
-
-LEAKY_SLOPE: Final = 0.2
-"""Of "leaky_relu", when no `slope` is given: Keras's."""
-
-
-class ProgramError(ValueError):
-    """Operations that do not fit together."""
+from nhn_tf.sparse.program.op import (  # fmt: skip
+    ACTIVATIONS,
+    FUSED_ACTIVATIONS,
+    LEAKY_SLOPE,
+    MAX_CHANNELS,
+    MAX_KERNEL,
+    MAX_OPS,
+    MAX_OUTPUTS,
+    MAX_READS,
+    MAX_SIDE,
+    MAX_STRIDE,
+    MAX_SUMMED,
+    MAX_VALUE,
+    MAX_VECTOR,
+    Op,
+    ProgramError,
+    Shape,
+    check_activation,
+    check_array,
+    count,
+    map_of,
+    require,
+    vector_of,
+)
+from nhn_tf.sparse.program.rearrangements import Interleave, Pad, Repeat, Resample, Reshape, Transpose, Unflatten
 
 
 class UnsupportedLayerError(ValueError):
@@ -59,58 +57,6 @@ class UnsupportedLayerError(ValueError):
         return f'{self.reason}. Replace it, or pass fallback="keras" to let Keras compute it.'
 
 
-def _require(condition: bool, rule: str, received: object) -> None:
-    if not condition:
-        raise ProgramError(f"{rule}. Received: {received}.")
-
-
-def _count(shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64))
-
-
-def _map(shape: Shape) -> Shape:
-    _require(len(shape) == 3, "the operation reads a map (H, W, C)", shape)
-    return shape
-
-
-def _vector(shape: Shape) -> int:
-    _require(len(shape) == 1, "the operation reads a vector (C,)", shape)
-    return shape[0]
-
-
-def _array(name: str, array: np.ndarray, shape: Shape, dtype: type = np.float32) -> None:
-    _require(
-        isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == shape,
-        f"`{name}` must be {np.dtype(dtype).name} {shape}",
-        f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__,
-    )
-
-
-def _activation(name: str, slope: float, allowed: Sequence[str]) -> None:
-    _require(name in allowed, f"`activation` must be one of {', '.join(allowed)}", repr(name))
-    _require(abs(slope) < 1e30, "`slope` must be a number below 1e30", slope)
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Op:
-    """Base.
-
-    Attributes:
-      inputs: the values that it reads.
-    """
-
-    inputs: tuple[int, ...]
-    arity: ClassVar[int | None] = 1
-
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Shape of the value that it makes, given those that it reads.
-
-        Raises:
-          ProgramError: they do not fit.
-        """
-        raise NotImplementedError
-
-
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Input(Op):
     """What the caller gives: a map or a vector per image."""
@@ -119,7 +65,7 @@ class Input(Op):
     arity: ClassVar[int | None] = 0
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        _require(len(self.size) in (1, 3), "`size` must be (H, W, C) or (C,)", self.size)
+        require(len(self.size) in (1, 3), "`size` must be (H, W, C) or (C,)", self.size)
         return self.size
 
 
@@ -147,7 +93,7 @@ class Windowed(Op):
             ("pads", self.pads, -MAX_STRIDE, MAX_KERNEL - 1),
             ("size", self.size, 1, MAX_SIDE),
         ):
-            _require(
+            require(
                 len(pair) == 2 and all(low <= value <= high for value in pair),
                 f"`{name}` must be two numbers in {low}..{high}",
                 pair,
@@ -156,7 +102,7 @@ class Windowed(Op):
             shape, self.size, self.window, self.strides, self.pads, strict=False
         ):
             last = (size - 1) * stride - pad
-            _require(pad < window and last < side + stride, "windows must meet the map", (self.size, self.pads))
+            require(pad < window and last < side + stride, "windows must meet the map", (self.size, self.pads))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -180,14 +126,14 @@ class Conv(Windowed):
     slope: float = LEAKY_SLOPE
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.check_window(_map(inputs[0]))
+        self.check_window(map_of(inputs[0]))
         channels = inputs[0][2]
-        _require(self.mask.ndim == 2, "`mask` must be [Cin, Cout]", self.mask.shape)
+        require(self.mask.ndim == 2, "`mask` must be [Cin, Cout]", self.mask.shape)
         filters = self.mask.shape[1]
-        _array("mask", self.mask, (channels, filters), np.bool_)
-        _array("kernels", self.kernels, (int(self.mask.sum()), *self.window))
-        _array("bias", self.bias, (filters,))
-        _activation(self.activation, self.slope, FUSED_ACTIVATIONS)
+        check_array("mask", self.mask, (channels, filters), np.bool_)
+        check_array("kernels", self.kernels, (int(self.mask.sum()), *self.window))
+        check_array("bias", self.bias, (filters,))
+        check_activation(self.activation, self.slope, FUSED_ACTIVATIONS)
         return (*self.size, filters)
 
 
@@ -208,12 +154,12 @@ class Depthwise(Windowed):
     slope: float = LEAKY_SLOPE
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.check_window(_map(inputs[0]))
-        _require(1 <= self.multiplier <= MAX_CHANNELS, "`multiplier` must be positive", self.multiplier)
+        self.check_window(map_of(inputs[0]))
+        require(1 <= self.multiplier <= MAX_CHANNELS, "`multiplier` must be positive", self.multiplier)
         filters = inputs[0][2] * self.multiplier
-        _array("kernels", self.kernels, (filters, *self.window))
-        _array("bias", self.bias, (filters,))
-        _activation(self.activation, self.slope, FUSED_ACTIVATIONS)
+        check_array("kernels", self.kernels, (filters, *self.window))
+        check_array("bias", self.bias, (filters,))
+        check_activation(self.activation, self.slope, FUSED_ACTIVATIONS)
         return (*self.size, filters)
 
 
@@ -224,10 +170,10 @@ class Pool(Windowed):
     kind: str
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.check_window(_map(inputs[0]))
-        _require(self.kind in ("max", "average"), "`kind` must be max or average", repr(self.kind))
+        self.check_window(map_of(inputs[0]))
+        require(self.kind in ("max", "average"), "`kind` must be max or average", repr(self.kind))
         for side, size, stride, pad in zip(inputs[0], self.size, self.strides, self.pads, strict=False):
-            _require(pad >= 0 and (size - 1) * stride - pad < side, "every window must meet the map", self.pads)
+            require(pad >= 0 and (size - 1) * stride - pad < side, "every window must meet the map", self.pads)
         return (*self.size, inputs[0][2])
 
 
@@ -246,13 +192,84 @@ class Elementwise(Op):
     arity: ClassVar[int | None] = None
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        _require(len(inputs) <= MAX_SUMMED, f"a sum has up to {MAX_SUMMED} inputs", len(inputs))
-        _require(len(set(inputs)) == 1, "the inputs must have one shape", list(inputs))
-        _require((self.scale is None) == (self.shift is None), "`scale` needs `shift`", "one of them")
+        require(len(inputs) <= MAX_SUMMED, f"a sum has up to {MAX_SUMMED} inputs", len(inputs))
+        require(len(set(inputs)) == 1, "the inputs must have one shape", list(inputs))
+        require((self.scale is None) == (self.shift is None), "`scale` needs `shift`", "one of them")
         if self.scale is not None and self.shift is not None:
-            _array("scale", self.scale, inputs[0][-1:])
-            _array("shift", self.shift, inputs[0][-1:])
-        _activation(self.activation, self.slope, ACTIVATIONS)
+            check_array("scale", self.scale, inputs[0][-1:])
+            check_array("shift", self.shift, inputs[0][-1:])
+        check_activation(self.activation, self.slope, ACTIVATIONS)
+        return inputs[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Constant(Op):
+    """The same map for every image.
+
+    Attributes:
+      values: float32 [H, W, C].
+    """
+
+    values: np.ndarray
+    arity: ClassVar[int | None] = 0
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        check_array("values", self.values, map_of(self.values.shape))
+        return self.values.shape
+
+
+COMBINATIONS: Final = ("sum", "product", "quotient", "maximum", "minimum")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Combine(Op):
+    """The inputs, one after another, element by element.
+
+    Beside a map (H, W, C) may stand what is spread over it: one pixel (1, 1, C), one channel (H, W, 1), a vector (C,);
+    beside a vector one number (1,).
+
+    Attributes:
+      kind: one of `COMBINATIONS`.
+    """
+
+    kind: str
+    arity: ClassVar[int | None] = None
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        require(self.kind in COMBINATIONS, f"`kind` must be one of {', '.join(COMBINATIONS)}", repr(self.kind))
+        require(len(inputs) <= MAX_SUMMED, f"up to {MAX_SUMMED} inputs are combined", len(inputs))
+        channels = max(shape[-1] for shape in inputs)
+        maps = [shape for shape in inputs if len(shape) == 3]
+        whole = (*max((shape[:2] for shape in maps), default=()), channels)
+        fit = all(
+            shape[-1] in (1, channels) and (len(shape) == 1 or shape[:2] in (whole[:2], (1, 1))) for shape in inputs
+        )
+        require(fit, "the inputs must have one shape, or be one pixel or one channel of it", list(inputs))
+        return whole
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Normalize(Op):
+    """(x - mean) / sqrt(variance + epsilon), or x / sqrt(mean of squares + epsilon).
+
+    Means are over the channels of each pixel, or over all pixels of each of several equal groups of channels; a vector
+    counts as one pixel, and as a map of one pixel.
+
+    Attributes:
+      groups: of channels, over all pixels; 0 for each pixel by itself.
+      center: whether the mean is subtracted.
+      epsilon: at least 0.
+    """
+
+    groups: int
+    center: bool
+    epsilon: float
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        channels = inputs[0][-1]
+        fits = 0 <= self.groups <= channels and channels % max(self.groups, 1) == 0
+        require(fits, f"`groups` must be 0 or divide {channels} channels", self.groups)
+        require(0 <= self.epsilon < 1e30, "`epsilon` must be from 0 to 1e30", self.epsilon)
         return inputs[0]
 
 
@@ -263,7 +280,7 @@ class Concatenate(Op):
     arity: ClassVar[int | None] = None
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        _require(len({shape[:-1] for shape in inputs}) == 1, "the maps must have one size", list(inputs))
+        require(len({shape[:-1] for shape in inputs}) == 1, "the maps must have one size", list(inputs))
         return (*inputs[0][:-1], sum(shape[-1] for shape in inputs))
 
 
@@ -280,11 +297,11 @@ class GlobalPool(Op):
     weights: np.ndarray | None = None
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        _require(self.kind in ("average", "max", "weighted"), "unknown `kind`", repr(self.kind))
-        _require((self.kind == "weighted") == (self.weights is not None), "`weights` are for weighted", self.kind)
+        require(self.kind in ("average", "max", "weighted"), "unknown `kind`", repr(self.kind))
+        require((self.kind == "weighted") == (self.weights is not None), "`weights` are for weighted", self.kind)
         if self.weights is not None:
-            _array("weights", self.weights, _map(inputs[0]))
-        return (_map(inputs[0])[2],)
+            check_array("weights", self.weights, map_of(inputs[0]))
+        return (map_of(inputs[0])[2],)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -302,66 +319,20 @@ class Dense(Op):
     slope: float = LEAKY_SLOPE
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        _require(self.kernel.ndim == 2, "`kernel` must be [Cin, Cout]", self.kernel.shape)
+        require(self.kernel.ndim == 2, "`kernel` must be [Cin, Cout]", self.kernel.shape)
         filters = self.kernel.shape[1]
-        _array("kernel", self.kernel, (_vector(inputs[0]), filters))
-        _array("bias", self.bias, (filters,))
-        _activation(self.activation, self.slope, FUSED_ACTIVATIONS)
+        check_array("kernel", self.kernel, (vector_of(inputs[0]), filters))
+        check_array("bias", self.bias, (filters,))
+        check_activation(self.activation, self.slope, FUSED_ACTIVATIONS)
         return (filters,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Softmax(Op):
-    """Of a vector."""
+    """Over the channels: of a vector, or of each pixel of a map."""
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        return (_vector(inputs[0]),)
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Reshape(Op):
-    """A map (H, W, C) as the vector (H * W * C,), channels fastest, or a vector (C,) as the map (1, 1, C)."""
-
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        if len(inputs[0]) == 1:
-            return (1, 1, *inputs[0])
-        return (_count(_map(inputs[0])),)
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Pad(Op):
-    """Zeros around a map, or less of it.
-
-    Attributes:
-      pads: rows on top and columns on the left; negative: cut off.
-      size: (H, W) of the result.
-    """
-
-    pads: tuple[int, int]
-    size: tuple[int, int]
-
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        for name, pair, low in (("pads", self.pads, -MAX_SIDE), ("size", self.size, 1)):
-            inside = len(pair) == 2 and all(low <= value <= MAX_SIDE for value in pair)
-            _require(inside, f"`{name}` must be two numbers in {low}..{MAX_SIDE}", pair)
-        return (*self.size, _map(inputs[0])[2])
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Repeat(Op):
-    """Each pixel as a block of equal ones (nearest upsampling).
-
-    Attributes:
-      factors: down and right.
-    """
-
-    factors: tuple[int, int]
-
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        inside = len(self.factors) == 2 and all(1 <= value <= MAX_STRIDE for value in self.factors)
-        _require(inside, f"`factors` must be two numbers in 1..{MAX_STRIDE}", self.factors)
-        height, width, channels = _map(inputs[0])
-        return (height * self.factors[0], width * self.factors[1], channels)
+        return inputs[0]
 
 
 def value_shape(op: Op, inputs: Sequence[Shape]) -> Shape:
@@ -373,15 +344,16 @@ def value_shape(op: Op, inputs: Sequence[Shape]) -> Shape:
     shape = op.shape(inputs)
     limits = (MAX_SIDE, MAX_SIDE, MAX_CHANNELS) if len(shape) == 3 else (MAX_VECTOR,)
     inside = all(1 <= size <= limit for size, limit in zip(shape, limits, strict=True))
-    _require(inside, f"a value's shape must be within {limits}", shape)
-    _require(_count(shape) <= MAX_VALUE, f"a value has up to {MAX_VALUE} numbers", shape)
+    require(inside, f"a value's shape must be within {limits}", shape)
+    require(count(shape) <= MAX_VALUE, f"a value has up to {MAX_VALUE} numbers", shape)
     return shape
 
 
 OPS: Final[dict[str, type[Op]]] = {
     kind.__name__: kind
     for kind in (
-        Input, Conv, Depthwise, Pool, Elementwise, Concatenate, GlobalPool, Dense, Softmax, Reshape, Pad, Repeat,
+        Input, Constant, Conv, Depthwise, Pool, Elementwise, Combine, Normalize, Concatenate, GlobalPool, Dense,
+        Softmax, Reshape, Unflatten, Transpose, Pad, Repeat, Interleave, Resample,
     )
 }  # fmt: skip
 
@@ -401,9 +373,10 @@ class Program:
     shapes: tuple[Shape, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        _require(1 <= len(self.ops) <= MAX_OPS, f"a program has 1..{MAX_OPS} operations", len(self.ops))
+        require(1 <= len(self.ops) <= MAX_OPS, f"a program has 1..{MAX_OPS} operations", len(self.ops))
+        require(any(isinstance(op, Input) for op in self.ops), "a program has an input", "none")
         reads = sum(len(op.inputs) for op in self.ops)
-        _require(reads <= MAX_READS, f"a program's operations have up to {MAX_READS} inputs", reads)
+        require(reads <= MAX_READS, f"a program's operations have up to {MAX_READS} inputs", reads)
         shapes: list[Shape] = []
         for number, op in enumerate(self.ops):
             try:
@@ -411,19 +384,19 @@ class Program:
             except ProgramError as error:
                 raise ProgramError(f"operation {number} ({type(op).__name__}): {error}") from None
         few = 1 <= len(self.outputs) <= MAX_OUTPUTS
-        _require(few, f"a program has 1..{MAX_OUTPUTS} outputs", len(self.outputs))
+        require(few, f"a program has 1..{MAX_OUTPUTS} outputs", len(self.outputs))
         inside = all(0 <= value < len(self.ops) for value in self.outputs)
-        _require(inside, "`outputs` must name operations", self.outputs)
-        numbers = sum(_count(shapes[value]) for value in self.outputs)
-        _require(numbers <= MAX_VALUE, f"the outputs have up to {MAX_VALUE} numbers", numbers)
+        require(inside, "`outputs` must name operations", self.outputs)
+        numbers = sum(count(shapes[value]) for value in self.outputs)
+        require(numbers <= MAX_VALUE, f"the outputs have up to {MAX_VALUE} numbers", numbers)
         object.__setattr__(self, "shapes", tuple(shapes))
 
     @staticmethod
     def _shape(number: int, op: Op, shapes: list[Shape]) -> Shape:
         inside = all(0 <= value < number for value in op.inputs)
-        _require(inside, f"`inputs` must name operations before {number}", op.inputs)
+        require(inside, f"`inputs` must name operations before {number}", op.inputs)
         fits = len(op.inputs) == op.arity if op.arity is not None else len(op.inputs) >= 1
-        _require(fits, f"the number of `inputs` must be {op.arity or '1 or more'}", len(op.inputs))
+        require(fits, f"the number of `inputs` must be {op.arity or '1 or more'}", len(op.inputs))
         return value_shape(op, [shapes[value] for value in op.inputs])
 
     @property

@@ -12,6 +12,7 @@ from nhn_tf.pruning.compact import compact, live_costs, live_parameters
 from nhn_tf.pruning.criteria import CRITERIA, Selection, random_masks, score, select
 from nhn_tf.pruning.distill import Distiller
 from nhn_tf.pruning.inheritance import Inheritance
+from nhn_tf.pruning.initial import units
 from nhn_tf.pruning.liveness import LayerLiveness, liveness
 from nhn_tf.pruning.masked import apply_masks, masked_layers, masks_of
 from nhn_tf.pruning.preflight import LayerOutlook, Outlook, check
@@ -46,4 +47,5 @@ __all__ = [
     "score",
     "select",
     "summary",
+    "units",
 ]

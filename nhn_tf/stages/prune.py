@@ -132,7 +132,11 @@ def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) 
     for name in proposal.disconnected:
         print(f"warning: {name} has no kernel left")
     pruning.apply_masks(masked, proposal.masks)
-    return proposal.thresholds
+    config = settings.expect(PruneConfig)
+    if config.scope != "normalized":
+        return proposal.thresholds
+    unit = pruning.units(pruning.prunable(model), config.criterion)
+    return {name: threshold * unit[name] for name, threshold in proposal.thresholds.items()}
 
 
 def _prune_gradually(stage: OpenStage, masked: keras.Model, feed: Feed, settings: Settings) -> Mapping[str, float]:

@@ -125,3 +125,13 @@ def test_restoring_something_else_names_what_differs():
     del arrays["model/hidden/bias"]
     with pytest.raises(ValueError, match=r"hidden/bias"):
         training.restore(model, arrays)
+
+
+def test_the_decay_of_idle_weights_is_that_of_the_real_optimizer():
+    config = SgdConfig(epochs=4, lr_max=0.1, lr_min=0.01, lr_period_epochs=1, momentum=0.5, l2=0.002, warmup_epochs=0.5)
+    variable = keras.Variable(np.ones(1, "float32"), name="idle")
+    optimizer = optimizers.make_optimizer(config, 50)
+    for _ in range(200):
+        optimizer.apply([keras.ops.zeros(1)], [variable])
+    left = float(keras.ops.convert_to_numpy(variable)[0])
+    assert optimizers.decay_e_folds(config, 50) == pytest.approx(-math.log(left), rel=0.02)

@@ -11,6 +11,8 @@ from nhn_tf.pruning.api import propose, prune
 from nhn_tf.pruning.compact import compact, live_costs, live_parameters
 from nhn_tf.pruning.criteria import CRITERIA, Selection, random_masks, score, select
 from nhn_tf.pruning.distill import Distiller
+from nhn_tf.pruning.inheritance import Inheritance
+from nhn_tf.pruning.initial import units
 from nhn_tf.pruning.liveness import LayerLiveness, liveness
 from nhn_tf.pruning.masked import apply_masks, masked_layers, masks_of
 from nhn_tf.pruning.preflight import LayerOutlook, Outlook, check
@@ -22,6 +24,7 @@ from nhn_tf.pruning.targets import prunable
 __all__ = [
     "CRITERIA",
     "Distiller",
+    "Inheritance",
     "LayerLiveness",
     "LayerOutlook",
     "Outlook",
@@ -44,4 +47,5 @@ __all__ = [
     "score",
     "select",
     "summary",
+    "units",
 ]

@@ -12,8 +12,8 @@ import numpy as np
 
 from nhn_tf.layers.masked_conv import Masked
 from nhn_tf.models import agreement, copying, keras_graph
-from nhn_tf.pruning import criteria, liveness, structured, targets
-from nhn_tf.pruning.masked import apply_masks, kernels_of, kinds_of
+from nhn_tf.pruning import criteria, initial, liveness, structured, targets
+from nhn_tf.pruning.masked import apply_masks, kinds_of
 
 STRUCTURES: Final = ("kernels", "channels")
 
@@ -51,7 +51,9 @@ def prune(
       criterion: `std` (the paper's), `l1`, `l2` or `random` (a control). 1x1 kernels and dense weights, which have no
         spread, go by their magnitude under `std`.
       scope: whether `sparsity` holds over all layers of a kind together (`global`, which may leave some layer hardly
-        any: a warning names it) or in each (`layer`). The kinds are k x k kernels, 1x1 kernels and dense weights.
+        any: a warning names it) or in each (`layer`). `normalized` is global for scores in units of what the layer's
+        initializer draws on average, so that layers of more inputs, which begin with smaller weights, are not pruned
+        for that; `threshold` is in these units then. The kinds are k x k kernels, 1x1 kernels and dense weights.
       structure: `kernels`, or `channels`: whole output channels go, by the mean score of their kernels, which dense
         engines gain from too. `sparsity` then counts the kernels that live channels lack, those of the layers behind
         included, so that networks of either structure cost the same multiply-adds; layers that make the model's outputs
@@ -70,8 +72,9 @@ def prune(
       A new model, not compiled, of the same structure, layer names and weights.
 
     Raises:
-      ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, or
-        a layer that cannot be copied; the message names it.
+      ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, a
+        layer that cannot be copied, or under the normalized scope one whose kernels begin at a score of 0; the message
+        names it.
       DisagreementError: the copy does not compute what the model does (see `nhn_tf.models.agreement`).
     """
     criteria.check_target(threshold=threshold, sparsity=sparsity, scope=scope)
@@ -82,7 +85,7 @@ def prune(
     chosen, shares = _targets(model, sparsity, layers, include, exclude)
     if structure == "channels":
         chosen = {name: layer for name, layer in chosen.items() if name not in targets.at_output(model)}
-    scores = _scored(chosen, criterion, seed)
+    scores = initial.scores_of(chosen, criterion, scope=scope, seed=seed)
     target: dict[str, Any] = {
         "threshold": threshold,
         "sparsity": shares,
@@ -110,15 +113,17 @@ def propose(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     sparsity: float | Mapping[str, float] | None = None,
+    scope: str = "global",
     **target: Any,
 ) -> criteria.Selection:
     """What `prune` would switch off, with the thresholds and the layers it would rescue; nothing is changed.
 
-    Arguments and errors are those of `prune`; `target` holds `threshold`, `scope`, `allow_disconnected`.
+    Arguments and errors are those of `prune`; `target` holds `threshold` and `allow_disconnected`.
     """
     chosen, shares = _targets(model, sparsity, layers, include, exclude)
-    kinds, current = kinds_of(chosen), _current(chosen)
-    return criteria.select(_scored(chosen, criterion, seed), sparsity=shares, kinds=kinds, current=current, **target)
+    scores = initial.scores_of(chosen, criterion, scope=scope, seed=seed)
+    target = {**target, "scope": scope, "kinds": kinds_of(chosen), "current": _current(chosen)}
+    return criteria.select(scores, sparsity=shares, **target)
 
 
 def _targets(
@@ -139,10 +144,6 @@ def _targets(
         shares = dict.fromkeys(targets.matching("sparsity", [pattern], names), share) | shares
     chosen = targets.prunable(model, list(shares), exclude=exclude)
     return chosen, {name: shares[name] for name in chosen}
-
-
-def _scored(chosen: Mapping[str, Any], criterion: str, seed: int) -> dict[str, np.ndarray]:
-    return criteria.score(kernels_of(chosen), criterion, seed=seed)
 
 
 def _current(chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ import numpy as np
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream, generator
 
-SCOPES: Final = ("global", "layer")
+SCOPES: Final = ("global", "layer", "normalized")
 
 Criterion = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Kernel [kh, kw, Cin, Cout] and a random generator to scores [Cin, Cout]; low goes first."""
@@ -164,7 +164,8 @@ def select(
       scores: layer name to float [Cin, Cout].
       threshold: absolute, in the unit of the scores.
       sparsity: share of kernels to be gone, in [0, 1); or one for each layer.
-      scope: with `sparsity`, whether the share holds in each `layer` or over all of them (`global`).
+      scope: with `sparsity`, whether the share holds in each `layer` or over all of them (`global`; `normalized` too,
+        for scores in units of each layer's own: see `initial.scores_of`).
       kinds: layer name to what it is; a global share holds over the layers of each kind, whose scores alone compare.
       current: masks in force, layer name to bool [Cin, Cout]; a layer without one is whole.
       may_return: whether kernels pruned in `current` compete again; otherwise they stay pruned. Of equal scores, those
@@ -212,7 +213,7 @@ def random_masks(masks: Mapping[str, np.ndarray], *, scope: str = "global", seed
 
     Args:
       masks: layer name to bool [Cin, Cout]; all kept to none kept.
-      scope: whether each `layer` keeps as many as it did, or all of them together (`global`).
+      scope: whether each `layer` keeps as many as it did, or all of them together.
       seed: of the choice, which is uniform.
 
     Raises:

@@ -17,8 +17,8 @@ import numpy as np
 
 from nhn_tf.layers import backend
 from nhn_tf.layers.masked_conv import Masked
-from nhn_tf.pruning import criteria
-from nhn_tf.pruning.masked import apply_masks, kernels_of, kinds_of, masked_layers, masks_of
+from nhn_tf.pruning import criteria, initial
+from nhn_tf.pruning.masked import apply_masks, kinds_of, masked_layers, masks_of
 from nhn_tf.values.masks import Masks
 
 
@@ -226,7 +226,7 @@ class PruningSchedule(keras.callbacks.Callback):
         model = self.pruned_model
         layers = masked_layers(model, self.layer_names)
         selection = criteria.select(
-            criteria.score(kernels_of(layers), self.criterion, seed=self.seed),
+            initial.scores_of(layers, self.criterion, scope=self.scope, seed=self.seed),
             scope=self.scope,
             kinds=kinds_of(layers),
             current={name: mask for name, mask in masks_of(model).items() if name in layers},

@@ -16,7 +16,7 @@ def figure(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        shares = ("accuracy", "fitness", "sparsity", "density", "removed")
+        shares = ("accuracy", "fitness", "sparsity", "density", "removed", "kept_as", "kept_by")
         return percent(value) if any(share in name for share in shares) else f"{value:.4g}"
     return str(value)
 

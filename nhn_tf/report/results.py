@@ -31,6 +31,7 @@ SEARCHES: Final = ("enas", "lds_location", "lds_direction")
 TRAINED: Final = {"base": "base network", "pruned": "pruned and retrained", "final": "NHN"}
 
 # Of the per-layer table of pruning: what is summed up.
+_ORIGIN: Final = ("kept_as_at_initialisation", "kept_by_chance", "decay_e_folds")
 _COUNTS: Final = ("kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops")
 
 # Whether the schedule is gradual -> what the network is, and where the paper's figure for it stands.
@@ -343,7 +344,10 @@ def _pruning(stage: StageRecord) -> Json | None:
         return None
     counted = [name for name in _COUNTS if all(isinstance(row.get(name), int) for row in layers)]
     sums = {name: sum(row[name] for row in layers) for name in counted}
-    return {"source": f"{stage.directory}/layers.csv", "layers": _jsonable(layers), "computed": {"sums": sums}}
+    table = {"source": f"{stage.directory}/layers.csv", "layers": _jsonable(layers), "computed": {"sums": sums}}
+    metrics = finite(stage.metrics)
+    origin = {name: metrics[name] for name in _ORIGIN if name in metrics}
+    return {**table, "origin": {"source": f"{stage.directory}/done.json", **origin} if origin else None}
 
 
 def _sensitivities(run: Run) -> str | None:

@@ -281,7 +281,11 @@ class PruneConfig(SgdConfig):
         source="paper, section 2.2",
     )  # fmt: skip
     scope: str = setting(
-        "global", "where the sparsity holds: over all layers together, or in each", choices=("global", "layer")
+        "global",
+        "where the sparsity holds: over all layers together, in each, or over all in units of each layer's initial "
+        "sensitivity, in which `threshold` is given then",
+        choices=("global", "layer", "normalized"),
+        source="paper, section 2.2: global",
     )
     criterion: str = setting(
         "std", "sensitivity of a kernel", choices=("std", "l1", "l2", "random"), source="paper, section 2.2: std"

@@ -46,6 +46,17 @@ def inherited(
     return model
 
 
+def initial(source: StageRecord, data: datasets.Dataset) -> keras.Model | None:
+    """The base network as its stage began to train it, made anew from the stage's seed.
+
+    None where another backend trained it, which draws other numbers.
+    """
+    if source.done.backend != keras.backend.backend():
+        return None
+    keras.utils.set_random_seed(source.config["seed"])
+    return build(source.genotype(), data, form=form_of(source.run))
+
+
 def build(genotype: Genotype, data: datasets.Dataset, *, form: Form, dropout: float = 0.0) -> keras.Model:
     """A network for the data, with new weights."""
     return network.build(

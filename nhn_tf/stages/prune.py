@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import keras
 import numpy as np
@@ -17,12 +17,16 @@ from nhn_tf.models import complexity, weights
 from nhn_tf.report.figures import std_histogram
 from nhn_tf.runs import Done, OpenStage, ReadyStage, RunError, Settings, StageRecord
 from nhn_tf.runs.event_writer import EventWriter
-from nhn_tf.settings import PruneConfig
+from nhn_tf.settings import BaseConfig, PruneConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
 from nhn_tf.storage import files
+from nhn_tf.training import optimizers
 from nhn_tf.values.masks import Masks
+
+FAR_ABOVE_CHANCE: Final = 0.25
+"""So much more than by chance of what is kept as at initialisation is warned of."""
 
 
 def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
@@ -41,7 +45,9 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
     if config.control:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
-    _write_layers(begun / "layers.csv", toll)
+    inheritance = _inheritance(stage.predecessor, masks, feed, settings)
+    metrics |= _origin(inheritance, stage.predecessor, feed, settings)
+    _write_layers(begun / "layers.csv", toll, inheritance)
     ranked = model if config.schedule == "oneshot" else pruned
     _picture_sensitivities(begun, ranked, config.criterion, thresholds, seed=settings.seed)
     genotype = dataclasses.replace(stage.genotype, masks=masks)
@@ -67,6 +73,37 @@ def _random_control(model: keras.Model, masks: Masks, feed: Feed, settings: Sett
     scope = settings.expect(PruneConfig).scope
     pruning.apply_masks(control, pruning.random_masks(masks, scope=scope, seed=settings.seed))
     return training.accuracy(control, feed.test)
+
+
+def _inheritance(source: StageRecord, masks: Masks, feed: Feed, settings: Settings) -> pruning.Inheritance | None:
+    """What of `masks` the same choice would have kept before the base was trained.
+
+    None where the base's initial kernels cannot be made anew, or nothing is kept.
+    """
+    initial = networks.initial(source, feed.data)
+    if initial is None or not masks.kept:
+        return None
+    options = {**_pruning_options(settings), "threshold": None, "sparsity": masks.sparsity}
+    return pruning.Inheritance.of(masks, pruning.propose(initial, **options).masks)
+
+
+def _origin(
+    inheritance: pruning.Inheritance | None, source: StageRecord, feed: Feed, settings: Settings
+) -> dict[str, float]:
+    """Whether the base was trained for long enough to be pruned by what it learned; a warning where it was not."""
+    config = BaseConfig.from_json(source.config["config"])
+    e_folds = optimizers.decay_e_folds(config, len(feed.train(config)))
+    found = {"decay_e_folds": e_folds}
+    if inheritance is None:
+        return found
+    kept, chance = inheritance.kept_as_at_initialisation, inheritance.kept_by_chance
+    if kept > chance + FAR_ABOVE_CHANCE and settings.expect(PruneConfig).criterion != "random":
+        print(
+            f"warning: {kept:.0%} of the kernels that stay would have stayed before training, too ({chance:.0%} by "
+            f"chance). L2 has shrunk idle weights by {e_folds:.2g} e-folds; from about 5 on what was learned decides. "
+            "Train the base for more epochs or with a higher `l2`."
+        )
+    return {**found, "kept_as_at_initialisation": kept, "kept_by_chance": chance}
 
 
 def _pruning_options(settings: Settings) -> dict[str, Any]:
@@ -95,7 +132,11 @@ def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) 
     for name in proposal.disconnected:
         print(f"warning: {name} has no kernel left")
     pruning.apply_masks(masked, proposal.masks)
-    return proposal.thresholds
+    config = settings.expect(PruneConfig)
+    if config.scope != "normalized":
+        return proposal.thresholds
+    unit = pruning.units(pruning.prunable(model), config.criterion)
+    return {name: threshold * unit[name] for name, threshold in proposal.thresholds.items()}
 
 
 def _prune_gradually(stage: OpenStage, masked: keras.Model, feed: Feed, settings: Settings) -> Mapping[str, float]:
@@ -145,19 +186,23 @@ def _savings(toll: _Toll) -> dict[str, float]:
     }
 
 
-def _write_layers(path: Path, toll: _Toll) -> None:
+def _write_layers(path: Path, toll: _Toll, inheritance: pruning.Inheritance | None) -> None:
     """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after.
 
     Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons.
     """
     layers, before, after, masked = toll
+    shares = inheritance.layers if inheritance else {}
+    told = {name: [f"{share:.6f}" for share in pair] for name, pair in shares.items()}
     header = (
         "layer", "prunable", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
+        "kept_as_at_initialisation", "kept_by_chance",
     )  # fmt: skip
     rows = [
         (
             name, int(name in masked), layer.kernels, layer.live_kernels, layer.dead_neurons,
             before[name].params, after[name].live_params, before[name].flops, after[name].live_flops,
+            *told.get(name, ("", "")),
         )
         for name, layer in layers.items()
         if before[name].params

@@ -39,6 +39,8 @@ class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
       period_mult: each period is so many times the one before.
       total_steps: steps that the schedule must cover; afterwards the last period's end is held.
       warmup_steps: steps of linear rise from 0 to `lr_max` before the first period.
+
+    It is called with a step's number, or an array of them.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         step = ops.cast(step, "float32")
         since = ops.maximum(step - self.warmup_steps, 0.0)
-        period = ops.sum(ops.cast(since >= self._starts, "int32")) - 1
+        period = ops.sum(ops.cast(ops.expand_dims(since, -1) >= self._starts, "int32"), axis=-1) - 1
         start = ops.take(self._starts, period)
         length = ops.take(self._lengths, period)
         progress = ops.minimum((since - start) / length, 1.0)
@@ -172,6 +174,16 @@ def make_schedule(config: SgdConfig, steps_per_epoch: int, *, rate_scale: float 
         total_steps=total,
         warmup_steps=warmup,
     )
+
+
+def decay_e_folds(config: SgdConfig, steps_per_epoch: int) -> float:
+    """How far L2 shrinks a weight that no other gradient moves, in a whole training: to exp(-this) of what it was.
+
+    Each step takes lr * 2 * l2 of it, and momentum makes that 1 / (1 - momentum) times as much in the long run.
+    """
+    rates = make_schedule(config, steps_per_epoch)(np.arange(config.epochs * steps_per_epoch))
+    total = ops.convert_to_numpy(rates).sum(dtype=np.float64)
+    return float(total) * 2.0 * config.l2 / (1.0 - config.momentum)
 
 
 def make_optimizer(config: SgdConfig, steps_per_epoch: int, *, rate_scale: float = 1.0, ema: float = 0.0) -> Nesterov:

@@ -85,6 +85,8 @@ def pruning(results: Json, pictures: Collection[str]) -> list[Block]:
             "or from a dead neuron."
         )
         blocks.append(Paragraph(("From ", Code(pruning["source"]), note)))
+        if pruning["origin"]:
+            blocks.append(_origin(pruning["origin"]))
     if "histograms" in pictures:
         alt = (
             "How sensitive the kernels of each layer are: the standard deviation of each kernel, those pruned in grey."
@@ -94,6 +96,20 @@ def pruning(results: Json, pictures: Collection[str]) -> list[Block]:
         alt = "How sensitive the kernels are, and the threshold"
         blocks.append(Picture(picture.removesuffix(".png"), alt, Code(picture)))
     return blocks
+
+
+def _origin(origin: Json) -> Paragraph:
+    """Whether pruning kept what was learned, or what was large before training."""
+    told = []
+    if "kept_by_chance" in origin:
+        kept, chance = (figure(name, origin[name]) for name in ("kept_as_at_initialisation", "kept_by_chance"))
+        told.append(
+            f"Of the kernels kept, {kept} would have been kept before training, too; by chance it would be {chance}. "
+        )
+    if "decay_e_folds" in origin:
+        e_folds = figure("decay_e_folds", origin["decay_e_folds"])
+        told.append(f"In the base's training L2 shrank a weight that nothing else moves by {e_folds} e-folds. ")
+    return Paragraph((*told, "From ", Code(origin["source"]), "."))
 
 
 def stages(results: Json, pictures: Collection[str]) -> list[Block]:

@@ -110,7 +110,8 @@ def run_ours(options: argparse.Namespace, seed: str) -> dict[str, Any]:
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         call("pipeline.py", *dataset_flags(options), *limit)
         after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
-        stage = call("export.py", f"--model_dir={run}", "--format=keras")["stage"]
+        call("export.py", f"--model_dir={run}", "--format=keras")
+        stage = json.loads((run / "export" / "export.json").read_text())["stage"]
         speed = apart(options, "latency", f"{run}/export/network.keras", 0)
         metrics = {path.parent.name[2:]: json.loads(path.read_text())["metrics"] for path in run.glob("*/done.json")}
     return {
@@ -268,6 +269,7 @@ def latency(model: Any) -> dict[str, Any]:
     )  # tells TensorFlow to stay on one thread: too late for training here
 
     images = np.random.default_rng(0).standard_normal((1, *model.input_shape[1:])).astype(np.float32)
+    model.predict_on_batch(images)  # Keras exports only what has been called
     with engines(model, 1) as calls:
         for call in calls.values():
             call(images)

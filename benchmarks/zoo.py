@@ -1,7 +1,8 @@
 """Networks as people write them, each through all that the package does: what works, what is refused, what is wrong.
 
-    python benchmarks/zoo.py                     # about ten minutes on two cores
+    python benchmarks/zoo.py                     # MINUTES on two cores
     python benchmarks/zoo.py --only=resnet,se    # those whose names contain one of these
+    python benchmarks/zoo.py --results=zoo.json  # keeps each result as it comes; what is there is not run again
 
 Each network is pruned (half of its kernels; where it has no 3x3 or 5x5 ones, of whatever it has), trained two steps,
 saved and loaded, compacted, loaded again by a process that knows Keras alone, and compiled without fallback; after each
@@ -29,6 +30,7 @@ from keras import layers as L
 import nhn_tf.layers  # noqa: F401
 from nhn_tf import pruning, sparse
 from nhn_tf.models import agreement
+from nhn_tf.storage import files
 
 TOLERANCE: Final = 1e-5
 """Largest relative error that is not called wrong, in float32; a hundred times that in half precision."""
@@ -119,6 +121,85 @@ def unet() -> keras.Model:
         x = L.Conv2DTranspose(filters, 2, strides=2, padding="same")(x)
         x = conv(L.Concatenate()([x, skip]), filters, activation="relu")
     return keras.Model(inputs, L.Conv2D(2, 1, activation="sigmoid")(x))
+
+
+@network
+def unet_of_classes() -> keras.Model:
+    """With normalised transposed convolutions of 3x3 and a softmax at each pixel."""
+    inputs = images()
+    x, skips = inputs, []
+    for filters in (8, 16):
+        skips.append(conv(x, filters, activation="relu"))
+        x = conv(skips[-1], filters, strides=2, activation="relu")
+    for filters, skip in zip((16, 8), reversed(skips), strict=True):
+        x = L.Conv2DTranspose(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = conv(L.Concatenate()([L.ReLU()(L.BatchNormalization()(x)), skip]), filters, activation="relu")
+    return keras.Model(inputs, L.Conv2D(4, 1, activation="softmax")(x))
+
+
+@network
+def autoencoder() -> keras.Model:
+    inputs = images()
+    x = conv(conv(inputs, 8, strides=2, activation="relu"), 16, strides=2, activation="relu")
+    code = L.Dense(12, name="code")(L.Flatten()(x))
+    x = L.Reshape((8, 8, 16))(L.Dense(8 * 8 * 16, activation="relu")(code))
+    x = L.Conv2DTranspose(8, 4, strides=2, padding="same", activation="relu")(x)
+    return keras.Model(inputs, [L.Conv2DTranspose(3, 4, strides=2, padding="same", activation="sigmoid")(x), code])
+
+
+@network
+def feature_pyramid() -> keras.Model:
+    inputs = images()
+    levels = [conv(inputs, 8, strides=2, activation="relu")]
+    for filters in (16, 24):
+        levels.append(conv(levels[-1], filters, strides=2, activation="relu"))
+    x, outputs = conv(levels[-1], 12, 1), []
+    for level in reversed(levels[:-1]):
+        x = L.Add()([L.UpSampling2D()(x), conv(level, 12, 1)])
+        outputs.append(conv(conv(x, 12, activation="relu"), 5, 1))
+    return keras.Model(inputs, outputs)
+
+
+@network
+def conditioned() -> keras.Model:
+    """A table's numbers scale and shift an image's channels."""
+    inputs, table = images(16), keras.Input((5,))
+    x = conv(conv(inputs, 8), 16, use_bias=False)
+    x = L.Add()([L.Multiply()([x, L.Dense(16)(table)]), L.Reshape((1, 1, 16))(L.Dense(16)(table))])
+    return keras.Model([inputs, table], head(conv(L.ReLU()(x), 16)))
+
+
+@network
+def inverted_residuals() -> keras.Model:
+    """As in MobileNetV3 and EfficientNet: a wide middle, gates, hard-swish."""
+    inputs = images()
+    x = conv(inputs, 8, strides=2, activation="hard_silu")
+    for strides in (1, 2):
+        y = L.Activation("hard_silu")(L.BatchNormalization()(conv(x, 32, 1, use_bias=False)))
+        y = L.BatchNormalization()(L.DepthwiseConv2D(5, strides=strides, padding="same", use_bias=False)(y))
+        s = L.Dense(8, activation="relu")(L.GlobalAveragePooling2D()(y))
+        y = L.Multiply()([L.Activation("hard_silu")(y), L.Dense(32, activation="hard_sigmoid")(s)])
+        y = L.BatchNormalization()(conv(y, 8, 1, use_bias=False))
+        x = L.Add()([x, y]) if strides == 1 else y
+    return keras.Model(inputs, head(conv(x, 16)))
+
+
+@network
+def resnext_block() -> keras.Model:
+    inputs = images(16)
+    x = conv(inputs, 16, activation="relu")
+    y = conv(conv(x, 16, 1, activation="relu"), 16, groups=4, activation="relu")
+    return keras.Model(inputs, head(L.ReLU()(L.Add()([x, squeeze_excite(conv(y, 16, 1))]))))
+
+
+@network
+def squeezenet_fire() -> keras.Model:
+    inputs = images()
+    x = L.MaxPooling2D(3, 2)(conv(inputs, 16, strides=2, activation="relu"))
+    for filters in (8, 16):
+        s = conv(x, filters, 1, activation="relu")
+        x = L.Concatenate()([conv(s, 2 * filters, 1, activation="relu"), conv(s, 2 * filters, activation="relu")])
+    return keras.Model(inputs, L.Softmax()(L.GlobalAveragePooling2D()(conv(x, 10, 1))))
 
 
 @network
@@ -259,6 +340,15 @@ def mixed_bfloat16() -> keras.Model:
 
 
 @network
+def mixed_float16() -> keras.Model:
+    policy = keras.dtype_policies.DTypePolicy("mixed_float16")
+    inputs = images(16)
+    x = L.Conv2D(8, 3, dtype=policy, activation="relu")(inputs)
+    x = L.Conv2D(16, 3, dtype=policy)(x)
+    return keras.Model(inputs, L.Dense(10, dtype="float32")(L.GlobalMaxPooling2D(dtype=policy)(x)))
+
+
+@network
 def subclass_in_name_only() -> keras.Model:
     class Conv3(L.Conv2D):
         def __init__(self, filters: int, **options: object):
@@ -337,8 +427,20 @@ for _name, _middle in {
     "swish": lambda x: L.Activation("silu")(L.BatchNormalization()(x)),
     "hard_swish": lambda x: L.Activation("hard_silu")(x),
     "tanh": lambda x: conv(x, 16, activation="tanh"),
+    "hard_sigmoid": lambda x: conv(x, 16, activation="hard_sigmoid"),
+    "mish": lambda x: L.Activation("mish")(L.BatchNormalization()(x)),
+    "selu": lambda x: L.AlphaDropout(0.1)(conv(x, 16, activation="selu")),
+    "softplus": lambda x: conv(x, 16, activation="softplus"),
+    "prelu_of_pixels": lambda x: L.PReLU()(x),
     "layer_norm": lambda x: L.LayerNormalization()(x),
+    "layer_norm_of_maps": lambda x: L.LayerNormalization(axis=[1, 2, 3])(x),
+    "rms_norm": lambda x: L.RMSNormalization()(x),
+    "unit_norm": lambda x: L.UnitNormalization()(x),
     "group_norm": lambda x: L.GroupNormalization(4)(x),
+    "instance_norm": lambda x: L.GroupNormalization(-1)(x),
+    "gated": lambda x: x * keras.ops.sigmoid(conv(x, 16, 1)),
+    "gate_of_pixels": lambda x: L.Multiply()([x, conv(x, 1, 7, activation="sigmoid")]),
+    "minimum_of": lambda x: L.Minimum()([x, conv(x, 16)]),
     "average_of": lambda x: L.Average()([x, conv(x, 16)]),
     "maximum_of": lambda x: L.Maximum()([x, conv(x, 16)]),
     "arithmetic": lambda x: (x * 2 + 1) / 3 - conv(x, 16),
@@ -363,16 +465,18 @@ def _behind(name: str, first: Callable[[], L.Layer]) -> None:
 _behind("rescaling", lambda: L.Rescaling(1 / 255))
 _behind("normalization", lambda: L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0]))
 _behind("augmentation", lambda: L.RandomFlip("horizontal"))
-_behind("resizing", lambda: L.Resizing(16, 16))
+_behind("resizing", lambda: L.Resizing(20, 12))
 
 for _name, _options in {
     "VGG16": {}, "ResNet50": {}, "ResNet50V2": {}, "DenseNet121": {}, "MobileNet": {}, "MobileNetV2": {},
-    "MobileNetV3Small": {}, "EfficientNetB0": {}, "EfficientNetV2B0": {}, "ConvNeXtTiny": {},
-    "InceptionV3": {"side": 75}, "Xception": {"side": 71},
+    "MobileNetV3Small": {}, "MobileNetV3Large": {}, "EfficientNetB0": {}, "EfficientNetV2B0": {}, "ConvNeXtTiny": {},
+    "NASNetMobile": {}, "InceptionV3": {"side": 75}, "Xception": {"side": 71}, "InceptionResNetV2": {"side": 75},
 }.items():  # fmt: skip
 
     def _application(name: str = _name, side: int = _options.get("side", SIDE)) -> keras.Model:
-        return getattr(keras.applications, name)(input_shape=(side, side, 3), weights=None, classes=10)
+        return getattr(keras.applications, name)(
+            input_shape=(side, side, 3), weights=None, classes=10, classifier_activation=None
+        )
 
     NETWORKS[_name] = _application
 
@@ -499,39 +603,54 @@ def _read_elsewhere(name: str, folder: str, inputs: list[np.ndarray]) -> list[np
         return [arrays[key] for key in arrays.files]
 
 
+def attempt(name: str) -> Result:
+    """As `run`; a fault of the package or of this file is told, and the others still run."""
+    try:
+        return run(name)
+    except Exception:
+        return Result(name, late=True, note=traceback.format_exc().strip().splitlines()[-1])
+
+
+def row(result: Result) -> str:
+    ticks = [("yes" if flag else "no") for flag in (result.pruned, result.compacted, result.compiled)]
+    wrong = "WRONG " if result.wrong else ""
+    note = (result.refused or result.note)[:150]
+    return f"{result.network:24} {ticks[0]:6} {ticks[1]:9} {ticks[2]:8} {result.error:.1e}  {wrong}{note}"
+
+
+def summary(results: list[Result]) -> dict[str, float]:
+    return {
+        "networks": len(results),
+        "pruned": sum(r.pruned for r in results),
+        "compacted": sum(r.compacted for r in results),
+        "compiled": sum(r.compiled for r in results),
+        "refused_before_training": sum(bool(r.refused) for r in results),
+        "refused_late": sum(r.late for r in results),
+        "silently_wrong": sum(r.wrong for r in results),
+        "max_relative_error": float(f"{max((r.error for r in results), default=0.0):.2g}"),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="parts of names, by commas")
-    wanted = [part for part in parser.parse_args().only.split(",") if part]
+    parser.add_argument("--results", type=Path, help="file for each network's result; those in it are not run again")
+    arguments = parser.parse_args()
+    wanted = [part for part in arguments.only.split(",") if part]
+    names = [name for name in NETWORKS if not wanted or any(part in name for part in wanted)]
     warnings.simplefilter("ignore")
-    results = []
+    known: dict[str, Result] = {}
+    if arguments.results and arguments.results.exists():
+        known = {entry["network"]: Result(**entry) for entry in files.read_json(arguments.results)}
     print(f"{'network':24} pruned compacted compiled  error    note")
-    for name in NETWORKS:
-        if wanted and not any(part in name for part in wanted):
-            continue
-        try:
-            result = run(name)
-        except Exception:  # A fault of the package or of this file: told, and the others still run.
-            result = Result(name, late=True, note=traceback.format_exc().strip().splitlines()[-1])
-        results.append(result)
-        ticks = [("yes" if flag else "no") for flag in (result.pruned, result.compacted, result.compiled)]
-        wrong = "WRONG " if result.wrong else ""
-        note = result.refused or result.note
-        print(f"{name:24} {ticks[0]:6} {ticks[1]:9} {ticks[2]:8} {result.error:.1e}  {wrong}{note[:150]}", flush=True)
-    print(
-        json.dumps(
-            {
-                "networks": len(results),
-                "pruned": sum(r.pruned for r in results),
-                "compacted": sum(r.compacted for r in results),
-                "compiled": sum(r.compiled for r in results),
-                "refused_before_training": sum(bool(r.refused) for r in results),
-                "refused_late": sum(r.late for r in results),
-                "silently_wrong": sum(r.wrong for r in results),
-                "max_relative_error": float(f"{max((r.error for r in results), default=0.0):.2g}"),
-            }
-        )
-    )
+    for name in names:
+        if name not in known:
+            known[name] = attempt(name)
+            if arguments.results:
+                kept = [dataclasses.asdict(known[other]) for other in NETWORKS if other in known]
+                files.write_json(arguments.results, kept)
+        print(row(known[name]), flush=True)
+    print(json.dumps(summary([known[name] for name in names])))
 
 
 if __name__ == "__main__":

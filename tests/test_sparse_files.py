@@ -66,6 +66,37 @@ def test_a_program_comes_back_as_it_was(seed, tmp_path):
         np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (ops.Combine(inputs=(0,), kind="power"), "`kind` must be one of sum"),
+        (ops.Combine(inputs=(0, 1), kind="sum"), "the inputs must have one shape"),
+        (ops.Combine(inputs=65 * (0,), kind="sum"), "up to 64 inputs"),
+        (ops.Normalize(inputs=(0,), groups=5, center=True, epsilon=0.1), "`groups` must be 0 or divide 6 channels"),
+        (ops.Normalize(inputs=(0,), groups=0, center=True, epsilon=-0.1), "`epsilon` must be from 0"),
+        (ops.Unflatten(inputs=(2,), size=(4, 3, 7)), r"the vector must fill \(4, 3, 7\)"),
+        (ops.Unflatten(inputs=(2,), size=(2**70, 1, 1)), r"`size` must be three numbers in 1\.\."),
+        (ops.Transpose(inputs=(2,)), "reads a map"),
+        (ops.Interleave(inputs=(0,), factors=(2, 2), corner=(0, 0), size=(8, 6)), "in 4 groups"),
+        (ops.Interleave(inputs=(0,), factors=(2, 1), corner=(1, 0), size=(8, 3)), "must lie within the map"),
+        (ops.Interleave(inputs=(0,), factors=(2, 1), corner=(-1, 0), size=(8, 3)), "`corner` must be two numbers"),
+        (ops.Resample(inputs=(0,), axis=1, matrix=np.ones((2, 4), np.float32)), r"`matrix` must be float32 \(2, 3\)"),
+        (ops.Resample(inputs=(0,), axis=2, matrix=np.ones((2, 4), np.float32)), "`axis` must be 0 or 1"),
+        (ops.Resample(inputs=(1,), axis=0, matrix=np.ones((2, 65), np.float32)), "a sum of up to 64"),
+        (ops.Constant(inputs=(), values=np.ones((3, 2), np.float32)), "reads a map"),
+    ],
+)
+def test_operations_that_do_not_fit_are_refused(op, message):
+    given = [ops.Input(inputs=(), size=size) for size in ((4, 3, 6), (65, 3, 6), (72,))]
+    with pytest.raises(ops.ProgramError, match=message):
+        ops.Program((*given, op), (3,))
+
+
+def test_a_program_without_an_input_is_refused():
+    with pytest.raises(ops.ProgramError, match="a program has an input"):
+        ops.Program((ops.Constant(inputs=(), values=np.ones((3, 2, 1), np.float32)),), (0,))
+
+
 def test_equal_programs_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         file_format.save(tmp_path / name, pruned_network(np.random.default_rng(3)))

@@ -374,6 +374,7 @@ class Program:
 
     def __post_init__(self) -> None:
         require(1 <= len(self.ops) <= MAX_OPS, f"a program has 1..{MAX_OPS} operations", len(self.ops))
+        require(any(isinstance(op, Input) for op in self.ops), "a program has an input", "none")
         reads = sum(len(op.inputs) for op in self.ops)
         require(reads <= MAX_READS, f"a program's operations have up to {MAX_READS} inputs", reads)
         shapes: list[Shape] = []

@@ -11,7 +11,18 @@ from typing import Final
 
 import numpy as np
 
-from nhn_tf.sparse.program.op import MAX_SIDE, MAX_STRIDE, Op, Shape, check_array, count, map_of, require, vector_of
+from nhn_tf.sparse.program.op import (  # fmt: skip
+    MAX_CHANNELS,
+    MAX_SIDE,
+    MAX_STRIDE,
+    Op,
+    Shape,
+    check_array,
+    count,
+    map_of,
+    require,
+    vector_of,
+)
 
 MAX_TERMS: Final = 64
 """Rows or columns that one is blended of."""
@@ -74,8 +85,8 @@ class Unflatten(Op):
     size: tuple[int, int, int]
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        positive = len(self.size) == 3 and all(side >= 1 for side in self.size)
-        require(positive, "`size` must be three positive numbers", self.size)
+        inside = len(self.size) == 3 and all(1 <= side <= MAX_CHANNELS for side in self.size)
+        require(inside, f"`size` must be three numbers in 1..{MAX_CHANNELS}", self.size)
         require(count(self.size) == vector_of(inputs[0]), f"the vector must fill {self.size}", inputs[0])
         return self.size
 

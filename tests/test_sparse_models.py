@@ -146,7 +146,7 @@ def test_every_activation_of_keras_that_treats_elements_alone_is_compiled():
     each_agrees((5, 7, 3), functions)
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_transposed_convolutions_are_keras():
     made = [
         layers.Conv2DTranspose(5, size, strides=strides, padding=padding, activation="relu")
@@ -190,7 +190,7 @@ def test_images_are_normalised_by_their_own_statistics_as_in_keras():
     each_agrees((7, 5, 4), [*of_maps, *(lambda x, norm=norm: norm(layers.Flatten()(x)) for norm in of_vectors)])
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_pixels_are_rearranged_and_resized_as_in_keras():
     each_agrees(
         (10, 8, 4),

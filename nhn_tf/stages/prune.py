@@ -40,6 +40,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         thresholds = _prune_gradually(begun, pruned, feed, settings)
     else:
         thresholds = _prune_at_once(model, pruned, settings)
+    _recalibrate(pruned, feed, config)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
     metrics |= networks.figures(pruned, feed, settings, training.hits(pruned, feed.test))
     metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
@@ -67,11 +68,18 @@ def _maskable(model: keras.Model, source: StageRecord) -> keras.Model:
         raise RunError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
 
 
+def _recalibrate(model: keras.Model, feed: Feed, config: PruneConfig) -> None:
+    """Measures batch norm's statistics anew on the stage's training batches, if asked."""
+    if config.recalibrate:
+        pruning.recalibrate(model, feed.train(config))
+
+
 def _random_control(model: keras.Model, masks: Masks, feed: Feed, settings: Settings) -> float:
     """The test accuracy of the network with as many random kernels gone as `masks` switch off."""
     control = pruning.prune(model, sparsity=0.0)
     scope = settings.expect(PruneConfig).scope
     pruning.apply_masks(control, pruning.random_masks(masks, scope=scope, seed=settings.seed))
+    _recalibrate(control, feed, settings.expect(PruneConfig))
     return training.accuracy(control, feed.test)
 
 

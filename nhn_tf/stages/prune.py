@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -48,7 +49,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
     inheritance = _inheritance(stage.predecessor, masks, feed, settings)
     metrics |= _origin(inheritance, stage.predecessor, feed, settings)
-    _write_layers(begun / "layers.csv", toll, inheritance)
+    _write_layers(begun / "layers.csv", toll, thresholds, inheritance)
     ranked = model if config.schedule == "oneshot" else pruned
     _picture_sensitivities(begun, ranked, config.criterion, thresholds, seed=settings.seed)
     genotype = dataclasses.replace(stage.genotype, masks=masks)
@@ -194,23 +195,27 @@ def _savings(toll: _Toll) -> dict[str, float]:
     }
 
 
-def _write_layers(path: Path, toll: _Toll, inheritance: pruning.Inheritance | None) -> None:
+def _write_layers(
+    path: Path, toll: _Toll, thresholds: Mapping[str, float], inheritance: pruning.Inheritance | None
+) -> None:
     """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after.
 
-    Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons.
+    Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons. Below the
+    `threshold`, in the unit of the criterion, kernels went.
     """
     layers, before, after, masked = toll
     shares = inheritance.layers if inheritance else {}
+    cuts = {name: f"{cut:.6g}" for name, cut in thresholds.items() if math.isfinite(cut)}
     told = {name: [f"{share:.6f}" for share in pair] for name, pair in shares.items()}
     header = (
         "layer", "prunable", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
-        "kept_as_at_initialisation", "kept_by_chance",
+        "threshold", "kept_as_at_initialisation", "kept_by_chance",
     )  # fmt: skip
     rows = [
         (
             name, int(name in masked), layer.kernels, layer.live_kernels, layer.dead_neurons,
             before[name].params, after[name].live_params, before[name].flops, after[name].live_flops,
-            *told.get(name, ("", "")),
+            cuts.get(name, ""), *told.get(name, ("", "")),
         )
         for name, layer in layers.items()
         if before[name].params

@@ -22,6 +22,7 @@ def test_the_demo_prunes_most_parameters_and_keeps_its_accuracy(tmp_path):
     assert metrics["prune"]["kernel_sparsity"] == pytest.approx(0.85, abs=0.005)
     assert metrics["prune"]["kxk_params_removed"] > 0.7
     assert metrics["prune"]["test_accuracy"] > metrics["prune"]["random_test_accuracy"]
+    assert metrics["prune"]["kept_as_at_initialisation"] <= metrics["prune"]["kept_by_chance"] + 0.1
     assert metrics["pruned"]["test_accuracy"] >= metrics["base"]["test_accuracy"] - 0.015
     assert metrics["final"]["test_accuracy"] >= 0.97
     assert metrics["final"]["live_params"] <= metrics["base"]["live_params"] / 2

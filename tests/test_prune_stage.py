@@ -9,11 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from nhn_tf import pruning, stages
+from nhn_tf import pruning, stages, training
 from nhn_tf.data import datasets
 from nhn_tf.errors import UserError
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
+from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from tests.conftest import STAGES, smoke_settings
@@ -141,6 +142,23 @@ def test_the_random_control_keeps_as_many_kernels_of_the_base(trained):
     images, labels = feed.test[0]
     accuracy = float(np.mean(control.predict_on_batch(images).argmax(axis=1) == labels))
     assert done["metrics"]["random_test_accuracy"] == pytest.approx(accuracy, abs=1.5 / len(labels))
+
+
+def test_recalibration_measures_the_statistics_of_the_pruned_network(smoke_run, trained):
+    settings = smoke_settings("prune", recalibrate=True, control=True)
+    done = stages.run("prune", trained, settings)
+    left, measured = smoke_run.stage("prune").weights(), trained.stage("prune").weights()
+    moved = {path for path, array in measured.items() if not np.array_equal(array, left[path])}
+    assert moved
+    assert all(path.endswith(("moving_mean", "moving_variance")) for path in moved)
+
+    feed = load_feed(settings)
+    model = networks.inherited(smoke_run.stage("prune"), feed.data)
+    pruning.recalibrate(model, feed.train(settings.config))
+    again = weights.to_arrays(model)
+    for path in moved:
+        np.testing.assert_allclose(again[path], measured[path], rtol=1e-4, atol=1e-5)
+    assert done["metrics"]["test_accuracy"] == pytest.approx(training.accuracy(model, feed.test))
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(trained):

@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from nhn_tf.report import best_locations, drawing, page, plots, published, reading, results, write_report
@@ -217,6 +218,11 @@ def test_histograms_are_of_the_base_networks_kernels_split_by_the_masks(smoke_ru
     for panel, mask in zip(axes, masks.values(), strict=True):
         gone, kept = ([bar.get_height() for bar in bars] for bars in panel.containers)
         assert (sum(gone), sum(kept)) == ((~mask).sum(), mask.sum())
+    arrays = run.stages["base"].weights()
+    for panel, (name, mask) in zip(axes, masks.items(), strict=True):
+        (line,) = panel.lines
+        std = arrays[f"{name}/kernel"].std(axis=(0, 1))
+        np.testing.assert_array_equal(std >= line.get_xdata()[0] * (1 - 1e-5), mask)
     shutil.copytree(smoke_run.path, tmp_path / "run")
     other = reading.read(tmp_path / "run")
     other.stages["base"].__dict__["done"] = dataclasses.replace(other.stages["base"].done, weights="others")

@@ -147,13 +147,18 @@ def std_histogram(
 
 
 def kept_histograms(
-    scores: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], *, narrow: bool = False
+    scores: Mapping[str, np.ndarray],
+    kept: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, float] = {},
+    *,
+    narrow: bool = False,
 ) -> Figure:
-    """A panel for each layer: how sensitive its kernels are, those that went in grey.
+    """A panel for each layer: how sensitive its kernels are, those that went in grey, and where its threshold cuts.
 
     Args:
       scores: layer name to float [Cin, Cout], one score for each kernel.
       kept: by the same names, bool [Cin, Cout].
+      thresholds: the score below which a layer's kernels went, for the layers of which it is known.
       narrow: as wide as a phone.
     """
     columns = min(2 if narrow else _COLUMNS, len(scores))
@@ -165,6 +170,8 @@ def kept_histograms(
             sides = [values[~kept[name]], values[kept[name]]]
             edges = np.linspace(0.0, max(float(values.max(initial=0.0)), 1e-9), _BINS // 2 + 1)
             axes.hist(sides, bins=edges.tolist(), stacked=True, color=[GREY, BLUE])
+            if name in thresholds:
+                axes.axvline(thresholds[name], color=ORANGE, linewidth=1.2)
             axes.set_title(f"{name}: {kept[name].mean():.0%} kept", fontsize=8)
             axes.tick_params(labelsize=7)
             axes.locator_params(nbins=4)
@@ -172,8 +179,10 @@ def kept_histograms(
             axes.set_axis_off()
         figure.supxlabel("standard deviation of a kernel", fontsize=9)
         figure.supylabel("kernels", fontsize=9)
-        keys = [Patch(facecolor=GREY), Patch(facecolor=BLUE)]
-        figure.legend(keys, ["pruned", "kept"], loc="outside upper center", ncols=2)
+        keys: list[tuple[Any, str]] = [(Patch(facecolor=GREY), "pruned"), (Patch(facecolor=BLUE), "kept")]
+        if thresholds:
+            keys.append((Line2D([], [], color=ORANGE), "threshold"))
+        figure.legend(*zip(*keys, strict=True), loc="outside upper center", ncols=len(keys))
         figure.set_layout_engine("constrained")
     return figure
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nhn_tf.report import cells, figures, published
 from nhn_tf.report.reading import Run
+from nhn_tf.runs import StageRecord
 
 Json = dict[str, Any]
 
@@ -99,7 +100,7 @@ def score_plane(table: Json, *, narrow: bool = False) -> Figure:
 
 
 def histograms(run: Run, *, narrow: bool = False) -> Figure | None:
-    """A panel for each pruned layer: the standard deviations of its kernels, those pruned in grey.
+    """A panel for each pruned layer: the standard deviations of its kernels, those pruned in grey, and its threshold.
 
     None where pruning was gradual, or the weights that it began from are no longer those of the base network.
     """
@@ -111,4 +112,11 @@ def histograms(run: Run, *, narrow: bool = False) -> Figure | None:
         return None
     arrays = base.weights()
     scores = {name: arrays[path].std(axis=(0, 1)) for name in masks if (path := f"{name}/kernel") in arrays}
-    return figures.kept_histograms(scores, masks, narrow=narrow) if scores else None
+    return figures.kept_histograms(scores, masks, _thresholds(prune), narrow=narrow) if scores else None
+
+
+def _thresholds(prune: StageRecord) -> dict[str, float]:
+    """The standard deviation below which a layer's kernels went, where that decided and layers.csv tells it."""
+    if prune.config["config"].get("criterion") != "std":
+        return {}
+    return {row["layer"]: float(cut) for row in prune.layers if (cut := row.get("threshold"))}

@@ -18,7 +18,12 @@ NOT_IN_DIGEST = {
 
 # Settings that runs begun before there was such a setting lack, with their defaults: at these they are no part of what
 # decides the result, so that such a run goes on.
-ADDED = {"data.class_weights": "auto", "config.layer_form": "mixed", "config.cutmix": 0.0}
+ADDED = {
+    "data.class_weights": "auto",
+    "config.layer_form": "mixed",
+    "config.cutmix": 0.0,
+    "config.recalibrate": False,
+}
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

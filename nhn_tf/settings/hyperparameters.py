@@ -300,6 +300,9 @@ class PruneConfig(SgdConfig):
     lr_period_epochs: int = setting(
         0, "length of the first cosine period; 0: one period, no restart", unit="epochs", low=0, high=10**6
     )
+    recalibrate: bool = setting(
+        False, "measure batch norm's statistics anew on the training images after pruning", source="paper: not said"
+    )
     control: bool = setting(False, "also measure random pruning at the same sparsity")
     allow_disconnected: bool = setting(False, "let a layer lose all its kernels; else its strongest one stays")
 

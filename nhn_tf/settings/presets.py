@@ -123,8 +123,9 @@ FAST = Preset(
     ),
     base=BaseConfig(
         epochs=40, batch_size=256, lr_max=0.1, lr_min=0.0, lr_period_epochs=0, warmup_epochs=2, label_smoothing=0.1,
+        l2=4e-4,
     ),
-    prune=PruneConfig(batch_size=256),
+    prune=PruneConfig(batch_size=256, recalibrate=True),
     pruned=RetrainConfig(epochs=25, batch_size=256, lr_min=0.0, warmup_epochs=1, label_smoothing=0.1),
     lds_location=LocationConfig(cycles=20, batch_size=250, iterations=10),
     lds_direction=DirectionConfig(cycles=10, batch_size=250, iterations=10),
@@ -142,9 +143,9 @@ DEMO = Preset(
         baseline_decay=0.9, final_samples=40, top_k=5, cutout=0,
     ),
     base=BaseConfig(
-        filters=16, epochs=30, batch_size=64, lr_period_epochs=0, cutout=0,
+        filters=16, epochs=30, batch_size=64, lr_period_epochs=0, cutout=0, l2=0.01,
     ),
-    prune=PruneConfig(epochs=5, batch_size=64, cutout=0),
+    prune=PruneConfig(epochs=5, batch_size=64, cutout=0, scope="normalized", recalibrate=True),
     pruned=RetrainConfig(epochs=20, batch_size=64, cutout=0),
     lds_location=LocationConfig(
         cycles=10, population=10, iterations=3, batch_size=64, fitness_batch_size=128, cutout=0

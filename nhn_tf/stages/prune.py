@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -40,6 +41,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         thresholds = _prune_gradually(begun, pruned, feed, settings)
     else:
         thresholds = _prune_at_once(model, pruned, settings)
+    _recalibrate(pruned, feed, config)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
     metrics |= networks.figures(pruned, feed, settings, training.hits(pruned, feed.test))
     metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
@@ -47,7 +49,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
     inheritance = _inheritance(stage.predecessor, masks, feed, settings)
     metrics |= _origin(inheritance, stage.predecessor, feed, settings)
-    _write_layers(begun / "layers.csv", toll, inheritance)
+    _write_layers(begun / "layers.csv", toll, thresholds, inheritance)
     ranked = model if config.schedule == "oneshot" else pruned
     _picture_sensitivities(begun, ranked, config.criterion, thresholds, seed=settings.seed)
     genotype = dataclasses.replace(stage.genotype, masks=masks)
@@ -67,11 +69,18 @@ def _maskable(model: keras.Model, source: StageRecord) -> keras.Model:
         raise RunError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
 
 
+def _recalibrate(model: keras.Model, feed: Feed, config: PruneConfig) -> None:
+    """Measures batch norm's statistics anew on the stage's training batches, if asked."""
+    if config.recalibrate:
+        pruning.recalibrate(model, feed.train(config))
+
+
 def _random_control(model: keras.Model, masks: Masks, feed: Feed, settings: Settings) -> float:
     """The test accuracy of the network with as many random kernels gone as `masks` switch off."""
     control = pruning.prune(model, sparsity=0.0)
     scope = settings.expect(PruneConfig).scope
     pruning.apply_masks(control, pruning.random_masks(masks, scope=scope, seed=settings.seed))
+    _recalibrate(control, feed, settings.expect(PruneConfig))
     return training.accuracy(control, feed.test)
 
 
@@ -186,23 +195,27 @@ def _savings(toll: _Toll) -> dict[str, float]:
     }
 
 
-def _write_layers(path: Path, toll: _Toll, inheritance: pruning.Inheritance | None) -> None:
+def _write_layers(
+    path: Path, toll: _Toll, thresholds: Mapping[str, float], inheritance: pruning.Inheritance | None
+) -> None:
     """A row for each layer with parameters: kernels, parameters and multiply-adds, before and after.
 
-    Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons.
+    Only the kernels of `prunable` layers count towards the sparsity; others lose theirs with dead neurons. Below the
+    `threshold`, in the unit of the criterion, kernels went.
     """
     layers, before, after, masked = toll
     shares = inheritance.layers if inheritance else {}
+    cuts = {name: f"{cut:.6g}" for name, cut in thresholds.items() if math.isfinite(cut)}
     told = {name: [f"{share:.6f}" for share in pair] for name, pair in shares.items()}
     header = (
         "layer", "prunable", "kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops",
-        "kept_as_at_initialisation", "kept_by_chance",
+        "threshold", "kept_as_at_initialisation", "kept_by_chance",
     )  # fmt: skip
     rows = [
         (
             name, int(name in masked), layer.kernels, layer.live_kernels, layer.dead_neurons,
             before[name].params, after[name].live_params, before[name].flops, after[name].live_flops,
-            *told.get(name, ("", "")),
+            cuts.get(name, ""), *told.get(name, ("", "")),
         )
         for name, layer in layers.items()
         if before[name].params

@@ -89,7 +89,8 @@ def pruning(results: Json, pictures: Collection[str]) -> list[Block]:
             blocks.append(_origin(pruning["origin"]))
     if "histograms" in pictures:
         alt = (
-            "How sensitive the kernels of each layer are: the standard deviation of each kernel, those pruned in grey."
+            "How sensitive the kernels of each layer are: the standard deviation of each kernel, those pruned in grey, "
+            "and the layer's threshold."
         )
         blocks.append(Picture("histograms", alt, alt))
     if picture := results["sensitivities"]:

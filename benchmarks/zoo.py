@@ -1,6 +1,6 @@
 """Networks as people write them, each through all that the package does: what works, what is refused, what is wrong.
 
-    python benchmarks/zoo.py                     # half an hour on two cores
+    python benchmarks/zoo.py                     # about an hour on two cores that other work shares
     python benchmarks/zoo.py --only=resnet,se    # those whose names contain one of these
     python benchmarks/zoo.py --results=zoo.json  # keeps each result as it comes; what is there is not run again
 

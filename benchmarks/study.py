@@ -3,9 +3,9 @@
     python benchmarks/study.py runs/study --dataset=folder --data_dir=photos --preset=fast --seeds=0,1,2
     python benchmarks/study.py --summary runs/study
 
-The first runs `pipeline.py` with the flags that it is given, and with `--controls=all` and `--seeds=0,1,2` where they say
-nothing of these; given again, it goes on where it stopped. The second reads the run directories alone, finished or not, and
-prints every table as Markdown, and then all of it as one line of JSON.
+The first runs `pipeline.py` with the flags that it is given, and with `--controls=all` and `--seeds=0,1,2` where they
+say nothing of these; given again, it goes on where it stopped. The second reads the run directories alone, finished or
+not, and prints every table as Markdown, and then all of it as one line of JSON.
 """
 
 import json

@@ -2,10 +2,14 @@
 
     python pipeline.py --dataset=folder --data_dir=photos --time_limit=20m --model_dir=runs/photos
     python pipeline.py --preset=demo --model_dir=runs/demo
+    python pipeline.py --preset=demo --model_dir=runs/demos --seeds=0,1,2 --controls=all
     python pipeline.py --repeat=runs/demo/run.json --model_dir=runs/again
 
 With --time_limit this machine is measured on these images, and what fits into the time is planned and done. With
 --preset all seven stages run as the preset has them (`--preset=paper`: 46 hours on a GTX 1080 Ti, says the paper).
+With --controls the run's networks are
+compared with others of the same images, epochs, recipe and seed; with --seeds every seed gets a run of its own within
+the directory, and family.md beside them the means, deviations and paired differences.
 
 Started again with the same command it goes on where it stopped. A stage's setting carries its name: --base_epochs=40.
 Watch it with `tensorboard --logdir=runs/demo`. With --repeat, a run's stages run once more with the settings that its
@@ -15,18 +19,24 @@ run.json notes, and each is compared with what it left the first time; other bit
 import contextlib
 import dataclasses
 import os
+import re
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from flags import entry
 from flags.define import StageFlags, noted_plan
 from nhn_tf.errors import UserError
+from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import parse_seconds
-from nhn_tf.settings.presets import PAPER, of_stages
-from nhn_tf.settings.stages import NAMES
+from nhn_tf.settings.presets import PAPER, SHARED, of_stages
+from nhn_tf.settings.stages import BORROWING, NAMES
 from nhn_tf.storage import files
+
+if TYPE_CHECKING:
+    from nhn_tf.runs import Settings
 
 FLAGS = flags.FLAGS
 OWN_IMAGES = ("folder", "csv", "arrays")
@@ -44,6 +54,8 @@ def main() -> None:
         prefixed=True,
         texts={
             "repeat": "the run.json of a run whose stages shall run once more with the settings that it notes",
+            "controls": f"what the run is compared with, all or some of: {', '.join(BORROWING)}",
+            "seeds": "several seeds, such as 0,1,2: a run for each within --model_dir, and one report on them all",
             "time_limit": "time for everything, such as 20m or 1h30m: what is done in it is planned",
         },
         switches={"baseline": "with --time_limit: also train a plain network, for as long as the base"},
@@ -60,6 +72,8 @@ def chosen(stage_flags: StageFlags) -> dict[str, Any]:
     """What the flags ask for: a run again, a run within a time, or a run as a preset has it."""
     if FLAGS.repeat:
         return repeat(stage_flags)
+    if FLAGS.controls is not None or FLAGS.seeds is not None:
+        return run_compared(stage_flags)
     if FLAGS.time_limit is not None:
         return run_timed(stage_flags, FLAGS.time_limit)
     if not FLAGS["preset"].present and (plan := noted_plan(FLAGS)) is not None:
@@ -94,15 +108,64 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
     )
 
 
-def run(stage_flags: StageFlags) -> dict[str, Any]:
+def run(stage_flags: StageFlags, *, controls: Sequence[str] = ()) -> dict[str, Any]:
     """Runs what is not finished yet, in order, and reports; see `nhn_tf.stages.pipeline.run`."""
-    asked = {stage: stage_flags.configured(stage) for stage in NAMES}
+    preset = configured(stage_flags)
     entry.check_backend()
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
-    settings = {stage: entry.settings(parts, stage) for stage, parts in asked.items()}
-    settings = {stage: dataclasses.replace(asked, overwrite=False) for stage, asked in settings.items()}
-    return pipeline.run(entry.run_directory(), settings, overwrite=FLAGS.overwrite)
+    return pipeline.run(entry.run_directory(), settings_of(preset, FLAGS.seed, controls), overwrite=FLAGS.overwrite)
+
+
+def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
+    """Runs the pipeline with controls, for one seed or several; see `nhn_tf.stages.pipeline.run_family`."""
+    if FLAGS.time_limit is not None:
+        raise UserError("--controls and --seeds go with --preset, not with --time_limit.")
+    preset = configured(stage_flags)
+    wanted = FLAGS.controls.split(",") if FLAGS.controls else []
+    seeds = parse_seeds(FLAGS.seeds) if FLAGS.seeds is not None else []
+    entry.check_backend()
+    from nhn_tf.stages import pipeline
+
+    try:
+        controls = pipeline.chosen_controls(wanted)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not seeds:
+        return run(stage_flags, controls=controls)
+    return pipeline.run_family(
+        FLAGS.model_dir or os.path.join("runs", FLAGS.preset),
+        {seed: settings_of(preset, seed, controls) for seed in seeds},
+        overwrite=FLAGS.overwrite,
+    )
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Distinct seeds, written "0,1,2".
+
+    Raises:
+      UserError: it is none.
+    """
+    words = text.split(",")
+    if not all(re.fullmatch(r"\d{1,9}", word) for word in words) or len(set(words)) != len(words):
+        raise UserError(f"--seeds must be different whole numbers, such as 0,1,2. Received: {text!r}.")
+    if FLAGS["seed"].present:
+        raise UserError("--seed and --seeds exclude each other.")
+    return [int(word) for word in words]
+
+
+def configured(stage_flags: StageFlags) -> Preset:
+    """The preset with the typed flags put in."""
+    asked = {stage: stage_flags.configured(stage) for stage in NAMES}
+    shared = {part: asked[NAMES[0]][part] for part in SHARED}
+    return dataclasses.replace(PRESETS[FLAGS.preset], **shared, **{stage: asked[stage][stage] for stage in NAMES})
+
+
+def settings_of(preset: Preset, seed: int, controls: Sequence[str]) -> "dict[str, Settings]":
+    """What each stage and control is asked to do, in their order."""
+    from nhn_tf.runs import Settings
+
+    return {name: Settings.of(preset, name, seed=seed, name=FLAGS.preset) for name in (*NAMES, *controls)}
 
 
 def repeat(stage_flags: StageFlags) -> dict[str, Any]:

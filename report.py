@@ -2,7 +2,8 @@
 
     python report.py --model_dir=runs/demo
 
-Writes runs/demo/report/: report.md, results.json and pictures (PNG and SVG). The run is only read.
+Writes runs/demo/report/: report.md, results.json and pictures (PNG and SVG). The run is only read. Of runs of
+several seeds (`pipeline.py --seeds`) it writes family.md and family.json into their directory.
 
 Flags:
   --model_dir: the run's directory
@@ -30,8 +31,10 @@ def report() -> dict[str, Any]:
     if not FLAGS.model_dir:
         raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
     entry.check_backend()
-    from nhn_tf.report import write_report  # Keras loads only once the flags are known to be right
+    from nhn_tf.report import family, write_report  # Keras loads only once the flags are known to be right
 
+    if family.runs_of(FLAGS.model_dir):
+        return family.write_family(FLAGS.model_dir)
     return write_report(FLAGS.model_dir)
 
 

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Final
 
+from nhn_tf.settings import stages
 from nhn_tf.settings.field import Config
 from nhn_tf.settings.hyperparameters import (
     BaseConfig,
@@ -19,12 +20,12 @@ from nhn_tf.settings.hyperparameters import (
     LocationConfig,
     PruneConfig,
     RetrainConfig,
+    TrainConfig,
 )
-from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 
 SHARED: Final = ("data", "compute")
 """The parts of a preset that every stage shares."""
-PARTS: Final = (*SHARED, *NAMES, *CONTROL_NAMES)
+PARTS: Final = (*SHARED, *stages.CONFIGURED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,27 @@ class Preset:
     baseline: BaselineConfig = BaselineConfig()
 
     def stage(self, name: str) -> Config:
-        """The configuration of the stage called `name`."""
-        return getattr(self, name)
+        """The configuration of the stage or control called `name`."""
+        return self.control(stages.find(name)) if name in stages.BORROWING else getattr(self, name)
+
+    def control(self, control: stages.Stage) -> Config:
+        """The configuration of a control: that of what it controls, with the epochs that it shall have.
+
+        One that stands for the whole pipeline trains as the base does, on the images of the final training, and by one
+        cosine: with restarts its epochs could end in the middle of a period.
+        """
+        config = getattr(self, control.controls)
+        epochs = sum(self._epochs(name) for name in control.epochs_of)
+        if "base" in control.epochs_of:
+            recipe = {field.name: getattr(self.base, field.name) for field in dataclasses.fields(TrainConfig)}
+            images = {"train_on_validation": self.final.train_on_validation}
+            return FinalConfig(**{**recipe, **images, "init": "scratch", "epochs": epochs, "lr_period_epochs": 0})
+        return dataclasses.replace(config, epochs=epochs) if epochs else config
+
+    def _epochs(self, stage: str) -> int:
+        """How many a stage trains; pruning at once trains none."""
+        trains = stage != "prune" or self.prune.schedule == "gradual"
+        return getattr(self, stage).epochs if trains else 0
 
     def to_json(self) -> dict[str, Any]:
         """Every setting, by part."""

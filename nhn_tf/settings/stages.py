@@ -1,12 +1,13 @@
 """Every stage, told once: what it is called, where it lies, what it builds on, what runs it.
 
-`STAGES` are the seven of the pipeline in their order, `CONTROLS` what a run is compared with.
+`STAGES` are the seven of the pipeline in their order, `CONTROLS` what a run is compared with: a line here and a body in
+`nhn_tf.stages` make another one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Stage:
       command: the script and flag that run it.
       run: its body in `nhn_tf.stages`, "module:function"; a name, since bodies stand above this table, which all read.
       inherits: whether it starts from the weights of the stage before it, not from the genotype alone.
+      controls: of a control, the stage that it is compared with and whose settings it takes; "" where it has its own.
+      weights_of: the stage whose weights it inherits, where that is not the one before it.
+      epochs_of: the stages for whose epochs together a control is trained; its settings' own where there are none.
     """
 
     name: str
@@ -28,6 +32,9 @@ class Stage:
     command: str
     run: str
     inherits: bool = True
+    controls: str = ""
+    weights_of: str = ""
+    epochs_of: tuple[str, ...] = ()
 
 
 STAGES: Final = (
@@ -40,11 +47,36 @@ STAGES: Final = (
     Stage("final", "7-final", "lds_direction", "train.py --stage=final", "train:final"),
 )  # fmt: skip
 
-CONTROLS: Final = (Stage("baseline", "baseline", None, "train.py --stage=baseline", "train:baseline", inherits=False),)
+
+def _control(name: str, after: str, run: str, controls: str, **options: Any) -> Stage:
+    return Stage(name, name, after, f"pipeline.py --controls={name}", run, controls=controls, **options)
+
+
+_RETRAINED: Final = ("prune", "pruned")  # the epochs of `prune` count where it trains
+_ALL: Final = ("base", *_RETRAINED, "final")
+
+CONTROLS: Final = (
+    Stage("baseline", "baseline", None, "train.py --stage=baseline", "train:baseline", inherits=False),
+    _control("pruned_longer", "pruned", "controls:longer", "final"),
+    _control("random_addons", "lds_direction", "controls:random_addons", "final", weights_of="pruned"),
+    _control("random_pruning", "prune", "controls:random_pruning", "pruned", weights_of="base", epochs_of=_RETRAINED),
+    _control("base_longer", "base", "controls:longer", "pruned", epochs_of=_RETRAINED),
+    _control("small_dense", "final", "controls:small_dense", "final", inherits=False, epochs_of=_ALL),
+    _control("resnet", "final", "controls:resnet", "final", inherits=False, epochs_of=_ALL),
+    _control("perturbed_addons", "final", "controls:perturbed_addons", "final"),
+    _control("random_search", "enas", "controls:random_search", "base", inherits=False),
+    _control("random_architecture", "enas", "controls:random_architecture", "base", inherits=False),
+    _control("average_pooling", "base", "controls:average_pooling", "base", inherits=False),
+    _control("no_smoothing", "base", "controls:no_smoothing", "base", inherits=False),
+)
 """What a run is compared with; begun, resumed and read as stages are, but no other stage builds on them."""
 
 NAMES: Final = tuple(stage.name for stage in STAGES)
 CONTROL_NAMES: Final = tuple(stage.name for stage in CONTROLS)
+CONFIGURED: Final = tuple(stage.name for stage in (*STAGES, *CONTROLS) if not stage.controls)
+"""Those with settings of their own."""
+BORROWING: Final = tuple(stage.name for stage in CONTROLS if stage.controls)
+"""The controls that take the settings of what they control."""
 _BY_NAME: Final = {stage.name: stage for stage in (*STAGES, *CONTROLS)}
 
 

@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import keras
 import numpy as np
 
 from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
-from nhn_tf.report import write_report
-from nhn_tf.runs import RunDirectory, Settings
+from nhn_tf.report import family, write_report
+from nhn_tf.runs import RunDirectory, Settings, journal
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
-from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
+from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES
 from nhn_tf.stages import planning, repeating, runner
 from nhn_tf.stages.feed import forget_data, load_feed
 from nhn_tf.storage import files
@@ -48,6 +49,7 @@ def pipeline(
     overwrite: bool = False,
     time_limit: str | float | None = None,
     baseline: bool = True,
+    controls: Sequence[str] = (),
     **changes: Any,
 ) -> dict[str, Any]:
     """Searches, trains, prunes, grows and reports; called again, it resumes where it stopped.
@@ -69,6 +71,7 @@ def pipeline(
       time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
         machine; `changes` stand all the same.
       baseline: with a time limit, whether to train a plain network too, for as long as the base.
+      controls: names of what the run is compared with, among `settings.stages.BORROWING`; not with a time limit.
       **changes: settings, as `pipeline.py` names them: those of one stage carry its name, such as `base_epochs`.
 
     Returns:
@@ -83,6 +86,9 @@ def pipeline(
     if x is None and (val, test, class_names) != (None, None, None):
         raise ValueError("`val`, `test` and `class_names` go with `x` and `y`.")
     limit_s = None if time_limit is None else parse_seconds(str(time_limit))
+    names = (*NAMES, *chosen_controls(controls))
+    if limit_s is not None and controls:
+        raise ValueError("`controls` and `time_limit` exclude each other.")
     chosen, name = _preset(preset, timed=limit_s is not None)
     chosen = chosen.replaced(**changes)
     directory = RunDirectory(model_dir)
@@ -95,8 +101,19 @@ def pipeline(
     if limit_s is not None:
         options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": of_stages(changes)}
         return run_timed(directory, chosen, limit_s=limit_s, seed=seed, **options)
-    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in NAMES}
+    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in names}
     return run(directory, settings, overwrite=overwrite)
+
+
+def chosen_controls(names: Sequence[str]) -> tuple[str, ...]:
+    """The controls called so, in the order of their table; "all" names every one.
+
+    Raises:
+      ValueError: there is no such control.
+    """
+    if unknown := [name for name in names if name not in (*BORROWING, "all")]:
+        raise ValueError(f"`controls` must be among all, {', '.join(BORROWING)}. Received: {unknown[0]!r}.")
+    return tuple(name for name in BORROWING if name in names or "all" in names)
 
 
 def _preset(preset: str | Preset | None, *, timed: bool) -> tuple[Preset, str]:
@@ -161,6 +178,37 @@ def run(
         rows.append((stage, done, remark(stage, done)))
         print(f"\n{table(rows)}\n", flush=True)
     return _reported(directory, rows)
+
+
+def run_family(
+    path: str | os.PathLike[str], settings: Mapping[int, Mapping[str, Settings]], *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Runs a pipeline for each of several seeds, each in a directory of its own, and reports on them together.
+
+    Args:
+      path: the directory that holds the runs' directories.
+      settings: by seed, what `run` takes.
+      overwrite: as for `run`.
+
+    Returns:
+      What `write_family` returns.
+
+    Raises:
+      UserError: data, a directory or settings do not admit it; nothing has been changed.
+    """
+    path = Path(path).expanduser()
+    if (path / journal.NAME).exists():
+        raise RunError(f"{path} holds a run of one seed. Give another `model_dir` for several.")
+    directories = {seed: RunDirectory(family.directory_of(path, seed)) for seed in settings}
+    for asked in settings.values():
+        runner.check(asked)
+    for seed, directory in directories.items():
+        print(f"seed {seed}: {directory.path}", flush=True)
+        run(directory, settings[seed], overwrite=overwrite)
+        written = family.write_family(path)
+        keras.utils.clear_session()  # each seed's networks would stay in memory
+    print(f"Report: {written['report']}", flush=True)
+    return written
 
 
 def run_timed(

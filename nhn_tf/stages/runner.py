@@ -74,6 +74,8 @@ def check(settings: Mapping[str, Settings]) -> None:
             raise UserError(f"stage '{name}': {error}") from None
     configs = [asked.config for asked in settings.values()]
     enas = next((config for config in configs if isinstance(config, EnasConfig)), None)
+    if enas is not None and "random_search" in settings and not enas.random_control:
+        raise UserError("the control random_search trains what `enas_random_control` finds: leave that on.")
     base = next((config for config in configs if isinstance(config, BaseConfig)), None)
     if enas is None or base is None or base.genotype:
         return
@@ -93,6 +95,8 @@ def _ready(directory: RunDirectory, stage: stages.Stage, settings: Settings) -> 
         return directory.ready(stage.name, settings)
     source = _source(directory, stage.after, settings)
     inherited = source if stage.inherits else None
+    if stage.weights_of:
+        inherited = _source(directory, stage.weights_of, settings)
     return directory.ready(stage.name, settings, source=inherited, input_genotype=source.genotype())
 
 

@@ -46,6 +46,9 @@ class Stream(enum.IntEnum):
     RANDOM_LOCATIONS = 42  # the random control
     FITNESS_ORDER = 43  # of the images that measure fitness
     DIRECTIONS = 44  # the masks of a cycle
+    # What a run is compared with.
+    CONTROL_ARCHITECTURE = 50
+    CONTROL_ADDONS = 51
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

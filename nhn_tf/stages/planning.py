@@ -341,7 +341,7 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
         compute=asked.compute,
         enas=_search(machine, width, common, seconds.get("enas", 0.0)),
         base=BaseConfig(genotype=architecture, filters=width, layer_form=LAYER_FORM, lr_max=rate, **trained),
-        prune=PruneConfig(sparsity=0.7, scope="layer", control=True, **common),
+        prune=PruneConfig(sparsity=0.7, scope="normalized", recalibrate=True, control=True, **common),
         pruned=RetrainConfig(lr_max=rate / 2, **trained),
         final=FinalConfig(lr_max=rate / 2, dropout=0.2, **trained),
         baseline=BaselineConfig(lr_max=rate, **trained),

@@ -45,7 +45,7 @@ def test_an_epoch_is_its_steps_and_its_validation():
 def test_a_plan_fits_into_its_limit(minutes, baseline):
     made = plan(minutes, baseline=baseline)
     assert planned_seconds(made) <= 60 * minutes
-    assert ("baseline" in made.stages) == baseline
+    assert ("baseline" in made.stages) == (baseline and 60 * minutes >= planning.BASELINE_S)
     assert set(made.stages) | set(made.left_out) | {"baseline"} == set(planning.REASONS) | {"base"}
     assert not set(made.stages) & set(made.left_out)
 
@@ -104,7 +104,7 @@ def test_the_rest_is_planned_again_with_the_time_that_is_left():
 
 def test_the_decay_of_idle_weights_follows_the_length_of_the_training():
     long, short = plan(170, machine=MACHINE.scaled(0.1)).preset.base, plan(5).preset.base
-    assert long.l2 < short.l2 == 2e-3  # no more than that, however short
+    assert long.l2 < short.l2 <= planning.MOST_L2  # no more than that, however short
     updates = long.epochs * MACHINE.steps
     e_folds = updates * (long.lr_max / 2) * 2 * long.l2 / (1 - long.momentum)
     assert e_folds == pytest.approx(planning.E_FOLDS, rel=0.3)

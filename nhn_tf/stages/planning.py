@@ -52,6 +52,8 @@ STEPS: Final = 5
 
 WHOLE_METHOD_S: Final = 3 * 3600.0
 """From this limit on every stage runs."""
+BASELINE_S: Final = 8 * 60.0
+"""Below this limit the time is better spent on the network itself than on the plain one."""
 LEAST_EPOCHS: Final = 3
 """With fewer no network here learns anything."""
 LEAST_UPDATES: Final = 100
@@ -60,8 +62,13 @@ FULL_EPOCHS, FULL_UPDATES = 20, 500
 """A wider network is chosen only if it still gets so many epochs, and so many updates."""
 MOST_EPOCHS: Final = 200
 """The limit is a limit, no aim."""
-E_FOLDS: Final = 4.0
-"""How far L2 shall let an idle weight decay in the base's training, so that pruning sees what is idle."""
+E_FOLDS: Final = 2.6
+"""How far L2 shall let an idle weight decay in the base's training, so that pruning sees what is idle: with 0.6 in
+place of 2.8 digits were 13% right after pruning in place of 93%, and 98.9% after retraining in place of 99.7%."""
+MOST_L2: Final = 0.01
+"""Whatever it lets decay."""
+SPARSITY: Final = 0.85
+"""The paper's."""
 RESERVE_S: Final = 10.0
 """For the report."""
 MARGIN: Final = 0.93
@@ -235,6 +242,9 @@ def make(
       ValueError: a typed setting does not go with the planned ones.
       UserError: the limit is too short for any network.
     """
+    if baseline and limit_s < BASELINE_S:
+        plan = make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False, typed=typed)
+        return dataclasses.replace(plan, left_out={**plan.left_out, "baseline": REASONS["baseline"]})
     left = MARGIN * limit_s - RESERVE_S - spent_s
     for kind, of_all in SHARES.items():
         shares = {**of_all, "baseline": of_all["base"]} if baseline else of_all
@@ -247,9 +257,6 @@ def make(
             preset = preset.replaced(**typed)
             plan = Plan(limit_s, spent_s, preset, seconds, left_out, dataclasses.asdict(machine), dict(typed))
             return replan(plan, machine, done=(), spent_s=spent_s)
-    if baseline:
-        plan = make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False, typed=typed)
-        return dataclasses.replace(plan, left_out={**plan.left_out, "baseline": REASONS["baseline"]})
     epoch = machine.epoch_seconds(machine.flops_of(WIDTHS[0]))
     least = (machine.stage_s + LEAST_EPOCHS * epoch + RESERVE_S + spent_s) / MARGIN
     raise UserError(
@@ -331,8 +338,9 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
     updates = machine.steps * machine.epochs(seconds["base"], machine.flops_of(width))
     idle = 1 - BaseConfig.momentum
     l2 = E_FOLDS * idle / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
+    l2 = min(max(l2, 2e-4), MOST_L2)
     common: dict[str, Any] = {"batch_size": machine.batch_size, "lr_min": 0.0, "lr_period_epochs": 0, "cutout": 0}
-    trained: dict[str, Any] = {**common, "label_smoothing": 0.1, "l2": min(max(l2, 2e-4), 2e-3)}
+    trained: dict[str, Any] = {**common, "label_smoothing": 0.1, "l2": min(l2, 5e-4)}
     architecture = "" if "enas" in seconds else ARCHITECTURE
     return dataclasses.replace(
         DEMO,
@@ -340,8 +348,10 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
         data=asked.data,
         compute=asked.compute,
         enas=_search(machine, width, common, seconds.get("enas", 0.0)),
-        base=BaseConfig(genotype=architecture, filters=width, layer_form=LAYER_FORM, lr_max=rate, **trained),
-        prune=PruneConfig(sparsity=0.7, scope="normalized", recalibrate=True, control=True, **common),
+        base=BaseConfig(
+            genotype=architecture, filters=width, layer_form=LAYER_FORM, lr_max=rate, **{**trained, "l2": l2}
+        ),
+        prune=PruneConfig(sparsity=SPARSITY, scope="normalized", recalibrate=True, control=True, **common),
         pruned=RetrainConfig(lr_max=rate / 2, **trained),
         final=FinalConfig(lr_max=rate / 2, dropout=0.2, **trained),
         baseline=BaselineConfig(lr_max=rate, **trained),

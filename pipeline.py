@@ -7,9 +7,9 @@
 
 With --time_limit this machine is measured on these images, and what fits into the time is planned and done. With
 --preset all seven stages run as the preset has them (`--preset=paper`: 46 hours on a GTX 1080 Ti, says the paper).
-With --controls the run's networks are
-compared with others of the same images, epochs, recipe and seed; with --seeds every seed gets a run of its own within
-the directory, and family.md beside them the means, deviations and paired differences.
+With --controls its networks are compared with others of the same images, epochs, recipe and seed. With these or --seeds
+every seed gets a run of its own within the directory, and family.md beside them has means, deviations and paired
+differences.
 
 Started again with the same command it goes on where it stopped. A stage's setting carries its name: --base_epochs=40.
 Watch it with `tensorboard --logdir=runs/demo`. With --repeat, a run's stages run once more with the settings that its
@@ -77,6 +77,8 @@ def chosen(stage_flags: StageFlags) -> dict[str, Any]:
     if FLAGS.time_limit is not None:
         return run_timed(stage_flags, FLAGS.time_limit)
     if not FLAGS["preset"].present and (plan := noted_plan(FLAGS)) is not None:
+        if not FLAGS["seed"].present:
+            FLAGS.seed = plan.seed
         return run_timed(stage_flags, f"{plan.limit_s}s")
     if not FLAGS["preset"].present and FLAGS.dataset in OWN_IMAGES and not entry.has_accelerator():
         print(f"no --preset and no --time_limit: images of one's own get {OWN_MINUTES} minutes on a CPU")
@@ -108,22 +110,24 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
     )
 
 
-def run(stage_flags: StageFlags, *, controls: Sequence[str] = ()) -> dict[str, Any]:
+def run(stage_flags: StageFlags) -> dict[str, Any]:
     """Runs what is not finished yet, in order, and reports; see `nhn_tf.stages.pipeline.run`."""
     preset = configured(stage_flags)
     entry.check_backend()
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
-    return pipeline.run(entry.run_directory(), settings_of(preset, FLAGS.seed, controls), overwrite=FLAGS.overwrite)
+    return pipeline.run(entry.run_directory(), settings_of(preset, FLAGS.seed), overwrite=FLAGS.overwrite)
 
 
 def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
-    """Runs the pipeline with controls, for one seed or several; see `nhn_tf.stages.pipeline.run_family`."""
+    """Runs the pipeline with controls for each seed, and reports on all; see `nhn_tf.stages.pipeline.run_family`."""
     if FLAGS.time_limit is not None:
         raise UserError("--controls and --seeds go with --preset, not with --time_limit.")
+    if not FLAGS["preset"].present:
+        raise UserError(f"--controls and --seeds need a --preset. Give one of: {', '.join(PRESETS)}.")
     preset = configured(stage_flags)
     wanted = FLAGS.controls.split(",") if FLAGS.controls else []
-    seeds = parse_seeds(FLAGS.seeds) if FLAGS.seeds is not None else []
+    seeds = parse_seeds(FLAGS.seeds) if FLAGS.seeds is not None else [FLAGS.seed]
     entry.check_backend()
     from nhn_tf.stages import pipeline
 
@@ -131,8 +135,6 @@ def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
         controls = pipeline.chosen_controls(wanted)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if not seeds:
-        return run(stage_flags, controls=controls)
     return pipeline.run_family(
         FLAGS.model_dir or os.path.join("runs", FLAGS.preset),
         {seed: settings_of(preset, seed, controls) for seed in seeds},
@@ -161,7 +163,7 @@ def configured(stage_flags: StageFlags) -> Preset:
     return dataclasses.replace(PRESETS[FLAGS.preset], **shared, **{stage: asked[stage][stage] for stage in NAMES})
 
 
-def settings_of(preset: Preset, seed: int, controls: Sequence[str]) -> "dict[str, Settings]":
+def settings_of(preset: Preset, seed: int, controls: Sequence[str] = ()) -> "dict[str, Settings]":
     """What each stage and control is asked to do, in their order."""
     from nhn_tf.runs import Settings
 

@@ -65,22 +65,29 @@ def main() -> None:
     parser.add_argument("--eval_limit", type=int, default=0, help="use only that many validation and test images each")
     parser.add_argument("--out", type=Path, default=Path("own_images.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a method, in a process of its own
+    parser.add_argument("--model", help=argparse.SUPPRESS)  # a file, whose latency is measured
     parser.add_argument("--cpu_s", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(options)))
         return
-    results: dict[str, dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.data != "digits":
+        options.data = str(Path(options.data).resolve())
+    asked = {name: getattr(options, name) for name in ("data", "minutes", "train_limit", "eval_limit")}
+    kept = json.loads(options.out.read_text()) if options.out.exists() else {"asked": asked, "results": {}}
+    if kept["asked"] != asked:
+        parser.error(f"{options.out} holds results of {kept['asked']}. Give another --out.")
+    results: dict[str, dict[str, Any]] = kept["results"]
     for seed in options.seeds.split(","):
         for method in options.methods.split(","):
             row = results.setdefault(method, {})
             if seed in row or "skipped" in row:
                 continue
-            cpu_s = results["ours"].get(seed, {}).get("cpu_s", 60 * options.minutes)
+            cpu_s = results.get("ours", {}).get(seed, {}).get("cpu_s", 60 * options.minutes)
             row[seed] = run_ours(options, seed) if method == "ours" else apart(options, method, seed, cpu_s)
             if "skipped" in row[seed]:
                 results[method] = row[seed]
-            options.out.write_text(json.dumps(results, indent=1))
+            options.out.write_text(json.dumps(kept, indent=1))
             print(f"seed {seed} {method}: {row[seed]}", flush=True)
     print(json.dumps({method: summary(method, results[method]) for method in options.methods.split(",")}))
 
@@ -112,7 +119,7 @@ def run_ours(options: argparse.Namespace, seed: str) -> dict[str, Any]:
         after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
         call("export.py", f"--model_dir={run}", "--format=keras")
         stage = json.loads((run / "export" / "export.json").read_text())["stage"]
-        speed = apart(options, "latency", f"{run}/export/network.keras", 0)
+        speed = call(__file__, options.data, "--one=latency", f"--model={run}/export/network.keras")
         metrics = {path.parent.name[2:]: json.loads(path.read_text())["metrics"] for path in run.glob("*/done.json")}
     return {
         "accuracy": metrics[stage]["test_accuracy"],
@@ -141,7 +148,7 @@ def apart(options: argparse.Namespace, method: str, seed: str, cpu_s: float) -> 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
     if options.one == "latency":
-        return latency(keras.saving.load_model(options.seeds, compile=False))
+        return latency(keras.saving.load_model(options.model, compile=False))
     folder = {"dataset": "digits"} if options.data == "digits" else {"dataset": "folder", "data_dir": options.data}
     config = DataConfig(**folder, train_limit=options.train_limit, eval_limit=options.eval_limit)
     data = datasets.load(config, seed=int(options.seeds))

@@ -223,16 +223,20 @@ def noted_plan(values: flags.FlagValues) -> Plan | None:
     """The plan for a time limit that the run in `--model_dir` is under, if it is.
 
     Raises:
-      UserError: the run's journal, or the plan in it, is damaged.
+      UserError: the plan is of another version of this program.
     """
     path = Path(values.model_dir or "", "run.json")
     if not values.model_dir or not path.exists() or values.overwrite:
         return None
     try:
         plan = files.read_sealed(path).get("plan")
+    except files.DamagedFileError:  # told, or mended, by those who need the journal
+        return None
+    try:
         return None if plan is None else Plan.from_json(plan)
     except ValueError as error:
-        raise UserError(f"{path} has a plan of another version of this program: {error}\nName a --preset.") from None
+        again = "Give another --model_dir, or --overwrite."
+        raise UserError(f"{path} has a plan of another version of this program: {error}\n{again}") from None
 
 
 def _presets_in_words() -> str:

@@ -1,14 +1,18 @@
 """Controls: what they take from what they control, and what is said of several seeds."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from nhn_tf.models import complexity, residual
+from nhn_tf.report import family
 from nhn_tf.settings import PRESETS
-from nhn_tf.settings.stages import BORROWING
+from nhn_tf.settings.stages import BORROWING, find
 from nhn_tf.stages.controls import draw_addons, perturbations
+from nhn_tf.stages.pipeline import chosen_controls
+from nhn_tf.storage import files
 from nhn_tf.values import names
 from nhn_tf.values.estimates import Estimate
 
@@ -67,12 +71,40 @@ def test_paired_differences_are_taken_seed_by_seed():
     assert Estimate({0: 1.0}).to_json()["standard_error"] is None
 
 
+def test_a_family_is_read_from_its_runs_alone(smoke_run, tmp_path):
+    record = json.loads((smoke_run.path / "4-pruned" / "done.json").read_text())
+    del record["digest"]  # of the figures that are replaced
+    for seed, (pruned, random) in enumerate([(20.0, 23.0), (22.0, 24.0), (21.0, None)]):
+        for stage, error in (("pruned", pruned), ("random_pruning", random)):
+            if error is not None:
+                path = tmp_path / f"seed_{seed}" / find(stage).directory
+                path.mkdir(parents=True)
+                metrics = {"test_error": error, "live_params": 1000}
+                files.write_sealed(path / "done.json", {**record, "metrics": metrics})
+        (tmp_path / f"seed_{seed}" / "run.json").write_text("{}")
+    value = family.collect(tmp_path)
+    assert value["seeds"] == [0, 1, 2]
+    (table,) = [table for table in value["tables"] if table["title"] == "Pruning"]
+    rows = {row["row"]: row for row in table["rows"]}
+    assert rows["pruned"]["mean"] == 21.0 and rows["pruned"]["std"] == pytest.approx(1.0)
+    (difference,) = table["differences"]
+    assert (difference["of"], difference["minus"]) == ("random_pruning", "pruned")
+    assert difference["mean"] == 2.5 and difference["standard_error"] == pytest.approx(0.5)
+    assert "random kernels pruned" in family.render(value)
+
+
+def test_there_is_no_control_of_that_name():
+    assert chosen_controls(["resnet", "pruned_longer"]) == ("pruned_longer", "resnet")
+    assert chosen_controls(["all"]) == BORROWING
+    with pytest.raises(ValueError, match="`controls` must be among all, .* Received: 'resnets'"):
+        chosen_controls(["resnets"])
+
+
 @pytest.mark.slow
-def test_every_control_is_trained_resumed_and_compared(smoke_run, tmp_path):
+def test_every_control_is_trained_once_and_compared(smoke_run, tmp_path, capsys):
     import dataclasses
     import shutil
 
-    from nhn_tf.report import family
     from nhn_tf.runs import Settings
     from nhn_tf.settings.stages import NAMES
     from nhn_tf.stages import pipeline
@@ -82,6 +114,8 @@ def test_every_control_is_trained_resumed_and_compared(smoke_run, tmp_path):
     pipeline.run_family(tmp_path, {0: settings})
     value = family.collect(tmp_path)
     assert set(BORROWING) - {"perturbed_addons"} <= set(value["stages"])
+    capsys.readouterr()
     again = pipeline.run_family(tmp_path, {0: {n: dataclasses.replace(s) for n, s in settings.items()}})
     assert family.collect(tmp_path) == value
     assert again["report"].endswith("family.md")
+    assert "resnet: already finished" in capsys.readouterr().out

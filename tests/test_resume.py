@@ -180,7 +180,7 @@ class Killed:
 @pytest.mark.parametrize(
     ("first", "kills", "least"),
     [
-        ("final", {"final": 1}, 1),
+        ("lds_direction", {"lds_direction": 1}, 1),
         pytest.param("enas", dict.fromkeys(STAGES, 3), 20, marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )

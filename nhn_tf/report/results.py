@@ -30,8 +30,8 @@ SEARCHES: Final = ("enas", "lds_location", "lds_direction")
 # Stages that end in a trained network, and what its row in Table 1 is called.
 TRAINED: Final = {"base": "base network", "pruned": "pruned and retrained", "final": "NHN"}
 
-# Of the per-layer table of pruning: what is summed up.
 _ORIGIN: Final = ("kept_as_at_initialisation", "kept_by_chance", "decay_e_folds")
+# Of the per-layer table of pruning: what is summed up.
 _COUNTS: Final = ("kernels", "kernels_kept", "dead_neurons", "params", "live_params", "flops", "live_flops")
 
 # Whether the schedule is gradual -> what the network is, and where the paper's figure for it stands.

@@ -189,6 +189,8 @@ def _improve(run: Run, results: Json) -> list[str]:
 
 def _training_accuracy(run: Run, stage: str) -> float | None:
     """The accuracy on augmented training images, over the last tenth of the epochs."""
+    if run.stages[stage].config["config"].get("cutmix"):
+        return None  # mixed images are harder than images
     values = [row["accuracy"] for row in run.stages[stage].history if "accuracy" in row]
     return float(np.mean(values[-max(1, len(values) // 10) :])) if values else None
 

@@ -60,7 +60,8 @@ class Monitor:
             return
         each = (now - self._epoch_started) / max(step - self._first_step, 1)
         where = f"{self.label} {self.unit} {len(self.history) + 1}/{self.total} step {step}/{steps}"
-        epochs = (now - self._started) / (len(self.history) - self._first + step / steps)
+        made = len(self.history) - self._first + max(step - self._first_step, 1) / steps
+        epochs = (now - self._started) / made
         left = epochs * (self.total - len(self.history) - step / steps)
         self._say(f"{where}, {each * 1e3:.0f} ms a step, {self._ends_in(left)}")
 

@@ -25,6 +25,7 @@ class Plan:
       left_out: why each other stage is left out, by name.
       machine: how fast the machine was, as measured or seen last.
       typed: settings that stand whatever is planned, as `Preset.replaced` takes them; they are in `preset`, too.
+      seed: of everything random.
     """
 
     limit_s: float
@@ -34,6 +35,7 @@ class Plan:
     left_out: Mapping[str, str]
     machine: Mapping[str, Any]
     typed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int = 0
 
     def behind(self, stage: str) -> float:
         """Planned seconds of the stages that follow one."""
@@ -65,7 +67,16 @@ class Plan:
                 {name: value[part][name] for name in (*NAMES, *CONTROL_NAMES) if name in value[part]}
                 for part in ("stages", "left_out")
             )
-            return cls(limit_s, spent_s, preset, stages, left_out, value["machine"], value.get("typed", {}))
+            return cls(
+                limit_s,
+                spent_s,
+                preset,
+                stages,
+                left_out,
+                value["machine"],
+                value.get("typed", {}),
+                value.get("seed", 0),
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"a plan must have limit_s, spent_s, preset, stages, left_out, machine: {error!r}"

@@ -17,9 +17,10 @@ from nhn_tf.layers import GroupedGlobalPool
 from nhn_tf.models import complexity, residual, weights
 from nhn_tf.runs import Done, ReadyStage, RunDirectory, RunError, Settings
 from nhn_tf.search.enas import RANDOM
-from nhn_tf.settings import BaseConfig, FinalConfig, RetrainConfig
+from nhn_tf.settings import BaseConfig, FinalConfig, PruneConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
+from nhn_tf.stages.prune import recalibrate
 from nhn_tf.stages.train import retrain, trained
 from nhn_tf.values import names
 from nhn_tf.values.genotype import Addon, Genotype
@@ -77,11 +78,11 @@ def draw_addons(base: Genotype, found: Genotype, rng: np.random.Generator) -> Ge
 def random_pruning(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """As many kernels pruned as `prune` did, but any; trained as `pruned` is."""
     config = settings.expect(RetrainConfig)
-    prune = RunDirectory(stage.record.run).stage("prune")
-    scope = "layer" if prune.config["config"]["scope"] == "layer" else "global"
-    masks = pruning.random_masks(stage.genotype.masks or Masks({}), scope=scope, seed=settings.seed)
+    pruned = PruneConfig.from_json(RunDirectory(stage.record.run).stage("prune").config["config"])
+    masks = pruning.random_masks(stage.genotype.masks or Masks({}), scope=pruned.scope, seed=settings.seed)
     model = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)
     pruning.apply_masks(model, masks)
+    recalibrate(model, feed, pruned)
     figures = {"test_accuracy_before": training.accuracy(model, feed.test)}
     genotype = dataclasses.replace(stage.genotype, masks=masks)
     return trained(stage, model, feed, settings, genotype=genotype, figures=figures)

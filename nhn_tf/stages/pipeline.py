@@ -49,7 +49,6 @@ def pipeline(
     overwrite: bool = False,
     time_limit: str | float | None = None,
     baseline: bool = True,
-    controls: Sequence[str] = (),
     **changes: Any,
 ) -> dict[str, Any]:
     """Searches, trains, prunes, grows and reports; called again, it resumes where it stopped.
@@ -71,7 +70,6 @@ def pipeline(
       time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
         machine; `changes` stand all the same.
       baseline: with a time limit, whether to train a plain network too, for as long as the base.
-      controls: names of what the run is compared with, among `settings.stages.BORROWING`; not with a time limit.
       **changes: settings, as `pipeline.py` names them: those of one stage carry its name, such as `base_epochs`.
 
     Returns:
@@ -86,9 +84,6 @@ def pipeline(
     if x is None and (val, test, class_names) != (None, None, None):
         raise ValueError("`val`, `test` and `class_names` go with `x` and `y`.")
     limit_s = None if time_limit is None else parse_seconds(str(time_limit))
-    names = (*NAMES, *chosen_controls(controls))
-    if limit_s is not None and controls:
-        raise ValueError("`controls` and `time_limit` exclude each other.")
     chosen, name = _preset(preset, timed=limit_s is not None)
     chosen = chosen.replaced(**changes)
     directory = RunDirectory(model_dir)
@@ -101,7 +96,7 @@ def pipeline(
     if limit_s is not None:
         options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": of_stages(changes)}
         return run_timed(directory, chosen, limit_s=limit_s, seed=seed, **options)
-    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in names}
+    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in NAMES}
     return run(directory, settings, overwrite=overwrite)
 
 
@@ -202,9 +197,13 @@ def run_family(
     directories = {seed: RunDirectory(family.directory_of(path, seed)) for seed in settings}
     for asked in settings.values():
         runner.check(asked)
+    if overwrite:
+        for seed, directory in directories.items():
+            preset = next(iter(settings[seed].values())).preset
+            directory.discard((*NAMES, *CONTROL_NAMES), preset=preset, seed=seed)
     for seed, directory in directories.items():
         print(f"seed {seed}: {directory.path}", flush=True)
-        run(directory, settings[seed], overwrite=overwrite)
+        run(directory, settings[seed])
         written = family.write_family(path)
         keras.utils.clear_session()  # each seed's networks would stay in memory
     print(f"Report: {written['report']}", flush=True)
@@ -243,6 +242,7 @@ def run_timed(
     feed = load_feed(some)
     runner.set_up(some)
     plan = None if overwrite else _noted_plan(directory, limit_s)
+    typed = {**(plan.typed if plan else {}), **typed}
     try:
         if plan is None:
             images = f"{len(feed.data.train):,} images"
@@ -256,7 +256,7 @@ def run_timed(
         raise UserError(
             f"{error}\nThe other settings are planned: leave it out, or give those that it needs."
         ) from None
-    plan = dataclasses.replace(plan, preset=preset, typed=dict(typed))
+    plan = dataclasses.replace(plan, preset=preset, typed=dict(typed), seed=seed)
     runner.check({stage: Settings.of(preset, stage, seed=seed) for stage in plan.stages})
     if overwrite:
         directory.discard((*NAMES, *CONTROL_NAMES), seed=seed)

@@ -41,7 +41,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         thresholds = _prune_gradually(begun, pruned, feed, settings)
     else:
         thresholds = _prune_at_once(model, pruned, settings)
-    _recalibrate(pruned, feed, config)
+    recalibrate(pruned, feed, config)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
     metrics |= networks.figures(pruned, feed, settings, training.hits(pruned, feed.test))
     metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
@@ -69,7 +69,7 @@ def _maskable(model: keras.Model, source: StageRecord) -> keras.Model:
         raise RunError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
 
 
-def _recalibrate(model: keras.Model, feed: Feed, config: PruneConfig) -> None:
+def recalibrate(model: keras.Model, feed: Feed, config: PruneConfig) -> None:
     """Measures batch norm's statistics anew on the stage's training batches, if asked."""
     if config.recalibrate:
         pruning.recalibrate(model, feed.train(config))
@@ -80,15 +80,17 @@ def _random_control(model: keras.Model, masks: Masks, feed: Feed, settings: Sett
     control = pruning.prune(model, sparsity=0.0)
     scope = settings.expect(PruneConfig).scope
     pruning.apply_masks(control, pruning.random_masks(masks, scope=scope, seed=settings.seed))
-    _recalibrate(control, feed, settings.expect(PruneConfig))
+    recalibrate(control, feed, settings.expect(PruneConfig))
     return training.accuracy(control, feed.test)
 
 
 def _inheritance(source: StageRecord, masks: Masks, feed: Feed, settings: Settings) -> pruning.Inheritance | None:
     """What of `masks` the same choice would have kept before the base was trained.
 
-    None where the base's initial kernels cannot be made anew, or nothing is kept.
+    None where the base's initial kernels cannot be made anew, nothing is kept, or the choice is blind to kernels.
     """
+    if settings.expect(PruneConfig).criterion == "random":
+        return None
     initial = networks.initial(source, feed.data)
     if initial is None or not masks.kept:
         return None
@@ -106,10 +108,10 @@ def _origin(
     if inheritance is None:
         return found
     kept, chance = inheritance.kept_as_at_initialisation, inheritance.kept_by_chance
-    if kept > chance + FAR_ABOVE_CHANCE and settings.expect(PruneConfig).criterion != "random":
+    if kept > chance + FAR_ABOVE_CHANCE:
         print(
             f"warning: {kept:.0%} of the kernels that stay would have stayed before training, too ({chance:.0%} by "
-            f"chance). L2 has shrunk idle weights by {e_folds:.2g} e-folds; from about 5 on what was learned decides. "
+            f"chance). L2 has shrunk idle weights by {e_folds:.2g} e-folds. "
             "Train the base for more epochs or with a higher `l2`."
         )
     return {**found, "kept_as_at_initialisation": kept, "kept_by_chance": chance}

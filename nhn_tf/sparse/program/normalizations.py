@@ -45,8 +45,9 @@ def _read_layer_norm(draft: Draft, node: Node, inputs: list[int]) -> int:
     if axes not in ((len(shape),), tuple(range(1, len(shape) + 1))):
         raise Refusal(f"it must normalise over the channels, or over all axes. Received: axis={layer.axis}")
     groups = 0 if axes == (len(shape),) else 1
-    center = not layer.rms_scaling
-    value = draft.add(ops.Normalize(inputs=(inputs[0],), groups=groups, center=center, epsilon=float(layer.epsilon)))
+    if layer.rms_scaling:  # the deviation from the mean, without the mean taken away
+        raise Refusal("rms_scaling=True is not computed")
+    value = draft.add(ops.Normalize(inputs=(inputs[0],), groups=groups, center=True, epsilon=float(layer.epsilon)))
     return _scaled_and_shifted(draft, node, value)
 
 

@@ -80,7 +80,7 @@ def test_a_family_is_read_from_its_runs_alone(smoke_run, tmp_path):
                 path = tmp_path / f"seed_{seed}" / find(stage).directory
                 path.mkdir(parents=True)
                 metrics = {"test_error": error, "live_params": 1000}
-                files.write_sealed(path / "done.json", {**record, "metrics": metrics})
+                files.write_sealed(path / "done.json", {**record, "stage": stage, "metrics": metrics})
         (tmp_path / f"seed_{seed}" / "run.json").write_text("{}")
     value = family.collect(tmp_path)
     assert value["seeds"] == [0, 1, 2]

@@ -60,6 +60,21 @@ def test_more_time_gives_wider_networks_and_more_stages():
     assert plan(200).preset.base.genotype == ""
 
 
+def test_a_machine_too_slow_for_the_plain_network_too_plans_without_it():
+    minutes = planning.BASELINE_S / 60
+    slow = next(m for m in (MACHINE.scaled(scale) for scale in range(1, 99)) if not fits(m, minutes, baseline=True))
+    assert fits(slow, minutes, baseline=False)
+    made = plan(minutes, machine=slow, baseline=True)
+    assert "baseline" not in made.stages
+    assert made.left_out["baseline"] == planning.REASONS["baseline"]
+
+
+def fits(machine, minutes, *, baseline):
+    """Whether the smallest network alone gets its epochs, on half of the time beside a baseline."""
+    seconds = (planning.MARGIN * 60 * minutes - planning.RESERVE_S - 30) / (2 if baseline else 1)
+    return machine.epochs(seconds, machine.flops_of(planning.WIDTHS[0])) >= planning.LEAST_EPOCHS
+
+
 def test_pruning_without_time_to_train_again_is_left_out():
     first = plan(20)
     spent = 60 * 20 * planning.MARGIN - planning.RESERVE_S - 24  # 24 s are left: 20 s of them begin and end a stage

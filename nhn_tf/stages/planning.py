@@ -13,6 +13,7 @@ larger, but no worse.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 import time
@@ -242,17 +243,16 @@ def make(
       ValueError: a typed setting does not go with the planned ones.
       UserError: the limit is too short for any network.
     """
-    if baseline and limit_s < BASELINE_S:
-        plan = make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=False, typed=typed)
-        return dataclasses.replace(plan, left_out={**plan.left_out, "baseline": REASONS["baseline"]})
     left = MARGIN * limit_s - RESERVE_S - spent_s
-    for kind, of_all in SHARES.items():
-        shares = {**of_all, "baseline": of_all["base"]} if baseline else of_all
+    beside = (True, False) if baseline and limit_s >= BASELINE_S else (False,)
+    for with_baseline, (kind, of_all) in itertools.product(beside, SHARES.items()):
+        shares = {**of_all, "baseline": of_all["base"]} if with_baseline else of_all
         seconds = {name: left * share / sum(shares.values()) for name, share in shares.items()}
         width = _width(machine, seconds["base"])
         long_enough = kind != "whole" or limit_s >= WHOLE_METHOD_S
         if long_enough and machine.epochs(seconds["base"], machine.flops_of(width)) >= LEAST_EPOCHS:
-            left_out = {name: why for name, why in REASONS.items() if name not in (*seconds, "baseline")}
+            asked_for = {name: why for name, why in REASONS.items() if baseline or name != "baseline"}
+            left_out = {name: why for name, why in asked_for.items() if name not in seconds}
             preset = _preset(machine, asked, width, seconds)
             preset = preset.replaced(**typed)
             plan = Plan(limit_s, spent_s, preset, seconds, left_out, dataclasses.asdict(machine), dict(typed))

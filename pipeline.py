@@ -31,7 +31,7 @@ from flags.define import StageFlags, noted_plan
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import parse_seconds
-from nhn_tf.settings.presets import PAPER, SHARED, of_stages
+from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import BORROWING, NAMES
 from nhn_tf.storage import files
 
@@ -158,9 +158,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def configured(stage_flags: StageFlags) -> Preset:
     """The preset with the typed flags put in."""
-    asked = {stage: stage_flags.configured(stage) for stage in NAMES}
-    shared = {part: asked[NAMES[0]][part] for part in SHARED}
-    return dataclasses.replace(PRESETS[FLAGS.preset], **shared, **{stage: asked[stage][stage] for stage in NAMES})
+    return dataclasses.replace(PRESETS[FLAGS.preset], **stage_flags.configured(*NAMES))
 
 
 def settings_of(preset: Preset, seed: int, controls: Sequence[str] = ()) -> "dict[str, Settings]":

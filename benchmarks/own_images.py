@@ -47,6 +47,7 @@ from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.data.normalization import Normalization
 from nhn_tf.models import plain_cnn
 from nhn_tf.settings import DataConfig
+from nhn_tf.training import accuracy
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 METHODS: Final = ("ours", "cnn", "mobilenet", "autokeras")
@@ -120,7 +121,8 @@ def run_ours(options: argparse.Namespace, seed: str) -> dict[str, Any]:
         call("export.py", f"--model_dir={run}", "--format=keras")
         stage = json.loads((run / "export" / "export.json").read_text())["stage"]
         speed = call(__file__, options.data, "--one=latency", f"--model={run}/export/network.keras")
-        metrics = {path.parent.name[2:]: json.loads(path.read_text())["metrics"] for path in run.glob("*/done.json")}
+        done = [json.loads(path.read_text()) for path in run.glob("*/done.json")]
+    metrics = {stage["stage"]: stage["metrics"] for stage in done}
     return {
         "accuracy": metrics[stage]["test_accuracy"],
         "params": metrics[stage]["live_params"],
@@ -193,9 +195,7 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     )
     model.set_weights(best.weights)
     spent = {"minutes": (time.monotonic() - began) / 60, "cpu_s": time.process_time() - work, "epochs": best.epochs}
-    right = [np.argmax(model.predict_on_batch(test[i][0]), axis=1) == test[i][1] for i in range(len(test))]
-    accuracy = float(np.mean(np.concatenate(right)))
-    return {"accuracy": accuracy, "params": model.count_params(), **latency(model), **spent}
+    return {"accuracy": accuracy(model, test), "params": model.count_params(), **latency(model), **spent}
 
 
 def mobilenet(shape: tuple[int, int, int], classes: int) -> Any:
@@ -264,16 +264,18 @@ def autokeras(data: Any, options: argparse.Namespace) -> dict[str, Any]:
         model = search.tuner.get_best_model()
         answers = np.argmax(model.predict(data.test.images, verbose=0), axis=1)
     spent = {"minutes": (time.monotonic() - began) / 60, "cpu_s": time.process_time() - work}
-    accuracy = float(np.mean(answers == data.test.labels))
-    return {"accuracy": accuracy, "params": model.count_params(), **latency(model), **spent}
+    return {
+        "accuracy": float(np.mean(answers == data.test.labels)),
+        "params": model.count_params(),
+        **latency(model),
+        **spent,
+    }
 
 
 def latency(model: Any) -> dict[str, Any]:
     """Milliseconds of an image on one thread in the fastest engine, and its name."""
-    from benchmarks.inference import (
-        engines,
-        timed,
-    )  # tells TensorFlow to stay on one thread: too late for training here
+    # It tells TensorFlow to stay on one thread, which is too late here: trainings have all.
+    from benchmarks.inference import engines, timed
 
     images = np.random.default_rng(0).standard_normal((1, *model.input_shape[1:])).astype(np.float32)
     model.predict_on_batch(images)  # Keras exports only what has been called

@@ -229,14 +229,10 @@ def noted_plan(values: flags.FlagValues) -> Plan | None:
     if not values.model_dir or not path.exists() or values.overwrite:
         return None
     try:
-        plan = files.read_sealed(path).get("plan")
+        journal = files.read_sealed(path)
     except files.DamagedFileError:  # told, or mended, by those who need the journal
         return None
-    try:
-        return None if plan is None else Plan.from_json(plan)
-    except ValueError as error:
-        again = "Give another --model_dir, or --overwrite."
-        raise UserError(f"{path} has a plan of another version of this program: {error}\n{again}") from None
+    return Plan.noted(journal, values.model_dir)
 
 
 def _presets_in_words() -> str:

@@ -37,13 +37,21 @@ def units(layers: Mapping[str, Any], criterion: str = "std") -> dict[str, float]
 
 
 def scores_of(
-    layers: Mapping[str, Any], criterion: str = "std", *, scope: str = "global", seed: int = 0
+    layers: Mapping[str, Any],
+    criterion: str = "std",
+    *,
+    scope: str = "global",
+    seed: int = 0,
+    unit: Mapping[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The scores by which layers' kernels are chosen: of `criteria.score`, in `units` where the scope is normalized."""
+    """The scores by which layers' kernels are chosen: of `criteria.score`, in `units` where the scope is normalized.
+
+    `unit` has these units where they are known; they never change.
+    """
     scores = criteria.score(kernels_of(layers), criterion, seed=seed)
     if scope != "normalized":
         return scores
-    unit = units(layers, criterion)
+    unit = unit or units(layers, criterion)
     return {name: values / np.float32(unit[name]) for name, values in scores.items()}
 
 

@@ -151,6 +151,7 @@ class PruningSchedule(keras.callbacks.Callback):
         self.allow_disconnected = allow_disconnected
         self.seed = seed
         self.layer_names = None if layers is None else tuple(layers)
+        self._units: dict[str, float] = {}
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -225,8 +226,10 @@ class PruningSchedule(keras.callbacks.Callback):
         backend.sync_state(self.model)
         model = self.pruned_model
         layers = masked_layers(model, self.layer_names)
+        if self.scope == "normalized" and not self._units:
+            self._units = initial.units(layers, self.criterion)
         selection = criteria.select(
-            initial.scores_of(layers, self.criterion, scope=self.scope, seed=self.seed),
+            initial.scores_of(layers, self.criterion, scope=self.scope, seed=self.seed, unit=self._units),
             scope=self.scope,
             kinds=kinds_of(layers),
             current={name: mask for name, mask in masks_of(model).items() if name in layers},

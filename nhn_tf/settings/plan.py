@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nhn_tf.errors import UserError
 from nhn_tf.settings.presets import Preset
 from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 
@@ -80,6 +81,21 @@ class Plan:
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"a plan must have limit_s, spent_s, preset, stages, left_out, machine: {error!r}"
+            ) from None
+
+    @classmethod
+    def noted(cls, journal: Mapping[str, Any], where: Any) -> Plan | None:
+        """The plan that a run's journal holds, if it does; `where` is the run, for the message.
+
+        Raises:
+          UserError: it is of another version of this program.
+        """
+        try:
+            return cls.from_json(journal["plan"]) if journal.get("plan") is not None else None
+        except ValueError as error:
+            raise UserError(
+                f"{where} has a plan of another version of this program: {error}\n"
+                "Give another `model_dir`, or `overwrite` to begin the run again."
             ) from None
 
     def table(self) -> str:

@@ -57,10 +57,10 @@ _ALL: Final = ("base", *_RETRAINED, "final")
 
 CONTROLS: Final = (
     Stage("baseline", "baseline", None, "train.py --stage=baseline", "train:baseline", inherits=False),
-    _control("pruned_longer", "pruned", "controls:longer", "final"),
+    _control("pruned_longer", "pruned", "train:final", "final"),
     _control("random_addons", "lds_direction", "controls:random_addons", "final", weights_of="pruned"),
     _control("random_pruning", "prune", "controls:random_pruning", "pruned", weights_of="base", epochs_of=_RETRAINED),
-    _control("base_longer", "base", "controls:longer", "pruned", epochs_of=_RETRAINED),
+    _control("base_longer", "base", "train:pruned", "pruned", epochs_of=_RETRAINED),
     _control("small_dense", "final", "controls:small_dense", "final", inherits=False, epochs_of=_ALL),
     _control("resnet", "final", "controls:resnet", "final", inherits=False, epochs_of=_ALL),
     _control("perturbed_addons", "final", "controls:perturbed_addons", "final"),

@@ -21,18 +21,13 @@ from nhn_tf.settings import BaseConfig, FinalConfig, PruneConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.prune import recalibrate
-from nhn_tf.stages.train import retrain, trained
+from nhn_tf.stages.train import trained
 from nhn_tf.values import names
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream, generator
 
 Arrays = dict[str, np.ndarray]
-
-
-def longer(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
-    """The network of an earlier stage, trained on as long as what it controls: what the epochs alone give."""
-    return retrain(stage, feed, settings)
 
 
 def random_addons(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:

@@ -287,21 +287,17 @@ def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
     """The plan that a run is under, if there is one.
 
     Raises:
-      RunError: it is for another time, of another version, or lost.
+      UserError: it is for another time, of another version, or lost.
     """
     again = "Give another `model_dir`, or `overwrite` to begin the run again."
     try:
-        noted = directory.journal.read().get("plan")
+        plan = Plan.noted(directory.journal.read(), directory.path)
     except (FileNotFoundError, files.DamagedFileError):
-        noted = None
-    if noted is None:
+        plan = None
+    if plan is None:
         if any(record.has_begun for record in directory.stages.values()):
             raise RunError(f"{directory.path} holds stages, but no plan for a time limit.\n{again}")
         return None
-    try:
-        plan = Plan.from_json(noted)
-    except ValueError as error:
-        raise RunError(f"{directory.path} has a plan of another version of this program: {error}\n{again}") from None
     if plan.limit_s != limit_s:
         minutes = f"{plan.limit_s / 60:g}"
         raise RunError(

@@ -26,12 +26,12 @@ def base(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
 
 def pruned(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Trains the pruned network again (paper, section 3, "network pruning")."""
-    return retrain(stage, feed, settings)
+    return _retrain(stage, feed, settings)
 
 
 def final(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Trains base and add-ons together (paper, section 3)."""
-    return retrain(stage, feed, settings)
+    return _retrain(stage, feed, settings)
 
 
 def baseline(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
@@ -42,7 +42,7 @@ def baseline(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     return trained(stage, model, feed, settings, genotype=None)
 
 
-def retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
+def _retrain(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Trains the network of the stage before, from its weights or, with `init` of "scratch", from new ones."""
     config = settings.expect(RetrainConfig)
     model = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)

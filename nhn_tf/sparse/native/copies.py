@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nhn_tf.sparse.native.emitter import Function, Value
+from nhn_tf.sparse.native.map_kernels import planes_of_each_channel
 
 Pattern = tuple[int | None, ...]
 """For each lane of a vector, how far behind the first value that is read its own lies; None: it is not written."""
@@ -31,9 +32,7 @@ def copy_vectors(name: str, patterns: Sequence[tuple[Pattern, int]], lanes: int)
          "i64 %channels", "ptr noalias %vectors"],
         lanes,
     )  # fmt: skip
-    with f.loop(0, "%channels") as channel:
-        source = f.at("%source", f.index("%source_planes", channel))
-        target = f.at("%target", f.index("%target_planes", channel))
+    with planes_of_each_channel(f, "%source", "%target") as (source, target):
         first = 0
         for pattern, count in patterns:
             with f.loop(first, first + count) as vector:
@@ -73,13 +72,10 @@ def copy_values(name: str, source_step: int, target_step: int, lanes: int) -> st
          "i64 %channels", "ptr noalias %rows", "i64 %count"],
         lanes,
     )  # fmt: skip
-    with f.loop(0, "%channels") as channel:
-        source = f.at("%source", f.index("%source_planes", channel))
-        target = f.at("%target", f.index("%target_planes", channel))
-        with f.loop(0, "%count") as row:
-            entry = f.at("%rows", f.mul(row, 3), "i32")
-            to, start, count = f.at(target, f.index(entry)), f.at(source, f.index(entry, 1)), f.index(entry, 2)
-            with f.loop(0, count) as x:
-                value = f.new(f"load float, ptr {f.at(start, f.mul(x, source_step))}, align 4")
-                f.do(f"store float {value}, ptr {f.at(to, f.mul(x, target_step))}, align 4")
+    with planes_of_each_channel(f, "%source", "%target") as (source, target), f.loop(0, "%count") as row:
+        entry = f.at("%rows", f.mul(row, 3), "i32")
+        to, start, count = f.at(target, f.index(entry)), f.at(source, f.index(entry, 1)), f.index(entry, 2)
+        with f.loop(0, count) as x:
+            value = f.new(f"load float, ptr {f.at(start, f.mul(x, source_step))}, align 4")
+            f.do(f"store float {value}, ptr {f.at(to, f.mul(x, target_step))}, align 4")
     return str(f)

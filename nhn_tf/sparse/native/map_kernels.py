@@ -29,20 +29,30 @@ def pool(
          "ptr noalias %shares"],
         lanes,
     )  # fmt: skip
-    with f.loop(0, "%channels") as channel:
-        source = f.at("%arena", f.index("%source_planes", channel))
-        target = f.at("%arena", f.index("%target_planes", channel))
-        with f.loop(0, grid.rows) as y, vectors_of_a_row(f, grid) as (number, start):
-            place = f.at(source, f.add(f.mul(y, source_stride), start))
-            values = [f.load(f.at(place, tap.row * source_stride + tap.column)) for tap in taps]
-            result = values[0]
-            for value in values[1:]:
-                result = f.largest(result, value) if kind == "max" else f.math("fadd", result, value)
-            if kind == "average":
-                share = f.mul(f.add(f.mul(y, grid.vectors(lanes)), number), lanes)
-                result = f.math("fmul", result, f.load(f.at("%shares", share)))
-            f.store(result, f.at(target, f.add(f.mul(y, target_stride), start)), grid.columns)
+    with (
+        planes_of_each_channel(f) as (source, target),
+        f.loop(0, grid.rows) as y,
+        vectors_of_a_row(f, grid) as (number, start),
+    ):
+        place = f.at(source, f.add(f.mul(y, source_stride), start))
+        values = [f.load(f.at(place, tap.row * source_stride + tap.column)) for tap in taps]
+        result = values[0]
+        for value in values[1:]:
+            result = f.largest(result, value) if kind == "max" else f.math("fadd", result, value)
+        if kind == "average":
+            share = f.mul(f.add(f.mul(y, grid.vectors(lanes)), number), lanes)
+            result = f.math("fmul", result, f.load(f.at("%shares", share)))
+        f.store(result, f.at(target, f.add(f.mul(y, target_stride), start)), grid.columns)
     return str(f)
+
+
+@contextlib.contextmanager
+def planes_of_each_channel(
+    f: Function, source: Value = "%arena", target: Value = "%arena"
+) -> Iterator[tuple[Value, Value]]:
+    """A channel's first pixel in the source and in the target, by `%source_planes` and `%target_planes`."""
+    with f.loop(0, "%channels") as channel:
+        yield f.at(source, f.index("%source_planes", channel)), f.at(target, f.index("%target_planes", channel))
 
 
 @contextlib.contextmanager

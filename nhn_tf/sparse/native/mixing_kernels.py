@@ -12,7 +12,7 @@ from typing import Final
 from nhn_tf.sparse.native.activations import exp
 from nhn_tf.sparse.native.emitter import Function, Value
 from nhn_tf.sparse.native.layout import Grid
-from nhn_tf.sparse.native.map_kernels import vectors_of_a_row
+from nhn_tf.sparse.native.map_kernels import planes_of_each_channel, vectors_of_a_row
 
 _PLANES: Final = ("ptr noalias %arena", "ptr noalias %source_planes", "ptr noalias %target_planes", "i64 %channels")
 
@@ -152,19 +152,16 @@ def resample(name: str, terms: int, lanes: int) -> str:
          "i64 %count"],
         lanes,
     )  # fmt: skip
-    with f.loop(0, "%channels") as channel:
-        source = f.at("%arena", f.index("%source_planes", channel))
-        target = f.at("%arena", f.index("%target_planes", channel))
-        with f.loop(0, "%lines") as line:
-            entries = [f.add(f.mul(line, terms), term) for term in range(terms)]
-            weights = [f.new(f"load float, ptr {f.at('%weights', entry)}, align 4") for entry in entries]
-            read = [f.at(source, f.index("%from", entry)) for entry in entries]
-            to = f.at(target, f.index("%to", line))
-            with f.loop(0, "%count") as pixel:
-                place = f.index("%along", f.add(f.mul(pixel, 2), 1))
-                total = "0.0"
-                for start, weight in zip(read, weights, strict=True):
-                    value = f.new(f"load float, ptr {f.at(start, place)}, align 4")
-                    total = f.new(f"fadd float {total}, {f.new(f'fmul float {value}, {weight}')}")
-                f.do(f"store float {total}, ptr {f.at(to, f.index('%along', f.mul(pixel, 2)))}, align 4")
+    with planes_of_each_channel(f) as (source, target), f.loop(0, "%lines") as line:
+        entries = [f.add(f.mul(line, terms), term) for term in range(terms)]
+        weights = [f.new(f"load float, ptr {f.at('%weights', entry)}, align 4") for entry in entries]
+        read = [f.at(source, f.index("%from", entry)) for entry in entries]
+        to = f.at(target, f.index("%to", line))
+        with f.loop(0, "%count") as pixel:
+            place = f.index("%along", f.add(f.mul(pixel, 2), 1))
+            total = "0.0"
+            for start, weight in zip(read, weights, strict=True):
+                value = f.new(f"load float, ptr {f.at(start, place)}, align 4")
+                total = f.new(f"fadd float {total}, {f.new(f'fmul float {value}, {weight}')}")
+            f.do(f"store float {total}, ptr {f.at(to, f.index('%along', f.mul(pixel, 2)))}, align 4")
     return str(f)

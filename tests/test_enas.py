@@ -177,7 +177,7 @@ def test_a_project_directory_carries_the_state_to_another_object(finished, tmp_p
     arrays, values = searcher.state_arrays(), searcher.state_values()
     saved.restore(arrays, values)
     saved.save()
-    assert [path.name for path in (tmp_path / "p").iterdir()] == ["state.npz"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["history.npz", "state.npz"]
     other = make(directory=tmp_path, project_name="p")
     assert other.reload()
     assert other.epoch == 2

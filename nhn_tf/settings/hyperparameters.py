@@ -194,7 +194,7 @@ class EnasConfig(SgdConfig):
     final_samples: int = setting(
         1000, "architectures sampled at the end and ranked on the whole validation split", low=1, high=1_000_000
     )
-    top_k: int = setting(10, "architectures kept from the ranking", low=1, high=1_000_000)
+    top_k: int = setting(10, "best that a searcher keeps of the ranking; trials.csv has all", low=1, high=1_000_000)
     random_control: bool = setting(True, "also rank as many random architectures (the control of Li & Talwalkar 2019)")
 
     def __post_init__(self) -> None:

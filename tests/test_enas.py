@@ -259,6 +259,40 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
         assert np.isfinite(array).all()
 
 
+def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
+    def small(genotype, accuracy):
+        return accuracy - 10 * genotype.ops.count("conv3x3")
+
+    searcher, watched = make(reward=small, directory=tmp_path), keras.callbacks.EarlyStopping("reward", mode="max")
+    with pytest.raises(ValueError, match=r"metric of the search: loss.*Received: 'val_accuracy'"):
+        run(searcher, callbacks=[keras.callbacks.EarlyStopping("val_accuracy")])
+    results = run(searcher, epochs=1, callbacks=[watched])
+    assert results["val_reward"] == searcher.get_best_trials(1)[0].score
+    assert "val_accuracy" not in results
+    for genes, score in zip(searcher.measured.genes, searcher.measured.scores, strict=True):
+        convolutions = (genes[:2] == 0).sum()
+        assert 0 <= score + 10 * convolutions <= 1
+    counts = [trial.genotype.ops.count("conv3x3") for trial in searcher.get_ranked_trials()]
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+    with pytest.raises(ValueError, match=r"another reward: .*small\. This search's: None"):
+        make(directory=tmp_path)
+    loaded = EnasSearch.load(tmp_path / "enas", reward=small)
+    assert loaded.get_ranked_trials() == searcher.get_ranked_trials()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_trials": 0}, "`max_trials` must be"),
+        ({"objective": "loss"}, "`objective` must be"),
+        ({"seed": -1}, "`seed`"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make(**wrong)
+
+
 def test_a_collapsed_controller_is_reported(caplog):
     class Constant(EnasSearch):
         def reward(self, genes, images, labels):

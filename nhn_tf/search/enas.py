@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 CONTROLLER, RANDOM = "controller", "random"  # sources of trials
 RANKED_AT_ONCE = 50  # architectures measured between two signs of life
+Reward = Callable[[Genotype, float], float]
 PARTS = ("supernet", "optimizer", "controller", "metrics", "measured", "ranked")  # of a state's arrays
 CONTROLLER_FILE = "controller.npz"
 
@@ -61,6 +62,9 @@ class EnasSearch(Searcher):
       input_shape: (H, W, C) of the images.
       num_classes: of the labels.
       objective: as for `Searcher`.
+      reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
+        the accuracy, in the search and in the ranking; NaN counts as 0 and ranks last. For a search to resume to the
+        same bits it must be a pure function.
       max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
       seed, directory, project_name, overwrite, logger: as for `Searcher`.
@@ -93,6 +97,7 @@ class EnasSearch(Searcher):
         input_shape: Sequence[int],
         num_classes: int,
         objective: str = "val_accuracy",
+        reward: Reward | None = None,
         max_trials: int | None = None,
         seed: int = 0,
         steps_per_execution: int = 1,
@@ -101,7 +106,13 @@ class EnasSearch(Searcher):
         overwrite: bool = False,
         logger: SearchLogger | None = None,
     ) -> None:
+        if reward is not None and not callable(reward):
+            raise TypeError(
+                f"`reward` must be called as reward(genotype, accuracy). Received: {type(reward).__name__}."
+            )
         if max_trials is not None:
+            if type(max_trials) is not int or max_trials < 1:
+                raise ValueError(f"`max_trials` must be a whole number of at least 1. Received: {max_trials!r}.")
             config = dataclasses.replace(config, final_samples=max_trials)
         super().__init__(
             space,
@@ -114,6 +125,9 @@ class EnasSearch(Searcher):
             logger=logger,
         )
         self.config: EnasConfig = config
+        self._own_reward = reward
+        if reward is not None:
+            self.objective_metric = ""
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.steps_per_execution = steps_per_execution
@@ -134,10 +148,14 @@ class EnasSearch(Searcher):
         self._open_project()
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> EnasSearch:
+    def load(cls, directory: str | os.PathLike[str], *, reward: Reward | None = None) -> EnasSearch:
         """A search as a project's directory holds it, or the stage of a run that has finished: `runs/mine/1-enas`.
 
         Its controller samples on, and the architectures found are built with their weights; it saves nothing.
+
+        Args:
+          directory: the project's, or the stage's.
+          reward: that of the search, if it was given one.
 
         Raises:
           FileNotFoundError: there is no search.
@@ -156,6 +174,7 @@ class EnasSearch(Searcher):
                 input_shape=identity["input_shape"],
                 num_classes=identity["num_classes"],
                 seed=identity["seed"],
+                reward=reward,
             )
             searcher.restore(arrays, values)
         except (KeyError, TypeError, ValueError) as error:
@@ -268,7 +287,7 @@ class EnasSearch(Searcher):
         return self.reward(genes, *self._reward_batches.batch(pass_, index))
 
     def reward(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
-        """What the controller maximises: accuracy of the shared weights. Override it to search for something else.
+        """What the controller maximises: accuracy of the shared weights, or what the search's `reward` makes of it.
 
         Args:
           genes: int32 [G].
@@ -278,7 +297,11 @@ class EnasSearch(Searcher):
         Returns:
           The reward, larger is better. NaN counts as 0 and is reported.
         """
-        return self.supernet.accuracy(genes, images, labels)
+        return self._rewarded(genes, self.supernet.accuracy(genes, images, labels))
+
+    def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
+        """What is maximised of an architecture int32 [G] of an accuracy."""
+        return accuracy if self._own_reward is None else float(self._own_reward(self.decode(genes), accuracy))
 
     def _controller_metrics(
         self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
@@ -327,9 +350,10 @@ class EnasSearch(Searcher):
         if config.random_control:
             control = self._rank(self._random_architectures(len(sampled)), RANDOM)
         best_of_control, mean_of_control = (control[0].score, mean_score(control)) if control else (None, None)
+        figure = "val_accuracy" if self._own_reward is None else "val_reward"
         comparisons = (
-            Comparison("val_accuracy", found[0].score, RANDOM_SEARCH, best_of_control),
-            Comparison("mean_val_accuracy", mean_score(found), RANDOM_SEARCH, mean_of_control),
+            Comparison(figure, found[0].score, RANDOM_SEARCH, best_of_control),
+            Comparison(f"mean_{figure}", mean_score(found), RANDOM_SEARCH, mean_of_control),
         )
         figures = {
             "mean_reward_first": self.history[0].get("reward") if self.history else None,
@@ -358,17 +382,15 @@ class EnasSearch(Searcher):
     def _rank(self, genes: np.ndarray, source: str) -> list[Trial]:
         """Trials of architectures int32 [n, G], best first; what is known of their scores is not measured again."""
         ranked = dict(self.progress.done.get("ranked", {})) if self.progress else {}
-        scores = ranked.get(source, [])
-        for start in range(len(scores), len(genes), RANKED_AT_ONCE):
+        known = ranked.get(source, [])
+        for start in range(len(known), len(genes), RANKED_AT_ONCE):
             rows = genes[start : start + RANKED_AT_ONCE]
-            scores = [*scores, *self.supernet.accuracies(rows, self._validation_data).tolist()]
-            ranked[source] = scores
+            known = [*known, *self.supernet.accuracies(rows, self._validation_data).tolist()]
+            ranked[source] = known
             self.progress = Progress("ranking", sum(map(len, ranked.values())), {"ranked": dict(ranked)})
-            self.report_step(len(scores), len(genes))
-        trials = [
-            Trial(Genotype.from_genes(self.space, row), score, source) for row, score in zip(genes, scores, strict=True)
-        ]
-        return rank(trials)
+            self.report_step(len(known), len(genes))
+        scores = [self._rewarded(row, accuracy) for row, accuracy in zip(genes, known, strict=True)]
+        return rank([Trial(self.decode(row), score, source) for row, score in zip(genes, scores, strict=True)])
 
     def build_model(self, genotype: Genotype) -> keras.Model:
         """One architecture of the supernet as a network of its own, of ordinary Keras layers and copies of the weights.
@@ -407,7 +429,9 @@ class EnasSearch(Searcher):
         super().restore(arrays, values)
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "input_shape": list(self.input_shape), "num_classes": self.num_classes}
+        own = {} if self._own_reward is None else {"reward": _name(self._own_reward)}
+        shape = {"input_shape": list(self.input_shape), "num_classes": self.num_classes}
+        return {**super().identity(), **shape, **own}
 
 
 class _StepReporter(keras.callbacks.Callback):
@@ -424,6 +448,11 @@ class _StepReporter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.searcher._listeners.end_batch(self.first + batch, logs)
         self.searcher.passed(self.first + batch + 1)
+
+
+def _name(function: Reward) -> str:
+    """What tells one reward from another as far as a file can."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _read_stage(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

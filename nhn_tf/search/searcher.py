@@ -114,7 +114,7 @@ class Searcher(abc.ABC):
     Args:
       space: the architectures to search.
       config: the search's settings; they say how long it runs unless `search` is told otherwise.
-      objective: what is maximised, "val_accuracy"; to search for something else, override the search's own measure.
+      objective: what is maximised, "val_accuracy"; something else is a search's own `reward` or `fitness`.
       seed: of every random choice, at least 0.
       directory: where the state and history.npz are saved after each epoch, in `project_name`; `None` saves nothing.
       project_name: a directory within `directory`.
@@ -145,7 +145,7 @@ class Searcher(abc.ABC):
     source = "search"  # of the trials that `get_best_genotypes` chooses among
     sources: tuple[str, ...] = ()  # of all final candidates
     unit = "epoch"  # what an epoch of this search is called
-    objective_metric = ""  # the metric that Keras's callbacks know as "val_accuracy"
+    objective_metric = ""  # the metric that Keras's callbacks know as "val_accuracy"; "" where there is none
     better: ClassVar[Mapping[str, str]] = {}
     """Of each metric "max" or "min", whichever is better; "" where neither is."""
 
@@ -280,7 +280,10 @@ class Searcher(abc.ABC):
           nhn_tf.training.DivergedError: the shared weights' gradient is no longer finite.
         """
         epochs = self.length if epochs is None else epochs
-        listeners = Listeners(callbacks, self.better)
+        if type(epochs) is not int or epochs < 0:
+            raise ValueError(f"`epochs` must be a whole number of at least 0. Received: {epochs!r}.")
+        watched = {name: way for name, way in self.better.items() if name != "val_accuracy" or self.objective_metric}
+        listeners = Listeners(callbacks, watched)
         about: dict[str, Any] = {"input_shape": self.input_shape, "num_classes": self.num_classes}
         about["batch_size"] = self.config.batch_size
         train = given.training_batches(x, y, **about, seed=self.seed)
@@ -475,9 +478,9 @@ class Searcher(abc.ABC):
           ValueError: it names the first thing that differs.
         """
         ours, theirs = json.loads(json.dumps(self.identity())), values["search"]
-        for name in ours:
-            if ours[name] != theirs[name]:
-                mine, other = _difference(ours[name], theirs[name])
+        for name in dict.fromkeys([*ours, *theirs]):
+            if ours.get(name) != theirs.get(name):
+                mine, other = _difference(ours.get(name), theirs.get(name))
                 raise ValueError(f"The state is of another {name}: {other}. This search's: {mine}.")
 
     def save(self) -> None:

@@ -6,9 +6,10 @@ from nhn_tf.search.directions import DirectionSearch
 from nhn_tf.search.enas import EnasSearch
 from nhn_tf.search.evolution import Evolution, Population
 from nhn_tf.search.history import History
+from nhn_tf.search.hypermodel import NHNHyperModel
 from nhn_tf.search.locations import LocationSearch
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import Searcher, SearchLogger, Trial
+from nhn_tf.search.searcher import Searcher, Trial
 
 __all__ = [
     "Controller",
@@ -17,10 +18,10 @@ __all__ = [
     "Evolution",
     "History",
     "LocationSearch",
+    "NHNHyperModel",
     "Population",
     "Progress",
     "SearchCallback",
-    "SearchLogger",
     "Searcher",
     "Trial",
 ]

@@ -27,7 +27,7 @@ from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import STATE, Conclusion, Searcher, SearchLogger, Trial, mean_score, rank
+from nhn_tf.search.searcher import STATE, Conclusion, Searcher, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
@@ -104,7 +104,7 @@ class EnasSearch(Searcher):
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
-        logger: SearchLogger | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         if reward is not None and not callable(reward):
             raise TypeError(

@@ -13,11 +13,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple
 
 import keras
 import numpy as np
@@ -89,22 +90,6 @@ class Conclusion(NamedTuple):
     figures: dict[str, Any]
 
 
-class SearchLogger(Protocol):
-    """What a `logger` is told, as Keras Tuner tells its own."""
-
-    def register_tuner(self, tuner_state: dict[str, Any]) -> None:
-        """The search begins, or goes on."""
-
-    def register_trial(self, trial_id: str, trial_state: dict[str, Any]) -> None:
-        """A final candidate has been ranked."""
-
-    def report_trial_state(self, trial_id: str, trial_state: dict[str, Any]) -> None:
-        """Its score is known."""
-
-    def exit(self) -> None:
-        """The search has finished."""
-
-
 class Searcher(abc.ABC):
     """Base class of the searches.
 
@@ -119,7 +104,7 @@ class Searcher(abc.ABC):
       directory: where the state and history.npz are saved after each epoch, in `project_name`; `None` saves nothing.
       project_name: a directory within `directory`.
       overwrite: begins again; what is there is replaced when the first epoch has ended.
-      logger: told of the final candidates.
+      logger: told of each epoch's metrics and of the results, at level INFO.
 
     Attributes:
       epoch: finished epochs.
@@ -159,10 +144,12 @@ class Searcher(abc.ABC):
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
-        logger: SearchLogger | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         if seed < 0:
             raise ValueError(f"`seed` must be at least 0. Received: {seed}.")
+        if logger is not None and not callable(getattr(logger, "info", None)):
+            raise TypeError(f"`logger` must be a logging.Logger. Received: {type(logger).__name__}.")
         if objective != "val_accuracy":
             raise ValueError(f'`objective` must be "val_accuracy". Received: {objective!r}.')
         self.space = space
@@ -289,6 +276,7 @@ class Searcher(abc.ABC):
         train = given.training_batches(x, y, **about, seed=self.seed)
         validation = given.validation_batches(validation_data, **about)
         self._check_data(train, validation)
+        self._check_unchanged()
 
         has_ended = self.stopped_of is not None and epochs <= self.stopped_of
         if has_ended:
@@ -298,8 +286,6 @@ class Searcher(abc.ABC):
         if self.results is not None and (has_ended or epochs <= self.epoch):
             return self.results
         self._listeners = listeners
-        if self.logger is not None:
-            self.logger.register_tuner({"search": self.identity(), "epoch": self.epoch, "epochs": epochs})
         self.prepare(train, validation, epochs)
         if not has_ended and self.epoch < epochs:
             if self.progress is not None and self.progress.phase == "ranking":
@@ -319,6 +305,7 @@ class Searcher(abc.ABC):
             self.epoch += 1
             self.trials, self.results = [], None  # of a shorter search before this one
             self.ranked.restore({})
+            self._log(f"{self.unit} {self.epoch} of {epochs}", metrics)
             listeners.end_epoch(self.epoch - 1, self._keras_logs(metrics))
             if listeners.want_to_stop:
                 self.stopped_of = epochs
@@ -354,17 +341,14 @@ class Searcher(abc.ABC):
             self.progress = None
             if self.project_dir is not None:
                 self.save()
-            self._log(trials)
+            self._log(f"ranked {len(trials)} candidates", self.results)
         return self.results
 
-    def _log(self, trials: Sequence[Trial]) -> None:
-        if self.logger is None:
-            return
-        for number, trial in enumerate(trials):
-            state = {"trial_id": f"{number:04d}", **trial.to_json()}
-            self.logger.register_trial(state["trial_id"], {**state, "status": "RUNNING"})
-            self.logger.report_trial_state(state["trial_id"], {**state, "status": "COMPLETED"})
-        self.logger.exit()
+    def _log(self, what: str, figures: Mapping[str, Any]) -> None:
+        """Tells the logger of figures, if there is one."""
+        if self.logger is not None:
+            words = (f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, (int, float)))
+            self.logger.info("%s: %s", what, ", ".join(words))
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -490,11 +474,7 @@ class Searcher(abc.ABC):
           ValueError: another search has written there since this one began or was reloaded.
         """
         path = self._state_path()
-        if self._stamp() != self._on_disk:
-            raise ValueError(
-                f"{path} has been written by another search meanwhile. Make this one anew to go on from there, or give "
-                "it another `project_name`."
-            )
+        self._check_unchanged()
         self.save_history(path.parent)
         files.save_sealed_npz(path, self.state_arrays(), self.state_values())
         self._on_disk = self._stamp()
@@ -524,6 +504,18 @@ class Searcher(abc.ABC):
         """Called by subclasses once they are made: goes on with what `project_dir` holds, unless it is overwritten."""
         if self.project_dir is not None and not self.overwrite:
             self.reload()
+
+    def _check_unchanged(self) -> None:
+        """Refuses to go on beside another search that has written into the project.
+
+        Raises:
+          ValueError: one has.
+        """
+        if self._stamp() != self._on_disk:
+            raise ValueError(
+                f"{self._state_path()} has been written by another search meanwhile. Make this one anew to go on from "
+                "there, or give it another `project_name`."
+            )
 
     def _check_data(self, train: given.TrainingBatches, validation: Batches) -> None:
         """Refuses other images than a project was begun on, as far as they can be told apart.

@@ -128,7 +128,7 @@ def test_a_finished_search_is_loaded_from_its_directory(project):
     assert loaded.project_dir is None
     assert_same_arrays(loaded.state_arrays(), resumed.state_arrays())
     assert loaded.sample(5) == resumed.sample(5)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"holds no search: neither a project's state\.npz"):
         EnasSearch.load(path)
 
 

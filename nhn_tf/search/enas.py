@@ -165,6 +165,11 @@ class EnasSearch(Searcher):
         try:
             arrays, values = files.load_sealed_npz(path)
         except FileNotFoundError:
+            if not (Path(directory) / CONTROLLER_FILE).exists():
+                raise FileNotFoundError(
+                    f"{directory} holds no search: neither a project's {STATE} nor a finished stage's "
+                    f"{CONTROLLER_FILE}."
+                ) from None
             arrays, values = _read_stage(Path(directory))
         try:
             identity = values["search"]

@@ -256,7 +256,8 @@ class Searcher(abc.ABC):
             and kept in memory.
           epochs: how many epochs there are in all; by default `length`.
           callbacks: `keras.callbacks.Callback`s, with the supernet as their model, which hear of training, epochs and
-            ENAS's training steps, and may stop the search; and `SearchCallback`s.
+            ENAS's training steps, and may stop the search; and `SearchCallback`s. In a search that is resumed, what an
+            EarlyStopping has counted is counted again; others begin anew, as in `fit`.
 
         Returns:
           `results`.
@@ -395,9 +396,9 @@ class Searcher(abc.ABC):
         """What was chosen for each of the best trials, by name: a layer's op and skips, and its add-ons if any."""
         return [_choices(genotype) for genotype in self.get_best_genotypes(num_trials)]
 
-    def get_best_models(self, num_trials: int = 1) -> list[keras.Model]:
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The best architectures as models of their own, on copies of the weights that they were scored with."""
-        return [self.build_model(genotype) for genotype in self.get_best_genotypes(num_trials)]
+        return [self.build_model(genotype) for genotype in self.get_best_genotypes(num_models)]
 
     # State.
 

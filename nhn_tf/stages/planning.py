@@ -78,7 +78,7 @@ MARGIN: Final = 0.93
 SHARES: Final = {
     "whole": {"enas": 0.2, "base": 0.27, "prune": 0.02, "pruned": 0.15, "lds_location": 0.07, "lds_direction": 0.04,
               "final": 0.25},
-    "no searches": {"base": 0.5, "prune": 0.04, "pruned": 0.46},
+    "no searches": {"base": 0.4, "prune": 0.04, "pruned": 0.56},
     "no pruning": {"base": 1.0},
 }  # fmt: skip
 """Of the time, how much each stage gets; what is left out first comes first."""
@@ -322,7 +322,7 @@ def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
 def _batch_size(feed: Feed) -> int:
     """Small for small data sets, so that there are enough updates."""
     images = len(feed.data.train)
-    return min(64 if images < 20_000 else 128, max(1, images // 4))
+    return min(32 if images < 10_000 else 64 if images < 20_000 else 128, max(1, images // 4))
 
 
 def _width(machine: Machine, seconds: float) -> int:
@@ -334,7 +334,7 @@ def _width(machine: Machine, seconds: float) -> int:
 
 def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, float]) -> Preset:
     """The settings of every stage but for epochs and cycles, which `replan` fits."""
-    rate = 0.1 * machine.batch_size / 128
+    rate = 0.1 * math.sqrt(machine.batch_size / 128)
     updates = machine.steps * machine.epochs(seconds["base"], machine.flops_of(width))
     idle = 1 - BaseConfig.momentum
     l2 = E_FOLDS * idle / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
@@ -349,7 +349,12 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
         compute=asked.compute,
         enas=_search(machine, width, common, seconds.get("enas", 0.0)),
         base=BaseConfig(
-            genotype=architecture, filters=width, layer_form=LAYER_FORM, lr_max=rate, **{**trained, "l2": l2}
+            genotype=architecture,
+            filters=width,
+            layer_form=LAYER_FORM,
+            smooth_init=False,
+            lr_max=rate,
+            **{**trained, "l2": l2},
         ),
         prune=PruneConfig(sparsity=SPARSITY, scope="normalized", recalibrate=True, control=True, **common),
         pruned=RetrainConfig(lr_max=rate / 2, **trained),

@@ -23,6 +23,7 @@ ADDED = {
     "config.layer_form": "mixed",
     "config.cutmix": 0.0,
     "config.recalibrate": False,
+    "config.pointwise_sparsity": 0.0,
 }
 
 ConfigT = TypeVar("ConfigT", bound=Config)

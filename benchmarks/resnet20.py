@@ -177,7 +177,7 @@ def without_channels(base: keras.Model, flops: float, scope: str) -> keras.Model
     for _ in range(HALVINGS):
         share = (low + high) / 2
         tried = pruning.prune(base, sparsity=share, structure="channels", scope=scope, check=False)
-        if cost(tried)["flops"] > flops:
+        if sum(layer.live_flops for layer in pruning.live_costs(tried).values()) > flops:
             low = share
         else:
             high, model = share, tried

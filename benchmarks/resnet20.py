@@ -10,8 +10,8 @@ Of each seed a ResNet-20 is trained, and from its weights each of these goes on 
 - weights: the smallest weights of the same layers go, at the live parameters of `kernels`, which is known as
   unstructured magnitude pruning.
 
-Each way of pruning ranks over all layers, in each, or in units of each layer's initial kernels, whichever the
-validation images favour right after pruning; batch norm is measured anew for all, before that choice and after
+Each way of pruning ranks over all layers, in each, or in units of each layer's initial kernels, whichever the first
+seed's validation images favour right after pruning; batch norm is measured anew for all, before that choice and after
 training. Live parameters and multiply-adds are those of the compacted network without its zeros, by the same count for
 all; no engine here gains from zeros within a kernel.
 
@@ -28,7 +28,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -81,7 +81,7 @@ def main() -> None:
     if kept["asked"] != asked:
         parser.error(f"{options.out} holds results of {kept['asked']}. Give another --out.")
     for seed in options.seeds.split(","):
-        run(options, int(seed), kept["results"].setdefault(seed, {}), lambda: files.write_json(options.out, kept))
+        run(options, int(seed), kept["results"], lambda: files.write_json(options.out, kept))
     rows = [kept["results"][seed] for seed in options.seeds.split(",")]
     print(json.dumps({method: summary([row[method] for row in rows]) for method in METHODS}))
 
@@ -98,8 +98,9 @@ def summary(results: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def run(options: argparse.Namespace, seed: int, results: dict[str, Any], save: Callable[[], None]) -> None:
-    """Whatever of a seed is not among its results yet."""
+def run(options: argparse.Namespace, seed: int, of_all: dict[str, Any], save: Callable[[], None]) -> None:
+    """Whatever of a seed is not among the results yet, those of all seeds."""
+    results, first = of_all.setdefault(str(seed), {}), of_all[options.seeds.split(",")[0]]
     if all(method in results for method in METHODS):
         return
     images, shape, classes = images_of(options, seed)
@@ -115,7 +116,8 @@ def run(options: argparse.Namespace, seed: int, results: dict[str, Any], save: C
         if method in results:
             continue
         began = time.monotonic()
-        model, told = pruned(base, method, images, options.sparsity, results.get("kernels", {}))
+        scopes = (first[method]["scope"],) if "scope" in first.get(method, {}) else SCOPES
+        model, told = pruned(base, method, images, scopes, options.sparsity, results.get("kernels", {}))
         train(model, images.retrain, epochs=options.retrain_epochs, lr_max=0.05, l2=options.retrain_l2)
         pruning.recalibrate(model, images.retrain)
         found = {"accuracy": training.accuracy(model, images.test), **cost(model), **told}
@@ -149,24 +151,32 @@ def train(model: keras.Model, batches: Batches, *, epochs: int, lr_max: float, l
 
 
 def pruned(
-    base: keras.Model, method: str, images: Images, sparsity: float, kernels: Mapping[str, Any]
+    base: keras.Model,
+    method: str,
+    images: Images,
+    scopes: Sequence[str],
+    sparsity: float,
+    kernels: Mapping[str, Any],
 ) -> tuple[keras.Model, dict[str, Any]]:
-    """A copy of `base` to be trained on, and what is told of it; `kernels` are the results of that method."""
+    """A copy of `base` to be trained on, by the best of some scopes, and what is told of it.
+
+    `kernels` are the results of that method, which others are to match.
+    """
     if method == "whole":
-        return pruning.prune(base, sparsity=0.0), {}
+        return pruning.prune(base, sparsity=0.0, check=False), {}
     make = {
-        "kernels": lambda scope: pruning.prune(base, sparsity=sparsity, scope=scope),
+        "kernels": lambda scope: pruning.prune(base, sparsity=sparsity, scope=scope, check=False),
         "channels": lambda scope: without_channels(base, kernels["flops"], scope),
         "weights": lambda scope: without_weights(base, kernels["live_params"], scope),
     }[method]
     models, accuracies = {}, {}
-    for scope in SCOPES:
+    for scope in scopes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Layers that keep few channels.
             models[scope] = make(scope)
-        pruning.recalibrate(models[scope], images.train, steps=20)
+        pruning.recalibrate(models[scope], images.train, steps=10)
         accuracies[scope] = training.accuracy(models[scope], images.val)
-    best = max(SCOPES, key=accuracies.__getitem__)
+    best = max(scopes, key=accuracies.__getitem__)
     return models[best], {"scope": best, "before_retraining": accuracies}
 
 
@@ -188,7 +198,7 @@ def without_channels(base: keras.Model, flops: float, scope: str) -> keras.Model
 
 def without_weights(base: keras.Model, live_params: int, scope: str) -> keras.Model:
     """`base` with the smallest weights of its 3x3 kernels held at 0, so that `live_params` stay."""
-    model = pruning.prune(base, sparsity=0.0)
+    model = pruning.prune(base, sparsity=0.0, check=False)
     layers = pruning.masked_layers(model)
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in layers.items()}
     total = sum(kernel.size for kernel in kernels.values())

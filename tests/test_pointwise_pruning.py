@@ -136,6 +136,18 @@ def test_only_1x1_convolutions_that_masks_name_are_masked():
     agreement.check_same(masked, lambda inputs: agreement.run(model, inputs)[0], "the network of the genotype")
 
 
+def test_1x1_convolutions_that_halve_maps_take_masks():
+    mask = np.random.default_rng(0).random((4, 8)) < 0.5
+    halved = dataclasses.replace(TINY, space=Space(num_layers=2, num_segments=2, ops=("conv3x3",)))
+    genotype = dataclasses.replace(halved, masks=Masks({"transition1_reduce1": mask}))
+    form = dataclasses.replace(FORM, reduction="avg_pool")
+    model = network.build(genotype, input_shape=(8, 8, 3), num_classes=2, form=form)
+    kernel = keras.ops.convert_to_numpy(model.get_layer("transition1_reduce1").kernel)
+    np.testing.assert_array_equal(kernel[0, 0] != 0, mask)
+    with pytest.raises(ValueError, match="full k x k convolutions of the network, or 1x1 ones"):
+        network.build(genotype, input_shape=(8, 8, 3), num_classes=2, form=FORM)
+
+
 def test_the_supernet_of_addons_keeps_masks_of_1x1_convolutions_when_it_is_copied():
     mask = np.random.default_rng(0).random((4, 4)) < 0.5
     genotype = dataclasses.replace(TINY, masks=Masks({"layer1_mix_conv": np.concatenate([mask, mask])}))

@@ -38,7 +38,10 @@ def build(
 
     Layer k: 1x1 convolution - BN - ReLU - op (a convolution: - BN - ReLU); from layer 1 on, the result is concatenated
     with the outputs its skips name and mixed by ReLU - 1x1 convolution - BN; the results of its add-ons are added. At
-    a transition every output that is still read is halved by a factorized reduction and BN, and widened.
+    a transition every output that is still read is halved by a factorized reduction, or an average pooling and a 1x1
+    convolution, and BN, and widened.
+
+    In the form "release" a ReLU stands before the first 1x1 convolution and none behind the op's BN.
 
     In the form "direct", layer k: op (a convolution: - BN - ReLU), on the output of the layer before or, where skips
     join others, on their concatenation - 1x1 convolution - BN - ReLU.
@@ -157,6 +160,8 @@ def _direct(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: An
 
 def _mixed(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
     name = functools.partial(names.layer, layer)
+    if blocks.form.layer_form == "release":
+        x = keras.layers.ReLU(name=name("relu"))(x)
     x = blocks.convolve_bn(x, 1, name("in_conv"), name("in_bn"))
     x = keras.layers.ReLU(name=name("in_relu"))(x)
     x = blocks.op(x, op_named(genotype.ops[layer]), layer)
@@ -223,7 +228,7 @@ class _Blocks:
         return BatchNorm(name=bn)(layer(x))
 
     def op(self, x: Any, op: Op, layer: int) -> Any:
-        """The op of a layer; a convolution with its BN and ReLU."""
+        """The op of a layer; a convolution with its BN and, but in the form "release", ReLU."""
         name, bn, relu = (names.layer(layer, part) for part in ("op", "op_bn", "op_relu"))
         if not op.is_convolution:
             pool = keras.layers.AveragePooling2D if op.kind == "avg_pool" else keras.layers.MaxPooling2D
@@ -241,8 +246,10 @@ class _Blocks:
                 name=name,
             )
             x = BatchNorm(name=bn)(separable(x))
-        return keras.layers.ReLU(name=relu)(x)
+        return x if self.form.layer_form == "release" else keras.layers.ReLU(name=relu)(x)
 
     def reduce(self, number: int, output: int, x: Any) -> Any:
-        x = FactorizedReduction(self.filters, name=names.transition(number, "reduce", output))(x)
-        return BatchNorm(name=names.transition(number, "bn", output))(x)
+        pool, reduce, bn = (names.transition(number, part, output) for part in ("pool", "reduce", "bn"))
+        if self.form.reduction == "avg_pool":
+            return self.convolve_bn(keras.layers.AveragePooling2D(2, name=pool)(x), 1, reduce, bn)
+        return BatchNorm(name=bn)(FactorizedReduction(self.filters, name=reduce)(x))

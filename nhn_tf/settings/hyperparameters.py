@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from nhn_tf.settings.field import Config, setting
-from nhn_tf.values.form import LAYER_FORMS, Form
+from nhn_tf.values.form import LAYER_FORMS, REDUCTIONS, Form
 from nhn_tf.values.space import MAX_LAYERS, OP_NAMES, Space
 
 # Networks for small images: larger ones are to be scaled.
@@ -247,9 +247,16 @@ class BaseConfig(TrainConfig):
     )
     layer_form: str = setting(
         Form.layer_form,
-        "what stands around an op; mixed: 1x1 convolutions before and behind; direct: none, but where skips are joined",
+        "what stands around an op; mixed: 1x1 convolutions before and behind; release: the same in the order of ENAS's "
+        "code; direct: none, but where skips are joined",
         choices=LAYER_FORMS,
         source="ENAS: mixed",
+    )
+    reduction: str = setting(
+        Form.reduction,
+        "what halves maps; avg_pool: an average pooling and a 1x1 convolution",
+        choices=REDUCTIONS,
+        source="ENAS: factorized; paper: average pooling",
     )
 
     @property

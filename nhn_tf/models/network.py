@@ -6,7 +6,7 @@ Letters: B batch, H W spatial, C channels of a segment, L layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -49,7 +49,8 @@ def build(
     The layers are called as `values/names.py` says.
 
     Args:
-      genotype: ops, skips, add-ons, and masks to be set on the layers they name.
+      genotype: ops, skips, add-ons, and masks to be set on the layers they name. A 1x1 convolution can have a mask
+        only where the genotype names it.
       input_shape: (H, W, C) of the images; H and W divisible by 2 for each transition.
       num_classes: of the logits.
       form: its widths and kernels.
@@ -83,7 +84,7 @@ def wire(
     """Makes the layers of `build` and connects them; the supernet of add-ons grows on the same wires.
 
     Args:
-      genotype: as for `build`, except that its masks are left to `set_masks`.
+      genotype: as for `build`, except that its masks are left to `set_masks`; layers that they name can be masked.
       images: symbolic, [B, H, W, C].
       num_classes, form, dropout, seed: as for `build`.
       apply: calls each part of the network, see `Apply`; by default it just calls it.
@@ -102,7 +103,7 @@ def wire(
             f"`input_shape` must be (H, W, C), H and W multiples of {factor} for {space.num_segments} segments. "
             f"Received: {tuple(images.shape[1:])}."
         )
-    blocks = _Blocks(form)
+    blocks = _Blocks(form, genotype.masks or ())
     apply = apply or (lambda reads, part, *inputs: part(*inputs))
     join = join or functools.partial(_join_addons, genotype, blocks)
 
@@ -135,8 +136,8 @@ def set_masks(layers: Iterable[keras.layers.Layer], genotype: Genotype) -> None:
     for name, mask in (genotype.masks or {}).items():
         if name not in maskable:
             raise ValueError(
-                f"masks must name full k x k convolutions of the network ({', '.join(maskable) or 'it has none'}). "
-                f"Received: {name!r}."
+                f"masks must name full k x k convolutions of the network, or 1x1 ones "
+                f"({', '.join(maskable) or 'it has none'}). Received: {name!r}."
             )
         maskable[name].set_mask(mask)
 
@@ -195,11 +196,17 @@ def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
 
 
 class _Blocks:
-    """Makes the pieces of a network; `filters` is the width of the segment being built."""
+    """Makes the pieces of a network; `filters` is the width of the segment being built.
 
-    def __init__(self, form: Form):
+    Args:
+      form: the network's.
+      masked: names of layers; 1x1 convolutions among them can be masked.
+    """
+
+    def __init__(self, form: Form, masked: Collection[str]):
         self.form = form
         self.filters = form.filters
+        self._masked = masked
 
     def kernel_initializer(self) -> Any:
         return SmoothInit("he_normal") if self.form.smooth_init else "he_normal"
@@ -208,18 +215,16 @@ class _Blocks:
         return self.convolve_bn(images, 3, names.STEM_CONV, names.STEM_BN)
 
     def convolve_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
-        """A dense convolution that is never pruned, and BN."""
-        initializer = self.kernel_initializer()
-        layer = keras.layers.Conv2D(
-            self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv
-        )
-        return BatchNorm(name=bn)(layer(x))
+        """The stem's convolution, or a 1x1 one, and BN."""
+        masked = size == 1 and conv in self._masked
+        return self._convolve_bn(MaskedConv2D if masked else keras.layers.Conv2D, x, size, conv, bn)
 
     def masked_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
+        return self._convolve_bn(MaskedConv2D, x, size, conv, bn)
+
+    def _convolve_bn(self, kind: type, x: Any, size: int, conv: str, bn: str) -> Any:
         initializer = self.kernel_initializer()
-        layer = MaskedConv2D(
-            self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv
-        )
+        layer = kind(self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv)
         return BatchNorm(name=bn)(layer(x))
 
     def op(self, x: Any, op: Op, layer: int) -> Any:

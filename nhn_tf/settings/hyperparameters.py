@@ -278,7 +278,10 @@ class BaselineConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PruneConfig(SgdConfig):
-    """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
+    """Pruning of k x k kernels (paper, section 2.2), and of 1x1 ones where that is asked for.
+
+    The gradient settings serve the gradual schedule only.
+    """
 
     threshold: str = setting(
         "auto", "prune kernels whose sensitivity is below this number; auto: find it for `sparsity`"
@@ -286,6 +289,10 @@ class PruneConfig(SgdConfig):
     sparsity: float = setting(
         0.85, "share of the 3x3 and 5x5 kernels to prune, with `threshold`=auto", low=0, high=0.9999,
         source="paper, section 2.2",
+    )  # fmt: skip
+    pointwise_sparsity: float = setting(
+        0.0, "share of the weights of 1x1 convolutions to prune, the smallest ones; 0: none", low=0, high=0.9999,
+        source="paper, section 2.2: none",
     )  # fmt: skip
     scope: str = setting(
         "global",

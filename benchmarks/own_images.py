@@ -7,10 +7,11 @@ Of each seed, first `pipeline.py --time_limit`, searches, pruning and its own ba
 trains until it has taken as much CPU time, or for `MOST_EPOCHS`, which none was seen to profit from:
 
 - cnn: the plain network of `nhn_tf.models.plain_cnn`, what one would write oneself;
+- recipe: the same network, trained as a planned run trains its own (momentum, label smoothing, as much L2);
 - mobilenet: `keras.applications.MobileNetV3Small` from new weights, on pictures of 32 pixels at least;
 - autokeras: its image classifier, where it is installed.
 
-The networks of Keras are given what a careful user would find out: Adam with a cosine to 0, mirrored and shifted
+The other networks are given what a careful user would find out: Adam with a cosine to 0, mirrored and shifted
 pictures where the run found that they help, and the weights of the epoch that was best on the validation images.
 Afterwards each network answers one image at a time on one thread, in each engine that is installed (see
 `benchmarks/requirements.txt`); its fastest counts. OpenVINO computes as on its default.
@@ -42,15 +43,17 @@ import keras
 import numpy as np
 from keras import layers
 
+from nhn_tf import training
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.data.normalization import Normalization
 from nhn_tf.models import plain_cnn
-from nhn_tf.settings import DataConfig
-from nhn_tf.training import accuracy
+from nhn_tf.settings import BaselineConfig, DataConfig
+from nhn_tf.stages import planning
+from nhn_tf.training import optimizers
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-METHODS: Final = ("ours", "cnn", "mobilenet", "autokeras")
+METHODS: Final = ("ours", "cnn", "recipe", "mobilenet", "autokeras")
 MOST_EPOCHS: Final = 400
 SMALLEST: Final = 32
 """MobileNetV3 takes no smaller pictures."""
@@ -171,10 +174,20 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     batches = Batches(data.train, augmentation=augmentation, **drawn, **of_all)
     val, test = (Batches(split, **rest, **of_all) for split in (data.val, data.test))
     shape, classes = data.image_shape, data.num_classes
-    model = plain_cnn.build(shape, classes, dropout=0.3) if options.one == "cnn" else mobilenet(shape, classes)
+    if options.one == "mobilenet":
+        model = mobilenet(shape, classes)
+    else:
+        model = plain_cnn.build(shape, classes, dropout=0.3 if options.one == "cnn" else 0.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def compiled(epochs: int) -> None:
+        if options.one == "recipe":
+            rate = planning.learning_rate(batches.batch_size)
+            l2 = planning.decay(epochs * len(batches), rate)
+            config = BaselineConfig(epochs=epochs, lr_max=rate, lr_min=0.0, l2=l2, warmup_epochs=min(2.0, epochs / 5))
+            optimizer = optimizers.make_optimizer(config, len(batches))
+            training.compile_classifier(model, optimizer, label_smoothing=0.1)
+            return
         rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(batches))
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], jit_compile=False)
 
@@ -195,7 +208,7 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     )
     model.set_weights(best.weights)
     spent = {"minutes": (time.monotonic() - began) / 60, "cpu_s": time.process_time() - work, "epochs": best.epochs}
-    return {"accuracy": accuracy(model, test), "params": model.count_params(), **latency(model), **spent}
+    return {"accuracy": training.accuracy(model, test), "params": model.count_params(), **latency(model), **spent}
 
 
 def mobilenet(shape: tuple[int, int, int], classes: int) -> Any:

@@ -9,13 +9,16 @@ from nhn_tf.values.form import Form
 
 
 def test_a_form_round_trips_through_json():
-    form = Form(filters=5, width_growth=1, separable_as_dense=False, smooth_init=False, layer_form="direct")
+    form = Form(
+        5, width_growth=1, separable_as_dense=False, smooth_init=False, layer_form="direct", reduction="avg_pool"
+    )
     assert form.to_json() == {
         "filters": 5,
         "width_growth": 1,
         "separable_as_dense": False,
         "smooth_init": False,
         "layer_form": "direct",
+        "reduction": "avg_pool",
     }
     assert Form(**json.loads(json.dumps(form.to_json()))) == form
 
@@ -29,7 +32,8 @@ def test_a_form_round_trips_through_json():
         ({"width_growth": True}, "`width_growth`"),
         ({"smooth_init": 1}, "`smooth_init` must be True or False. Received: 1."),
         ({"separable_as_dense": None}, "`separable_as_dense`"),
-        ({"layer_form": "plain"}, "`layer_form` must be among mixed, direct. Received: 'plain'"),
+        ({"layer_form": "plain"}, "`layer_form` must be among mixed, release, direct. Received: 'plain'"),
+        ({"reduction": "max_pool"}, "`reduction` must be among factorized, avg_pool. Received: 'max_pool'"),
     ],
 )
 def test_what_is_no_form_is_refused(values, message):

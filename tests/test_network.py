@@ -94,6 +94,27 @@ def test_direct_layers_have_pointwise_convolutions_only_where_skips_join():
     assert np.isfinite(array(model(numbers(2, 8, 8, 3)))).all()
 
 
+def test_the_release_activates_before_the_first_convolution_and_not_behind_the_op():
+    model = build(genotype(), form=Form(filters=4, layer_form="release"))
+    names = [layer.name for layer in model.layers]
+    assert [name for name in names if name.startswith(("layer0", "layer1"))] == [
+        "layer0_relu", "layer0_in_conv", "layer0_in_bn", "layer0_in_relu", "layer0_op", "layer0_op_bn",
+        "layer1_relu", "layer1_in_conv", "layer1_in_bn", "layer1_in_relu", "layer1_op", "layer1_op_bn",
+        "layer1_concat", "layer1_mix_relu", "layer1_mix_conv", "layer1_mix_bn",
+    ]  # fmt: skip
+    assert model.count_params() == build(genotype(), form=Form(filters=4)).count_params()
+
+
+def test_average_pooling_halves_maps_by_their_means():
+    model = build(genotype(), form=Form(filters=4, reduction="avg_pool"))
+    pool, reduce = (model.get_layer(f"transition1_{part}2") for part in ("pool", "reduce"))
+    both = keras.Model(model.input, [pool.input, reduce.output])
+    before, after = (array(value) for value in both(numbers(2, 8, 8, 3)))
+    means = before.reshape(2, 4, 2, 4, 2, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(after, means @ array(reduce.kernel)[0, 0], atol=1e-5)
+    assert after.shape == (2, 4, 4, 8)
+
+
 def test_only_outputs_that_are_read_again_are_reduced():
     names = {layer.name for layer in build(genotype(skips=((), (0,), (), (1,)))).layers}
     assert {name for name in names if "reduce" in name} == {"transition1_reduce1", "transition1_reduce2"}

@@ -40,6 +40,7 @@ def older(tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_a_run_of_before_is_resumed_reported_and_exported(older, capsys):
     run = older("older_run")
     for stage in ("enas", "base", "prune", "pruned", "lds_location"):

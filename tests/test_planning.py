@@ -171,7 +171,7 @@ def test_without_flags_the_pipeline_explains_itself_and_starts_nothing():
     [
         (["--time_limit=soon"], "--time_limit must be a time such as 20m"),
         (["--time_limit=20m", "--preset=demo"], "--preset and --time_limit exclude each other"),
-        (["--time_limit=1s"], "--time_limit must be at least"),
+        pytest.param(["--time_limit=1s"], "--time_limit must be at least", marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_limit_is_refused_before_anything_is_written(tmp_path, flags, message):

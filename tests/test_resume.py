@@ -80,7 +80,7 @@ WITHIN = {
     "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
     "final": {14: "epoch 1 of 2 and 4 steps"},
 }  # fmt: skip
-FAST = {("enas", 19): JAX_SLOW, ("base", 10): JAX, ("lds_location", 6): JAX_SLOW}
+FAST = {("enas", 19): JAX_SLOW}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ class Killed:
 @pytest.mark.parametrize(
     ("first", "kills", "least"),
     [
-        ("lds_direction", {"lds_direction": 1}, 1),
+        ("final", {"final": 1}, 1),
         pytest.param("enas", dict.fromkeys(STAGES, 3), 20, marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )

@@ -25,6 +25,7 @@ from nhn_tf.values import names
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.locations import KERNEL_SIZES, NONE, LocationSpace
+from nhn_tf.values.masks import Masks
 
 
 class AddonSupernet(Superset):
@@ -126,10 +127,12 @@ class AddonSupernet(Superset):
         return frozen(list(inputs), needed=needed)
 
     def get_config(self) -> dict[str, Any]:
-        # Masks are weights here: they come back with the others.
+        # Masks are weights here and come back with the others; that they are, and of what shape, must be known before.
+        masks: Mapping[str, np.ndarray] = self.genotype.masks or {}
         return {
             **super().get_config(),
             "genotype": dataclasses.replace(self.genotype, masks=None).to_json(),
+            "masks": {name: list(mask.shape) for name, mask in masks.items()},
             "input_shape": list(self.image_shape),
             "num_classes": self.num_classes,
             "form": self.form.to_json(),
@@ -138,7 +141,9 @@ class AddonSupernet(Superset):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> AddonSupernet:
         genotype, form = Genotype.from_json(config["genotype"]), Form(**config["form"])
-        return cls(**{**config, "genotype": genotype, "form": form})
+        whole = Masks({name: np.ones(shape, bool) for name, shape in config.get("masks", {}).items()})
+        rest = {name: value for name, value in config.items() if name != "masks"}
+        return cls(**{**rest, "genotype": dataclasses.replace(genotype, masks=whole or None), "form": form})
 
 
 @keras.saving.register_keras_serializable("nhn_tf")

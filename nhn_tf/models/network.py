@@ -6,7 +6,7 @@ Letters: B batch, H W spatial, C channels of a segment, L layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -38,7 +38,10 @@ def build(
 
     Layer k: 1x1 convolution - BN - ReLU - op (a convolution: - BN - ReLU); from layer 1 on, the result is concatenated
     with the outputs its skips name and mixed by ReLU - 1x1 convolution - BN; the results of its add-ons are added. At
-    a transition every output that is still read is halved by a factorized reduction and BN, and widened.
+    a transition every output that is still read is halved by a factorized reduction, or an average pooling and a 1x1
+    convolution, and BN, and widened.
+
+    In the form "release" a ReLU stands before the first 1x1 convolution and none behind the op's BN.
 
     In the form "direct", layer k: op (a convolution: - BN - ReLU), on the output of the layer before or, where skips
     join others, on their concatenation - 1x1 convolution - BN - ReLU.
@@ -46,7 +49,8 @@ def build(
     The layers are called as `values/names.py` says.
 
     Args:
-      genotype: ops, skips, add-ons, and masks to be set on the layers they name.
+      genotype: ops, skips, add-ons, and masks to be set on the layers they name. A 1x1 convolution can have a mask
+        only where the genotype names it.
       input_shape: (H, W, C) of the images; H and W divisible by 2 for each transition.
       num_classes: of the logits.
       form: its widths and kernels.
@@ -80,7 +84,7 @@ def wire(
     """Makes the layers of `build` and connects them; the supernet of add-ons grows on the same wires.
 
     Args:
-      genotype: as for `build`, except that its masks are left to `set_masks`.
+      genotype: as for `build`, except that its masks are left to `set_masks`; layers that they name can be masked.
       images: symbolic, [B, H, W, C].
       num_classes, form, dropout, seed: as for `build`.
       apply: calls each part of the network, see `Apply`; by default it just calls it.
@@ -99,7 +103,7 @@ def wire(
             f"`input_shape` must be (H, W, C), H and W multiples of {factor} for {space.num_segments} segments. "
             f"Received: {tuple(images.shape[1:])}."
         )
-    blocks = _Blocks(form)
+    blocks = _Blocks(form, genotype.masks or ())
     apply = apply or (lambda reads, part, *inputs: part(*inputs))
     join = join or functools.partial(_join_addons, genotype, blocks)
 
@@ -132,8 +136,8 @@ def set_masks(layers: Iterable[keras.layers.Layer], genotype: Genotype) -> None:
     for name, mask in (genotype.masks or {}).items():
         if name not in maskable:
             raise ValueError(
-                f"masks must name full k x k convolutions of the network ({', '.join(maskable) or 'it has none'}). "
-                f"Received: {name!r}."
+                f"masks must name full k x k convolutions of the network, or 1x1 ones "
+                f"({', '.join(maskable) or 'it has none'}). Received: {name!r}."
             )
         maskable[name].set_mask(mask)
 
@@ -156,6 +160,8 @@ def _direct(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: An
 
 def _mixed(genotype: Genotype, layer: int, blocks: _Blocks, x: Any, *joined: Any) -> Any:
     name = functools.partial(names.layer, layer)
+    if blocks.form.layer_form == "release":
+        x = keras.layers.ReLU(name=name("relu"))(x)
     x = blocks.convolve_bn(x, 1, name("in_conv"), name("in_bn"))
     x = keras.layers.ReLU(name=name("in_relu"))(x)
     x = blocks.op(x, op_named(genotype.ops[layer]), layer)
@@ -190,11 +196,17 @@ def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
 
 
 class _Blocks:
-    """Makes the pieces of a network; `filters` is the width of the segment being built."""
+    """Makes the pieces of a network; `filters` is the width of the segment being built.
 
-    def __init__(self, form: Form):
+    Args:
+      form: the network's.
+      masked: names of layers; 1x1 convolutions among them can be masked.
+    """
+
+    def __init__(self, form: Form, masked: Collection[str]):
         self.form = form
         self.filters = form.filters
+        self._masked = masked
 
     def kernel_initializer(self) -> Any:
         return SmoothInit("he_normal") if self.form.smooth_init else "he_normal"
@@ -203,22 +215,20 @@ class _Blocks:
         return self.convolve_bn(images, 3, names.STEM_CONV, names.STEM_BN)
 
     def convolve_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
-        """A dense convolution that is never pruned, and BN."""
-        initializer = self.kernel_initializer()
-        layer = keras.layers.Conv2D(
-            self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv
-        )
-        return BatchNorm(name=bn)(layer(x))
+        """The stem's convolution, or a 1x1 one, and BN."""
+        masked = size == 1 and conv in self._masked
+        return self._convolve_bn(MaskedConv2D if masked else keras.layers.Conv2D, x, size, conv, bn)
 
     def masked_bn(self, x: Any, size: int, conv: str, bn: str) -> Any:
+        return self._convolve_bn(MaskedConv2D, x, size, conv, bn)
+
+    def _convolve_bn(self, kind: type, x: Any, size: int, conv: str, bn: str) -> Any:
         initializer = self.kernel_initializer()
-        layer = MaskedConv2D(
-            self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv
-        )
+        layer = kind(self.filters, size, padding="same", use_bias=False, kernel_initializer=initializer, name=conv)
         return BatchNorm(name=bn)(layer(x))
 
     def op(self, x: Any, op: Op, layer: int) -> Any:
-        """The op of a layer; a convolution with its BN and ReLU."""
+        """The op of a layer; a convolution with its BN and, but in the form "release", ReLU."""
         name, bn, relu = (names.layer(layer, part) for part in ("op", "op_bn", "op_relu"))
         if not op.is_convolution:
             pool = keras.layers.AveragePooling2D if op.kind == "avg_pool" else keras.layers.MaxPooling2D
@@ -236,8 +246,10 @@ class _Blocks:
                 name=name,
             )
             x = BatchNorm(name=bn)(separable(x))
-        return keras.layers.ReLU(name=relu)(x)
+        return x if self.form.layer_form == "release" else keras.layers.ReLU(name=relu)(x)
 
     def reduce(self, number: int, output: int, x: Any) -> Any:
-        x = FactorizedReduction(self.filters, name=names.transition(number, "reduce", output))(x)
-        return BatchNorm(name=names.transition(number, "bn", output))(x)
+        pool, reduce, bn = (names.transition(number, part, output) for part in ("pool", "reduce", "bn"))
+        if self.form.reduction == "avg_pool":
+            return self.convolve_bn(keras.layers.AveragePooling2D(2, name=pool)(x), 1, reduce, bn)
+        return BatchNorm(name=bn)(FactorizedReduction(self.filters, name=reduce)(x))

@@ -14,7 +14,7 @@ from nhn_tf.pruning.distill import Distiller
 from nhn_tf.pruning.inheritance import Inheritance
 from nhn_tf.pruning.initial import units
 from nhn_tf.pruning.liveness import LayerLiveness, liveness
-from nhn_tf.pruning.masked import apply_masks, masked_layers, masks_of
+from nhn_tf.pruning.masked import apply_masks, kinds_of, masked_layers, masks_of
 from nhn_tf.pruning.preflight import LayerOutlook, Outlook, check
 from nhn_tf.pruning.recalibrate import recalibrate
 from nhn_tf.pruning.report import summary
@@ -34,6 +34,7 @@ __all__ = [
     "apply_masks",
     "check",
     "compact",
+    "kinds_of",
     "live_costs",
     "live_parameters",
     "liveness",

@@ -208,12 +208,19 @@ def select(
     )
 
 
-def random_masks(masks: Mapping[str, np.ndarray], *, scope: str = "global", seed: int = 0) -> Masks:
+def random_masks(
+    masks: Mapping[str, np.ndarray],
+    *,
+    scope: str = "global",
+    kinds: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Masks:
     """Masks that keep as many kernels, but any: the control for masks that a criterion chose, however few they keep.
 
     Args:
       masks: layer name to bool [Cin, Cout]; all kept to none kept.
       scope: whether each `layer` keeps as many as it did, or all of them together.
+      kinds: layer name to what it is; all layers of each kind keep as many as they did, then.
       seed: of the choice, which is uniform.
 
     Raises:
@@ -222,7 +229,7 @@ def random_masks(masks: Mapping[str, np.ndarray], *, scope: str = "global", seed
     check_scope(scope)
     rng = np.random.default_rng(seed)
     shuffled: dict[str, np.ndarray] = {}
-    for group in _groups(sorted(masks), scope):
+    for group in _groups(sorted(masks), scope, kinds):
         kept = np.concatenate([masks[name].ravel() for name in group])
         shuffled.update(_split(rng.permutation(kept), masks, group))
     return Masks(shuffled)

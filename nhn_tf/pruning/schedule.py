@@ -200,21 +200,26 @@ class PruningSchedule(keras.callbacks.Callback):
         else:  # Behind those that restore weights as training ends, EarlyStopping among them.
             self._companions.callbacks.append(_AtLast(self._warn_of_a_missed_target))
 
+    def _masks(self) -> Masks:
+        """The masks in force of the layers that are pruned here; another schedule may have others."""
+        masks = masks_of(self.pruned_model)
+        return masks if self.layer_names is None else Masks({name: masks[name] for name in self.layer_names})
+
     def _updates(self) -> int:
         """Updates that the optimizer has made."""
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _warn_of_a_missed_target(self) -> None:
-        model, step = self.pruned_model, self._updates()
+        step, masks = self._updates(), self._masks()
         target = f"the target was {self.unit} {self.ramp.final}"
-        found = f"{masks_of(model).sparsity:.3f} of the kernels are masked, and {target}"
+        found = f"{masks.sparsity:.3f} of the kernels are masked, and {target}"
         if step < self.ramp.end:
             warnings.warn(
                 f"training ended after {step} updates, before the pruning schedule did (end_step={self.ramp.end}): "
                 f"{found}. Its masks are not settled. Train on, or choose an earlier `end_step`.",
                 stacklevel=2,
             )
-        elif self._settled is not None and masks_of(model) != self._settled:
+        elif self._settled is not None and masks != self._settled:
             warnings.warn(
                 f"the model was set back to weights from before the pruning schedule ended: {found}. Have "
                 "EarlyStopping begin after that (`start_from_epoch`), or take the last weights.",
@@ -232,7 +237,7 @@ class PruningSchedule(keras.callbacks.Callback):
             initial.scores_of(layers, self.criterion, scope=self.scope, seed=self.seed, unit=self._units),
             scope=self.scope,
             kinds=kinds_of(layers),
-            current={name: mask for name, mask in masks_of(model).items() if name in layers},
+            current=self._masks(),
             may_return=True,
             allow_disconnected=self.allow_disconnected,
             **{self.unit: self.ramp.target(step)},
@@ -244,7 +249,7 @@ class PruningSchedule(keras.callbacks.Callback):
         for name in selection.rescued:
             warnings.warn(f"every kernel of layer {name!r} was to go; its strongest was kept.", stacklevel=2)
         apply_masks(model, selection.masks)
-        self._settled = masks_of(model)
+        self._settled = self._masks()
         for layer in layers.values():
             _forget_pruned(self.model.optimizer, layer)
 

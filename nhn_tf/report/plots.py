@@ -111,7 +111,8 @@ def histograms(run: Run, *, narrow: bool = False) -> Figure | None:
     if masks is None or prune.config.get("input_weights") != base.done.weights:
         return None
     arrays = base.weights()
-    scores = {name: arrays[path].std(axis=(0, 1)) for name in masks if (path := f"{name}/kernel") in arrays}
+    kernels = {name: arrays[path] for name in masks if (path := f"{name}/kernel") in arrays}
+    scores = {name: kernel.std(axis=(0, 1)) for name, kernel in kernels.items() if kernel.shape[:2] != (1, 1)}
     return figures.kept_histograms(scores, masks, _thresholds(prune), narrow=narrow) if scores else None
 
 

@@ -21,8 +21,10 @@ NOT_IN_DIGEST = {
 ADDED = {
     "data.class_weights": "auto",
     "config.layer_form": "mixed",
+    "config.reduction": "factorized",
     "config.cutmix": 0.0,
     "config.recalibrate": False,
+    "config.pointwise_sparsity": 0.0,
 }
 
 ConfigT = TypeVar("ConfigT", bound=Config)

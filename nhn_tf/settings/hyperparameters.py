@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from nhn_tf.settings.field import Config, setting
-from nhn_tf.values.form import LAYER_FORMS, Form
+from nhn_tf.values.form import LAYER_FORMS, REDUCTIONS, Form
 from nhn_tf.values.space import MAX_LAYERS, OP_NAMES, Space
 
 # Networks for small images: larger ones are to be scaled.
@@ -247,9 +247,16 @@ class BaseConfig(TrainConfig):
     )
     layer_form: str = setting(
         Form.layer_form,
-        "what stands around an op; mixed: 1x1 convolutions before and behind; direct: none, but where skips are joined",
+        "what stands around an op; mixed: 1x1 convolutions before and behind; release: the same in the order of ENAS's "
+        "code; direct: none, but where skips are joined",
         choices=LAYER_FORMS,
         source="ENAS: mixed",
+    )
+    reduction: str = setting(
+        Form.reduction,
+        "what halves maps; avg_pool: an average pooling and a 1x1 convolution",
+        choices=REDUCTIONS,
+        source="ENAS: factorized; paper: average pooling",
     )
 
     @property
@@ -271,7 +278,10 @@ class BaselineConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PruneConfig(SgdConfig):
-    """Pruning of k x k kernels (paper, section 2.2). The gradient settings serve the gradual schedule only."""
+    """Pruning of k x k kernels (paper, section 2.2), and of 1x1 ones where that is asked for.
+
+    The gradient settings serve the gradual schedule only.
+    """
 
     threshold: str = setting(
         "auto", "prune kernels whose sensitivity is below this number; auto: find it for `sparsity`"
@@ -279,6 +289,10 @@ class PruneConfig(SgdConfig):
     sparsity: float = setting(
         0.85, "share of the 3x3 and 5x5 kernels to prune, with `threshold`=auto", low=0, high=0.9999,
         source="paper, section 2.2",
+    )  # fmt: skip
+    pointwise_sparsity: float = setting(
+        0.0, "share of the weights of 1x1 convolutions to prune, the smallest ones; 0: none", low=0, high=0.9999,
+        source="paper, section 2.2: none",
     )  # fmt: skip
     scope: str = setting(
         "global",

@@ -20,7 +20,7 @@ from nhn_tf.search.enas import RANDOM
 from nhn_tf.settings import BaseConfig, FinalConfig, PruneConfig, RetrainConfig
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed
-from nhn_tf.stages.prune import recalibrate
+from nhn_tf.stages.prune import random_masks, recalibrate
 from nhn_tf.stages.train import trained
 from nhn_tf.values import names
 from nhn_tf.values.genotype import Addon, Genotype
@@ -74,8 +74,9 @@ def random_pruning(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """As many kernels pruned as `prune` did, but any; trained as `pruned` is."""
     config = settings.expect(RetrainConfig)
     pruned = PruneConfig.from_json(RunDirectory(stage.record.run).stage("prune").config["config"])
-    masks = pruning.random_masks(stage.genotype.masks or Masks({}), scope=pruned.scope, seed=settings.seed)
-    model = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)
+    base = networks.inherited(stage.predecessor, feed.data, dropout=config.dropout, init=config.init)
+    model = pruning.prune(base, sparsity=0.0, layers=list(stage.genotype.masks or ()))
+    masks = random_masks(model, stage.genotype.masks or Masks({}), pruned, seed=settings.seed)
     pruning.apply_masks(model, masks)
     recalibrate(model, feed, pruned)
     figures = {"test_accuracy_before": training.accuracy(model, feed.test)}

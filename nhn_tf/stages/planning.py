@@ -78,7 +78,7 @@ MARGIN: Final = 0.93
 SHARES: Final = {
     "whole": {"enas": 0.2, "base": 0.27, "prune": 0.02, "pruned": 0.15, "lds_location": 0.07, "lds_direction": 0.04,
               "final": 0.25},
-    "no searches": {"base": 0.5, "prune": 0.04, "pruned": 0.46},
+    "no searches": {"base": 0.4, "prune": 0.04, "pruned": 0.56},
     "no pruning": {"base": 1.0},
 }  # fmt: skip
 """Of the time, how much each stage gets; what is left out first comes first."""
@@ -322,7 +322,7 @@ def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
 def _batch_size(feed: Feed) -> int:
     """Small for small data sets, so that there are enough updates."""
     images = len(feed.data.train)
-    return min(64 if images < 20_000 else 128, max(1, images // 4))
+    return min(32 if images < 10_000 else 64 if images < 20_000 else 128, max(1, images // 4))
 
 
 def _width(machine: Machine, seconds: float) -> int:
@@ -334,11 +334,8 @@ def _width(machine: Machine, seconds: float) -> int:
 
 def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, float]) -> Preset:
     """The settings of every stage but for epochs and cycles, which `replan` fits."""
-    rate = 0.1 * machine.batch_size / 128
-    updates = machine.steps * machine.epochs(seconds["base"], machine.flops_of(width))
-    idle = 1 - BaseConfig.momentum
-    l2 = E_FOLDS * idle / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
-    l2 = min(max(l2, 2e-4), MOST_L2)
+    rate = learning_rate(machine.batch_size)
+    l2 = decay(machine.steps * machine.epochs(seconds["base"], machine.flops_of(width)), rate)
     common: dict[str, Any] = {"batch_size": machine.batch_size, "lr_min": 0.0, "lr_period_epochs": 0, "cutout": 0}
     trained: dict[str, Any] = {**common, "label_smoothing": 0.1, "l2": min(l2, 5e-4)}
     architecture = "" if "enas" in seconds else ARCHITECTURE
@@ -349,13 +346,30 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
         compute=asked.compute,
         enas=_search(machine, width, common, seconds.get("enas", 0.0)),
         base=BaseConfig(
-            genotype=architecture, filters=width, layer_form=LAYER_FORM, lr_max=rate, **{**trained, "l2": l2}
+            genotype=architecture,
+            filters=width,
+            layer_form=LAYER_FORM,
+            smooth_init=False,
+            lr_max=rate,
+            **{**trained, "l2": l2},
         ),
         prune=PruneConfig(sparsity=SPARSITY, scope="normalized", recalibrate=True, control=True, **common),
         pruned=RetrainConfig(lr_max=rate / 2, **trained),
         final=FinalConfig(lr_max=rate / 2, dropout=0.2, **trained),
-        baseline=BaselineConfig(lr_max=rate, **trained),
+        baseline=BaselineConfig(lr_max=rate, **{**trained, "l2": l2}),
     )
+
+
+def learning_rate(batch_size: int) -> float:
+    """The largest of a training from new weights: 0.1 at 128 images a step, by the square root of them."""
+    return 0.1 * math.sqrt(batch_size / 128)
+
+
+def decay(updates: int, rate: float) -> float:
+    """The L2 by which idle weights decay by `E_FOLDS` within so many updates, by a cosine from `rate` to 0."""
+    idle = 1 - BaseConfig.momentum
+    l2 = E_FOLDS * idle / (max(1, updates) * rate)  # e-folds: updates * mean rate * 2 * l2 / (1 - momentum)
+    return min(max(l2, 2e-4), MOST_L2)
 
 
 def _search(machine: Machine, width: int, common: dict[str, Any], seconds: float) -> EnasConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +26,10 @@ from nhn_tf.storage import files
 from nhn_tf.training import optimizers
 from nhn_tf.values.masks import Masks
 
+KXK: Final = "kxk"
+POINTWISE: Final = "pointwise"
+"""Kinds of layers that lose kernels, each to a share of its own."""
+
 FAR_ABOVE_CHANCE: Final = 0.25
 """So much more than by chance of what is kept as at initialisation is warned of."""
 
@@ -34,20 +38,21 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     """Removes the kernels that learned nothing (paper, section 2.2)."""
     config = settings.expect(PruneConfig)
     model = networks.inherited(stage.predecessor, feed.data)
-    pruned = _maskable(model, stage.predecessor)
+    kinds = _layers_to_prune(model, stage.predecessor, config)
+    pruned = _maskable(model, kinds, stage.predecessor)
     begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = {"test_accuracy_before": training.accuracy(model, feed.test)}
     if config.schedule == "gradual":
-        thresholds = _prune_gradually(begun, pruned, feed, settings)
+        thresholds = _prune_gradually(begun, pruned, kinds, feed, settings)
     else:
-        thresholds = _prune_at_once(model, pruned, settings)
+        thresholds = _prune_at_once(model, pruned, kinds, settings)
     recalibrate(pruned, feed, config)
     masks, toll = pruning.masks_of(pruned), _Toll.of(pruned)
     metrics |= networks.figures(pruned, feed, settings, training.hits(pruned, feed.test))
-    metrics |= _savings(toll) | {"kernel_sparsity": masks.sparsity}
+    metrics |= _savings(toll, kinds) | _sparsities(masks, kinds)
     if config.control:
         metrics["random_test_accuracy"] = _random_control(model, masks, feed, settings)
-    inheritance = _inheritance(stage.predecessor, masks, feed, settings)
+    inheritance = _inheritance(stage.predecessor, _of(kinds[KXK], masks), feed, settings)
     metrics |= _origin(inheritance, stage.predecessor, feed, settings)
     _write_layers(begun / "layers.csv", toll, thresholds, inheritance)
     ranked = model if config.schedule == "oneshot" else pruned
@@ -56,15 +61,28 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
 
 
-def _maskable(model: keras.Model, source: StageRecord) -> keras.Model:
-    """A copy of the network whose full k x k convolutions can be masked."""
+def _layers_to_prune(model: keras.Model, source: StageRecord, config: PruneConfig) -> dict[str, list[str]]:
+    """The names of the layers that lose kernels, by kind: full k x k convolutions, and 1x1 ones where asked for."""
     if not any(isinstance(layer, MaskedConv2D) for layer in model.layers):
         raise RunError(
             f"the network of stage '{source.name}' in {source.run} has no full 3x3 or 5x5 convolution to prune.\n"
             f"Search with `ops` that include one, and train the base with `separable_as_dense`."
         )
+    kinds = {KXK: list(pruning.prunable(model))}
+    if config.pointwise_sparsity:
+        convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+        pointwise = [layer.name for layer in convolutions if layer.kernel_size == (1, 1)]
+        if pointwise:
+            kinds[POINTWISE] = pointwise
+        else:
+            print("warning: the network has no 1x1 convolution for `pointwise_sparsity` to prune")
+    return kinds
+
+
+def _maskable(model: keras.Model, kinds: Mapping[str, Sequence[str]], source: StageRecord) -> keras.Model:
+    """A copy of the network whose layers in `kinds` can be masked."""
     try:
-        return pruning.prune(model, sparsity=0.0)
+        return pruning.prune(model, sparsity=0.0, layers=[name for names in kinds.values() for name in names])
     except ValueError as error:
         raise RunError(f"{source / 'weights.npz'} cannot be pruned: {error}") from None
 
@@ -75,17 +93,22 @@ def recalibrate(model: keras.Model, feed: Feed, config: PruneConfig) -> None:
         pruning.recalibrate(model, feed.train(config))
 
 
+def random_masks(model: keras.Model, masks: Masks, config: PruneConfig, *, seed: int) -> Masks:
+    """Masks of a model's masked layers that keep as many kernels of each kind as `masks` do, but any."""
+    kinds = pruning.kinds_of(pruning.masked_layers(model, list(masks)))
+    return pruning.random_masks(masks, scope=config.scope, kinds=kinds, seed=seed)
+
+
 def _random_control(model: keras.Model, masks: Masks, feed: Feed, settings: Settings) -> float:
     """The test accuracy of the network with as many random kernels gone as `masks` switch off."""
-    control = pruning.prune(model, sparsity=0.0)
-    scope = settings.expect(PruneConfig).scope
-    pruning.apply_masks(control, pruning.random_masks(masks, scope=scope, seed=settings.seed))
+    control = pruning.prune(model, sparsity=0.0, layers=list(masks))
+    pruning.apply_masks(control, random_masks(control, masks, settings.expect(PruneConfig), seed=settings.seed))
     recalibrate(control, feed, settings.expect(PruneConfig))
     return training.accuracy(control, feed.test)
 
 
 def _inheritance(source: StageRecord, masks: Masks, feed: Feed, settings: Settings) -> pruning.Inheritance | None:
-    """What of `masks` the same choice would have kept before the base was trained.
+    """What of `masks`, those of k x k kernels, the same choice would have kept before the base was trained.
 
     None where the base's initial kernels cannot be made anew, nothing is kept, or the choice is blind to kernels.
     """
@@ -117,13 +140,14 @@ def _origin(
     return {**found, "kept_as_at_initialisation": kept, "kept_by_chance": chance}
 
 
-def _pruning_options(settings: Settings) -> dict[str, Any]:
-    """What the library's pruning functions are asked for."""
+def _pruning_options(settings: Settings, kind: str = KXK) -> dict[str, Any]:
+    """What the library's pruning functions are asked for, in layers of a kind."""
     config = settings.expect(PruneConfig)
-    auto = config.threshold == "auto"
+    auto = kind == POINTWISE or config.threshold == "auto"
+    sparsity = config.pointwise_sparsity if kind == POINTWISE else config.sparsity
     return {
         "threshold": None if auto else float(config.threshold),
-        "sparsity": config.sparsity if auto else None,
+        "sparsity": sparsity if auto else None,
         "criterion": config.criterion,
         "scope": config.scope,
         "allow_disconnected": config.allow_disconnected,
@@ -131,26 +155,37 @@ def _pruning_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _prune_at_once(model: keras.Model, masked: keras.Model, settings: Settings) -> Mapping[str, float]:
+def _prune_at_once(
+    model: keras.Model, masked: keras.Model, kinds: Mapping[str, Sequence[str]], settings: Settings
+) -> Mapping[str, float]:
     """Masks `masked`, a maskable copy of `model`; says which layers kept a kernel for connection's sake.
 
     Returns:
       For each layer the sensitivity below which kernels went.
     """
-    proposal = pruning.propose(model, **_pruning_options(settings))
-    for name in proposal.rescued:
-        print(f"warning: every kernel of {name} was to go; its strongest stays (`allow_disconnected` lets it go)")
-    for name in proposal.disconnected:
-        print(f"warning: {name} has no kernel left")
-    pruning.apply_masks(masked, proposal.masks)
+    thresholds: dict[str, float] = {}
+    for kind, names in kinds.items():
+        proposal = pruning.propose(model, layers=names, **_pruning_options(settings, kind))
+        for name in proposal.rescued:
+            print(f"warning: every kernel of {name} was to go; its strongest stays (`allow_disconnected` lets it go)")
+        for name in proposal.disconnected:
+            print(f"warning: {name} has no kernel left")
+        pruning.apply_masks(masked, proposal.masks)
+        thresholds |= proposal.thresholds
     config = settings.expect(PruneConfig)
     if config.scope != "normalized":
-        return proposal.thresholds
-    unit = pruning.units(pruning.prunable(model), config.criterion)
-    return {name: threshold * unit[name] for name, threshold in proposal.thresholds.items()}
+        return thresholds
+    unit = pruning.units(pruning.masked_layers(masked), config.criterion)
+    return {name: threshold * unit[name] for name, threshold in thresholds.items()}
 
 
-def _prune_gradually(stage: OpenStage, masked: keras.Model, feed: Feed, settings: Settings) -> Mapping[str, float]:
+def _prune_gradually(
+    stage: OpenStage,
+    masked: keras.Model,
+    kinds: Mapping[str, Sequence[str]],
+    feed: Feed,
+    settings: Settings,
+) -> Mapping[str, float]:
     """Trains `masked` while its masks follow the ramp, which ends after three quarters of the epochs.
 
     Returns:
@@ -158,13 +193,16 @@ def _prune_gradually(stage: OpenStage, masked: keras.Model, feed: Feed, settings
     """
     config = settings.expect(PruneConfig)
     end = max(1, config.epochs * len(feed.train(config)) * 3 // 4)
-    schedule = pruning.PruningSchedule(**_pruning_options(settings), end_step=end, every=max(1, end // 50))
+    schedules = [
+        pruning.PruningSchedule(**_pruning_options(settings, kind), layers=names, end_step=end, every=max(1, end // 50))
+        for kind, names in kinds.items()
+    ]
     # Masks are looked at between two calls of the backend: with several steps in one, others would come out.
     stepwise = dataclasses.replace(settings, compute=settings.compute.replaced(steps_per_execution=1))
     with warnings.catch_warnings():
         # To Keras the rest of a resumed epoch is a training of its own, which ends before the schedule does.
         warnings.filterwarnings("ignore", "training ended after")
-        fit(stage, masked, feed, stepwise, callbacks=[schedule])
+        fit(stage, masked, feed, stepwise, callbacks=schedules)
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.masked_layers(masked).items()}
     masks = pruning.masks_of(masked)
     scores = pruning.score(kernels, config.criterion, seed=settings.seed)
@@ -185,16 +223,30 @@ class _Toll(NamedTuple):
         return cls(pruning.liveness(model), complexity.layer_costs(model), pruning.live_costs(model), masked)
 
 
-def _savings(toll: _Toll) -> dict[str, float]:
+def _savings(toll: _Toll, kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """What pruning took away: shares in [0, 1] and counts."""
-    layers, before, after, masked = toll
-    total = sum(before[name].params for name in masked)
-    live = sum(after[name].live_params for name in masked)
+    layers, before, after, _ = toll
+    removed = {
+        f"{kind}_params_removed": 1.0
+        - sum(after[name].live_params for name in names) / sum(before[name].params for name in names)
+        for kind, names in kinds.items()
+    }
     return {
-        "kxk_params_removed": 1.0 - live / total,
+        **removed,
         "params_removed": 1.0 - sum(c.live_params for c in after.values()) / sum(c.params for c in before.values()),
         "dead_neurons": sum(layers[name].dead_neurons for name in layers if before[name].params),
     }
+
+
+def _sparsities(masks: Masks, kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Shares of the kernels of each kind that are masked, in [0, 1]."""
+    figures = {KXK: "kernel_sparsity", POINTWISE: "pointwise_sparsity"}
+    return {figures[kind]: _of(names, masks).sparsity for kind, names in kinds.items()}
+
+
+def _of(names: Sequence[str], masks: Masks) -> Masks:
+    """The masks of some layers."""
+    return Masks({name: masks[name] for name in names})
 
 
 def _write_layers(
@@ -228,7 +280,7 @@ def _write_layers(
 def _picture_sensitivities(
     stage: OpenStage, model: keras.Model, criterion: str, thresholds: Mapping[str, float], *, seed: int
 ) -> None:
-    """The histogram of sensitivities with the threshold drawn in, as a file and for TensorBoard."""
+    """The histogram of k x k kernels' sensitivities with the threshold drawn in, as a file and for TensorBoard."""
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
     scores = pruning.score(kernels, criterion, seed=seed)
     png, (height, width) = std_histogram(scores, thresholds, criterion=criterion)

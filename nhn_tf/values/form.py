@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-LAYER_FORMS: Final = ("mixed", "direct")
+LAYER_FORMS: Final = ("mixed", "release", "direct")
+REDUCTIONS: Final = ("factorized", "avg_pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,10 @@ class Form:
       separable_as_dense: build separable convolutions as full ones: only full kernels can be pruned.
       smooth_init: smooth 3x3 and 5x5 kernels by a Gaussian after initialisation.
       layer_form: what stands around an op, one of `LAYER_FORMS`. mixed: 1x1 convolutions before and behind it, as in
-        the supernet; direct: none where a layer reads one output, and one before it where it joins several.
+        the supernet; release: the same with a ReLU before the first and none behind the op, as ENAS's released code;
+        direct: none where a layer reads one output, and one before it where it joins several.
+      reduction: what halves a map at a transition, one of `REDUCTIONS`: ENAS's factorized reduction, or an average
+        pooling, as the paper has it, and a 1x1 convolution to the new width.
 
     Raises:
       ValueError: one of them is of another type or too small.
@@ -29,6 +33,7 @@ class Form:
     separable_as_dense: bool = True
     smooth_init: bool = True
     layer_form: str = "mixed"
+    reduction: str = "factorized"
 
     def __post_init__(self) -> None:
         for name, least in (("filters", 2), ("width_growth", 1)):
@@ -39,10 +44,12 @@ class Form:
             value = getattr(self, name)
             if type(value) is not bool:
                 raise ValueError(f"`{name}` must be True or False. Received: {value!r}.")
-        if self.layer_form not in LAYER_FORMS:
-            raise ValueError(f"`layer_form` must be among {', '.join(LAYER_FORMS)}. Received: {self.layer_form!r}.")
+        for name, choices in (("layer_form", LAYER_FORMS), ("reduction", REDUCTIONS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"`{name}` must be among {', '.join(choices)}. Received: {value!r}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as `Form(**value)` takes them; `layer_form` only where it is not as in older runs."""
-        later = {"layer_form": Form.layer_form}
+        """The fields by name, as `Form(**value)` takes them; those new since older runs only where they differ."""
+        later = {"layer_form": Form.layer_form, "reduction": Form.reduction}
         return {name: value for name, value in dataclasses.asdict(self).items() if value != later.get(name)}

@@ -53,7 +53,8 @@ class Genotype:
       space: the search space it belongs to.
       ops: for each layer the name of its op.
       skips: for each layer k the outputs it joins, ascending, each below k (0 is the stem, i is layer i - 1).
-      masks: the live connections of the masked convolutions, by layer name; None before pruning.
+      masks: the live connections of the masked convolutions, by layer name; None before pruning. Those of 1x1
+        convolutions only where these were pruned too.
       addons: add-on neurons, at most one for each (target, kernel size).
     """
 

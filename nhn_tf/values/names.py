@@ -15,11 +15,23 @@ DROPOUT: Final = "dropout"
 LOGITS: Final = "logits"
 
 LayerPart = Literal[
-    "in_conv", "in_bn", "in_relu", "op", "op_bn", "op_relu", "concat", "mix_relu", "mix_conv", "mix_bn", "sum", "bn"
+    "relu",
+    "in_conv",
+    "in_bn",
+    "in_relu",
+    "op",
+    "op_bn",
+    "op_relu",
+    "concat",
+    "mix_relu",
+    "mix_conv",
+    "mix_bn",
+    "sum",
+    "bn",
 ]
 """In the order of the computation; "bn" is the supernet's, behind the "sum" of a layer's op and skips."""
 
-TransitionPart = Literal["reduce", "bn"]
+TransitionPart = Literal["pool", "reduce", "bn"]
 AddonPart = Literal["conv", "bn", "add"]
 
 

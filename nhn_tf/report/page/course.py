@@ -13,7 +13,7 @@ from nhn_tf.report.results import Json
 _KEY_FIGURES = {
     "enas": ("val_accuracy", "random_search_val_accuracy"),
     "base": ("test_accuracy", "live_params"),
-    "prune": ("kernel_sparsity", "params_removed", "live_params"),
+    "prune": ("kernel_sparsity", "pointwise_sparsity", "params_removed", "live_params"),
     "pruned": ("test_accuracy", "live_params"),
     "lds_location": ("val_accuracy", "random_search_val_accuracy", "no_addons_val_accuracy"),
     "lds_direction": ("val_accuracy", "no_addons_val_accuracy"),

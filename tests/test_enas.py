@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -241,6 +242,31 @@ def test_rewards_walk_through_all_validation_images_before_repeating_one():
     assert len(np.unique(first.reshape(24, -1), axis=0)) == 24
     np.testing.assert_array_equal(np.sort(first.ravel()), np.sort(second.ravel()))
     assert not np.array_equal(first, second)
+
+
+def test_paired_architectures_of_an_update_share_their_images_and_each_is_measured_against_the_others():
+    searcher = make(dataclasses.replace(CONFIG, paired_fitness=True))
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 1)
+    seen, given = [], []
+    searcher.reward = lambda genes, images, labels: seen.append(images) or len(seen) / 10
+    searcher.controller.update = lambda genes, advantages: (
+        given.append(advantages) or dict.fromkeys(("loss", "entropy", "skip_kl"), 0.0)
+    )
+    searcher._train_controller(0)
+    size = CONFIG.samples_per_step
+    assert size > 1 and CONFIG.controller_steps > 1
+    for step in range(CONFIG.controller_steps):
+        same = seen[step * size : (step + 1) * size]
+        assert all(np.array_equal(images, same[0]) for images in same)
+        rewards = np.arange(step * size + 1, (step + 1) * size + 1) / 10
+        others = [np.delete(rewards, i).mean() for i in range(size)]
+        np.testing.assert_allclose(given[step], rewards - others, atol=1e-6)
+    assert not np.array_equal(seen[0], seen[size])
+
+
+def test_a_single_architecture_has_no_others_to_be_compared_with():
+    with pytest.raises(ValueError, match="`samples_per_step` must be at least 2"):
+        dataclasses.replace(CONFIG, paired_fitness=True, samples_per_step=1)
 
 
 def test_nan_rewards_count_as_zero_and_are_reported(caplog):

@@ -138,6 +138,28 @@ def test_individuals_train_and_are_measured_in_turn_on_streams_that_never_restar
         assert len(np.unique(np.concatenate(images[start : start + 3]).reshape(24, -1), axis=0)) == 24
 
 
+def test_paired_individuals_of_a_cycle_are_measured_on_the_same_images(arrays):
+    seen = []
+
+    class Spy(LocationSearch):
+        def _train(self, genes, number):
+            return 0.5, 0.5
+
+        def fitness(self, genes, images, labels):
+            seen.append(images)
+            return 0.5
+
+    searcher = location(arrays, dataclasses.replace(LOCATION, fitness_batches=2, paired_fitness=True), Spy)
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    searcher.run_epoch(0)
+    searcher.run_epoch(1)
+    first, second = np.stack(seen[:8]).reshape(4, 2, -1), np.stack(seen[8:]).reshape(4, 2, -1)
+    for cycle in (first, second):
+        assert (cycle == cycle[:1]).all()
+        assert not np.array_equal(cycle[0, 0], cycle[0, 1])
+    assert not np.array_equal(first[0], second[0])
+
+
 # The location search.
 
 

@@ -238,9 +238,14 @@ class AddonSearch(Searcher):
         return logs["loss"], logs["accuracy"]
 
     def _measure(self, genes: np.ndarray, number: int) -> float:
-        """The fitness of the `number`-th individual since the search began, on the next N fitness batches."""
-        count = self.config.fitness_batches
-        stretch = Stretch(self._fitness_batches, number * count, count)
+        """The fitness of the `number`-th individual since the search began, on the next N fitness batches.
+
+        Paired, the next ones are the cycle's: their noise is then common to all individuals, and not a part of ranks.
+        """
+        count, turn = self.config.fitness_batches, number
+        if self.config.paired_fitness:
+            turn //= self.config.population
+        stretch = Stretch(self._fitness_batches, turn * count, count)
         return float(np.mean([self.fitness(genes, *stretch[index]) for index in range(count)]))
 
     def fitness(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:

@@ -41,6 +41,10 @@ STATE: Final = "state.npz"
 """What a project's directory keeps."""
 
 
+LATER: Final = {"paired_fitness": False}
+"""Settings that states of older searches lack, as those were made."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """An architecture and how well it did.
@@ -462,7 +466,9 @@ class Searcher(abc.ABC):
         Raises:
           ValueError: it names the first thing that differs.
         """
-        ours, theirs = json.loads(json.dumps(self.identity())), values["search"]
+        ours, theirs = json.loads(json.dumps(self.identity())), dict(values["search"])
+        if "config" in theirs:  # of an older search, before there were these settings
+            theirs["config"] = {**LATER, **theirs["config"]}
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 mine, other = _difference(ours.get(name), theirs.get(name))

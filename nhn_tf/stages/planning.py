@@ -69,7 +69,10 @@ place of 2.8 digits were 13% right after pruning in place of 93%, and 98.9% afte
 MOST_L2: Final = 0.01
 """Whatever it lets decay."""
 SPARSITY: Final = 0.85
-"""The paper's."""
+"""The paper's, of a network of 96 channels; and the most."""
+KEPT_KERNELS: Final = 4
+"""So many stay of a filter, on average, in the first segment: with one of eight a network of 8 channels fell from 64.6
+to 62.2% on 5,000 pictures of CIFAR-10."""
 RESERVE_S: Final = 10.0
 """For the report."""
 MARGIN: Final = 0.93
@@ -353,7 +356,13 @@ def _preset(machine: Machine, asked: Preset, width: int, seconds: dict[str, floa
             lr_max=rate,
             **{**trained, "l2": l2},
         ),
-        prune=PruneConfig(sparsity=SPARSITY, scope="normalized", recalibrate=True, control=True, **common),
+        prune=PruneConfig(
+            sparsity=min(SPARSITY, 1 - KEPT_KERNELS / width),
+            scope="normalized",
+            recalibrate=True,
+            control=True,
+            **common,
+        ),
         pruned=RetrainConfig(lr_max=rate / 2, **trained),
         final=FinalConfig(lr_max=rate / 2, dropout=0.2, **trained),
         baseline=BaselineConfig(lr_max=rate, **{**trained, "l2": l2}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -177,7 +178,7 @@ def test_a_project_directory_carries_the_state_to_another_object(finished, tmp_p
     arrays, values = searcher.state_arrays(), searcher.state_values()
     saved.restore(arrays, values)
     saved.save()
-    assert [path.name for path in (tmp_path / "p").iterdir()] == ["state.npz"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["history.npz", "state.npz"]
     other = make(directory=tmp_path, project_name="p")
     assert other.reload()
     assert other.epoch == 2
@@ -243,6 +244,31 @@ def test_rewards_walk_through_all_validation_images_before_repeating_one():
     assert not np.array_equal(first, second)
 
 
+def test_paired_architectures_of_an_update_share_their_images_and_each_is_measured_against_the_others():
+    searcher = make(dataclasses.replace(CONFIG, paired_fitness=True))
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 1)
+    seen, given = [], []
+    searcher.reward = lambda genes, images, labels: seen.append(images) or len(seen) / 10
+    searcher.controller.update = lambda genes, advantages: (
+        given.append(advantages) or dict.fromkeys(("loss", "entropy", "skip_kl"), 0.0)
+    )
+    searcher._train_controller(0)
+    size = CONFIG.samples_per_step
+    assert size > 1 and CONFIG.controller_steps > 1
+    for step in range(CONFIG.controller_steps):
+        same = seen[step * size : (step + 1) * size]
+        assert all(np.array_equal(images, same[0]) for images in same)
+        rewards = np.arange(step * size + 1, (step + 1) * size + 1) / 10
+        others = [np.delete(rewards, i).mean() for i in range(size)]
+        np.testing.assert_allclose(given[step], rewards - others, atol=1e-6)
+    assert not np.array_equal(seen[0], seen[size])
+
+
+def test_a_single_architecture_has_no_others_to_be_compared_with():
+    with pytest.raises(ValueError, match="`samples_per_step` must be at least 2"):
+        dataclasses.replace(CONFIG, paired_fitness=True, samples_per_step=1)
+
+
 def test_nan_rewards_count_as_zero_and_are_reported(caplog):
     class Failing(EnasSearch):
         def reward(self, genes, images, labels):
@@ -257,6 +283,40 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
     assert "rewards in epoch 1 are NaN" in caplog.text
     for array in searcher.controller.state_arrays().values():
         assert np.isfinite(array).all()
+
+
+def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
+    def small(genotype, accuracy):
+        return accuracy - 10 * genotype.ops.count("conv3x3")
+
+    searcher, watched = make(reward=small, directory=tmp_path), keras.callbacks.EarlyStopping("reward", mode="max")
+    with pytest.raises(ValueError, match=r"metric of the search: loss.*Received: 'val_accuracy'"):
+        run(searcher, callbacks=[keras.callbacks.EarlyStopping("val_accuracy")])
+    results = run(searcher, epochs=1, callbacks=[watched])
+    assert results["val_reward"] == searcher.get_best_trials(1)[0].score
+    assert "val_accuracy" not in results
+    for genes, score in zip(searcher.measured.genes, searcher.measured.scores, strict=True):
+        convolutions = (genes[:2] == 0).sum()
+        assert 0 <= score + 10 * convolutions <= 1
+    counts = [trial.genotype.ops.count("conv3x3") for trial in searcher.get_ranked_trials()]
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+    with pytest.raises(ValueError, match=r"another reward: .*small\. This search's: None"):
+        make(directory=tmp_path)
+    loaded = EnasSearch.load(tmp_path / "enas", reward=small)
+    assert loaded.get_ranked_trials() == searcher.get_ranked_trials()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_trials": 0}, "`max_trials` must be"),
+        ({"objective": "loss"}, "`objective` must be"),
+        ({"seed": -1}, "`seed`"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make(**wrong)
 
 
 def test_a_collapsed_controller_is_reported(caplog):

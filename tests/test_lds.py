@@ -138,6 +138,28 @@ def test_individuals_train_and_are_measured_in_turn_on_streams_that_never_restar
         assert len(np.unique(np.concatenate(images[start : start + 3]).reshape(24, -1), axis=0)) == 24
 
 
+def test_paired_individuals_of_a_cycle_are_measured_on_the_same_images(arrays):
+    seen = []
+
+    class Spy(LocationSearch):
+        def _train(self, genes, number):
+            return 0.5, 0.5
+
+        def fitness(self, genes, images, labels):
+            seen.append(images)
+            return 0.5
+
+    searcher = location(arrays, dataclasses.replace(LOCATION, fitness_batches=2, paired_fitness=True), Spy)
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    searcher.run_epoch(0)
+    searcher.run_epoch(1)
+    first, second = np.stack(seen[:8]).reshape(4, 2, -1), np.stack(seen[8:]).reshape(4, 2, -1)
+    for cycle in (first, second):
+        assert (cycle == cycle[:1]).all()
+        assert not np.array_equal(cycle[0, 0], cycle[0, 1])
+    assert not np.array_equal(first[0], second[0])
+
+
 # The location search.
 
 
@@ -419,7 +441,7 @@ def test_comparing_the_candidates_leaves_the_shared_weights_alone(located, direc
         last = recorder.states[-1][0]
         now = searcher.state_arrays()
         assert_same_arrays({name: now[name] for name in last}, last)
-        added = {f"candidate{number}" for number in range(len(searcher.trials))}
+        added = {"ranked", *(f"candidate{number}" for number in range(len(searcher.trials)))}
         assert {name.partition(":")[0] for name in now.keys() - last.keys()} == added
 
 
@@ -457,6 +479,59 @@ def test_a_direction_that_could_not_be_measured_is_never_the_best(grown):
 def test_a_direction_search_without_add_ons_is_refused(arrays):
     with pytest.raises(ValueError, match="needs add-on locations"):
         direction((BASE, arrays))
+
+
+def test_history_holds_every_individual_with_its_fitness_and_both_kinds_of_candidates(located, directed):
+    for searcher, _ in (located[:2], directed[:2]):
+        assert searcher.measured.tags.tolist() == [0] * 4 + [1] * 4
+        for cycle, metrics in enumerate(searcher.history):
+            fitness = searcher.measured.scores[searcher.measured.tags == cycle]
+            assert (fitness.max(), fitness.mean()) == (metrics["best_fitness"], pytest.approx(metrics["mean_fitness"]))
+        assert searcher.get_ranked_trials() == searcher.trials
+        assert searcher.remaining_trials == 0
+    np.testing.assert_array_equal(located[0].measured.genes[:4], located[3])
+    assert directed[0].measured.genes.tolist() == [[0], [1], [2], [3]] * 2
+    seen = located[0].evolution.locations.to_addons(located[0].measured.genes[located[0].measured.scores.argmax()])
+    assert seen  # a code of the space
+
+
+@pytest.mark.slow
+def test_keras_stops_a_location_search_which_is_ranked_as_if_it_had_not_been_killed_then(located, arrays, tmp_path):
+    class Killed(Exception):
+        pass
+
+    class Killer:
+        def on_epoch_end(self, searcher, epoch, metrics):
+            raise Killed
+
+    def stopping():
+        return keras.callbacks.EarlyStopping("lr", mode="max", patience=1)
+
+    def search(directory, *more):
+        config = dataclasses.replace(LOCATION, cycles=3)
+        searcher = location(arrays, config, directory=directory)
+        return searcher, lambda: run(searcher, callbacks=[stopping(), *more])
+
+    whole, go = search(None)
+    results = go()
+    assert (whole.epoch, whole.stopped_of) == (2, 3)
+    for _ in range(2):
+        _, go = search(tmp_path, Killer())
+        with pytest.raises(Killed):
+            go()
+    resumed, go = search(tmp_path)
+    assert resumed.epoch == 2
+    assert go() == results  # ranked by the learning rate of three cycles, without another one
+    assert resumed.history == whole.history
+    ours, theirs = resumed.state_arrays(), whole.state_arrays()
+    assert_same_arrays(ours, theirs)
+
+
+def test_weights_of_another_form_ask_for_it(arrays):
+    with pytest.raises(ValueError, match=r"`form` must be .* its stem has 3 filters.*Give form=Form\(filters=3"):
+        LocationSearch(BASE, arrays, LOCATION, **SHAPE)
+    with pytest.raises(ValueError, match="Give the `form` that the network was built with"):
+        location(arrays, form=Form(filters=3, layer_form="direct"))
 
 
 @pytest.mark.jax_slow

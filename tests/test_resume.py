@@ -22,6 +22,7 @@ JAX_SLOW = pytest.mark.jax_slow
 ROOT = Path(__file__).resolve().parent.parent
 # Of the run directory: what says when something happened, or how long it took.
 TIMES = {"wall_s", "seconds"}
+KEPT = ("history.npz", "controller.npz")
 # A process that is to be killed has begun its stage by then, or the test fails.
 BEGUN_SECONDS = 300
 
@@ -43,6 +44,7 @@ def outcome(run, stage):
         "weights": files.digest_arrays(directory.weights()),
         "metrics": directory.done.metrics,
         "tables": tables,
+        **{name: (directory / name).read_bytes() for name in KEPT if (directory / name).exists()},
     }
 
 

@@ -3,16 +3,20 @@
 import csv
 import dataclasses
 import inspect
+import shutil
 
 import numpy as np
 import pytest
 
-from nhn_tf import stages
+from nhn_tf import stages, training
 from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.runs.monitor import Monitor
+from nhn_tf.search import EnasSearch, History
 from nhn_tf.settings.stages import STAGES
 from nhn_tf.stages import runner
+from nhn_tf.stages.feed import load_feed
+from nhn_tf.storage.files import DamagedFileError
 from nhn_tf.values.predictions import Predictions
 from tests.conftest import before, smoke_settings
 
@@ -50,9 +54,47 @@ def test_enas_leaves_its_figures_trials_and_curves(smoke_run):
     trials = rows(stage / "trials.csv")
     best = max(float(row["score"]) for row in trials if row["source"] == "controller")
     assert best == done["metrics"]["val_accuracy"]
+    assert len(trials) == 2 * done["metrics"]["architectures_evaluated"]  # the control's too
     assert done["genotype"] == stage.genotype().digest
     assert any((stage / "tensorboard").iterdir())
     assert not (stage / "checkpoint").exists()
+
+
+def test_what_a_search_found_is_loaded_from_its_stage_and_samples_on(smoke_run):
+    stage = smoke_run.stage("enas")
+    searcher = EnasSearch.load(stage.path)
+    assert searcher.results == stage.done.metrics
+    assert searcher.get_best_genotypes(1)[0] == stage.genotype()
+    assert searcher.sample(3, seed=1) == searcher.sample(3, seed=1) != searcher.sample(3, seed=2)
+    ranked = [(row["source"], float(row["score"])) for row in rows(stage / "trials.csv")]
+    assert [(trial.source, trial.score) for trial in searcher.get_ranked_trials()] == ranked
+    feed = load_feed(smoke_settings("enas"))
+    accuracy = training.accuracy(searcher.get_best_models(1)[0], feed.objective(feed.data.val))
+    assert accuracy == pytest.approx(stage.done.metrics["val_accuracy"], abs=1.5 / len(feed.data.val))  # rounding
+    untrained = EnasSearch(searcher.space, searcher.config, input_shape=(8, 8, 1), num_classes=10)
+    assert not np.array_equal(
+        untrained.controller.state_arrays()["controller/start"], searcher.controller.state_arrays()["controller/start"]
+    )
+
+
+def test_history_has_every_architecture_with_its_reward_and_the_individuals_of_every_cycle(smoke_run):
+    seen = History.load(smoke_run.stage("enas").path)
+    assert seen.measured.tags.tolist() == [0] * 6 + [1] * 6  # two updates of three architectures
+    for epoch, row in enumerate(rows(smoke_run.stage("enas") / "metrics.csv")):
+        assert float(row["reward"]) == seen.measured.scores[seen.measured.tags == epoch].mean()
+    for stage, cycles in (("lds_location", 3), ("lds_direction", 2)):
+        seen = History.load(smoke_run.stage(stage).path)
+        assert seen.measured.tags.tolist() == [cycle for cycle in range(cycles) for _ in range(4)]
+        assert len(seen.ranked) == len(rows(smoke_run.stage(stage) / "trials.csv"))
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "history.npz", "controller.npz"])
+def test_a_search_whose_files_do_not_belong_together_is_not_loaded(smoke_run, tmp_path, name):
+    for kept in ("weights.npz", "history.npz", "controller.npz"):
+        shutil.copy(smoke_run.stage("enas") / kept, tmp_path)
+    shutil.copy(smoke_run.stage("lds_location") / "weights.npz", tmp_path / name)
+    with pytest.raises(DamagedFileError):
+        EnasSearch.load(tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["base", "pruned", "final"])

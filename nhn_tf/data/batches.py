@@ -13,8 +13,9 @@ Letters: B batch, H W height and width, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -22,7 +23,6 @@ import numpy as np
 from nhn_tf.data.balance import balanced_rows
 from nhn_tf.data.mixing import CutMix
 from nhn_tf.data.normalization import Normalization
-from nhn_tf.data.splits import Split
 from nhn_tf.values.randomness import Stream, generator
 
 
@@ -89,6 +89,20 @@ def _cut_out(images: np.ndarray, centres: np.ndarray, side: int) -> None:
         image[max(y, 0) : y + side, max(x, 0) : x + side] = 0
 
 
+class LabelledImages(Protocol):
+    """A `Split`, or what holds images and labels in its place."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N, H, W, C], as the normalization takes them."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N]."""
+
+    def __len__(self) -> int: ...
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of a split, for `fit`, `evaluate` and loops of one's own.
 
@@ -98,7 +112,7 @@ class Batches(keras.utils.PyDataset):
     Args:
       split: the images.
       batch_size: images in a batch, B.
-      normalization: statistics of the training images.
+      normalization: makes images float32, a `Normalization` by the statistics of the training images.
       augmentation: what is done to each image; None leaves them as they are.
       shuffle: whether each epoch has an order of its own; else that of the split.
       seed: of order and augmentation, at least 0.
@@ -113,10 +127,10 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        split: Split,
+        split: LabelledImages,
         *,
         batch_size: int,
-        normalization: Normalization,
+        normalization: Normalization | Callable[[np.ndarray], np.ndarray],
         augmentation: Augmentation | None = None,
         shuffle: bool,
         seed: int,
@@ -201,14 +215,20 @@ class Batches(keras.utils.PyDataset):
         return order[1]
 
 
+class HasEpoch(Protocol):
+    """Batches of a current epoch."""
+
+    epoch: int
+
+
 class FollowEpoch(keras.callbacks.Callback):
     """Gives `batches` the number of the epoch that `fit` is about to train, also after `initial_epoch`.
 
     Args:
-      batches: the training batches passed to `fit`.
+      batches: the training batches passed to `fit`; only their `epoch` matters.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: HasEpoch) -> None:
         super().__init__()
         self._batches = batches
 

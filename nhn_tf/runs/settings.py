@@ -24,6 +24,7 @@ ADDED = {
     "config.reduction": "factorized",
     "config.cutmix": 0.0,
     "config.recalibrate": False,
+    "config.paired_fitness": False,
     "config.pointwise_sparsity": 0.0,
 }
 

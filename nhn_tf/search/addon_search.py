@@ -10,21 +10,23 @@ from __future__ import annotations
 import abc
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
 from nhn_tf import training
+from nhn_tf.data import given
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
+from nhn_tf.search.history import part_of, prefixed
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.searcher import Searcher, Trial, rank
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
+from nhn_tf.values import names
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream
@@ -41,7 +43,7 @@ class Stretch:
       count: how many.
     """
 
-    def __init__(self, batches: Batches, first: int, count: int):
+    def __init__(self, batches: given.TrainingBatches, first: int, count: int):
         self._batches = batches
         self._first = first
         self._count = count
@@ -72,16 +74,22 @@ class AddonSearch(Searcher):
       input_shape: (H, W, C) of the images.
       num_classes: of the labels.
       form: as the network was built with.
-      seed: of every random choice, at least 0.
-      directory: as for `Searcher`.
-      project_name: as for `Searcher`.
+      **project: `objective`, `seed`, `directory`, `project_name`, `overwrite` and `logger`, as for `Searcher`.
 
     Attributes:
       supernet: the frozen network and the shared add-on weights.
       base_accuracy: of the network without add-ons, on the evaluation images; `None` before `search`.
+
+    Raises:
+      ValueError: the weights are not those of this network in this form.
     """
 
     unit = "cycle"
+    objective_metric = "mean_fitness"
+    better: ClassVar[Mapping[str, str]] = {
+        "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
+        "best_fitness": "max", "mean_fitness": "max", "best_so_far": "max", "base_accuracy": "", "nan_fitness": "min",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -92,23 +100,41 @@ class AddonSearch(Searcher):
         input_shape: Sequence[int],
         num_classes: int,
         form: Form = Form(),
-        seed: int = 0,
-        directory: str | os.PathLike[str] | None = None,
-        project_name: str | None = None,
+        **project: Any,
     ) -> None:
-        super().__init__(genotype.space, config, seed=seed, directory=directory, project_name=project_name)
+        super().__init__(genotype.space, config, **project)
         self.config: LdsConfig = config
         self.genotype = genotype
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.form = form
         self.base_accuracy: float | None = None
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(self.seed)
+        self._check_width(arrays)
         self.supernet = self.build_supernet(input_shape=self.input_shape, num_classes=self.num_classes, form=form)
-        self.supernet.load_base(arrays)
+        try:
+            self.supernet.load_base(arrays)
+        except ValueError as error:
+            raise ValueError(
+                f"`arrays` must be the weights of `genotype` in `form`: {error} Received: form={form}. Give the `form` "
+                "that the network was built with."
+            ) from None
         self._base_digest = files.digest_arrays(self._base_arrays())
         # Of each trial, its add-ons' arrays by path, masks included.
         self._candidates: list[dict[str, np.ndarray]] = []
+
+    def _check_width(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Refuses a form whose width is not that of the weights, before masks and layers disagree in their own words.
+
+        Raises:
+          ValueError: it is another.
+        """
+        stem = arrays.get(f"{names.STEM_CONV}/kernel")
+        if stem is not None and stem.shape[-1] != self.form.filters:
+            raise ValueError(
+                f"`form` must be that which the network was built with: its stem has {stem.shape[-1]} filters. "
+                f"Received: {self.form}. Give form=Form(filters={stem.shape[-1]}, ...), of nhn_tf.values.form."
+            )
 
     # What a subclass provides.
 
@@ -135,11 +161,15 @@ class AddonSearch(Searcher):
         return self.config.cycles
 
     @property
+    def steps_an_epoch(self) -> int:
+        return self.config.population
+
+    @property
     def evaluations(self) -> int:
         """Fitness measurements made so far."""
         return self.epoch * self.config.population
 
-    def prepare(self, train_batches: Batches, validation_data: Batches, epochs: int) -> None:
+    def prepare(self, train_batches: given.TrainingBatches, validation_data: Batches, epochs: int) -> None:
         """Compiles the supernet for a schedule of `epochs` cycles and sets up the two streams of batches."""
         optimizer_arrays = self._optimizer_arrays()
         self._compile(epochs * self.config.population * self.config.iterations)
@@ -195,6 +225,7 @@ class AddonSearch(Searcher):
             "lr": rate,
         }
         self.progress = None
+        self.measured.add(epoch, genes, fitness)
         return {**metrics, **self._fitness_metrics(epoch, fitness), **self.learn(epoch, fitness)}
 
     def _train(self, genes: np.ndarray, number: int) -> tuple[float, float]:
@@ -207,9 +238,14 @@ class AddonSearch(Searcher):
         return logs["loss"], logs["accuracy"]
 
     def _measure(self, genes: np.ndarray, number: int) -> float:
-        """The fitness of the `number`-th individual since the search began, on the next N fitness batches."""
-        count = self.config.fitness_batches
-        stretch = Stretch(self._fitness_batches, number * count, count)
+        """The fitness of the `number`-th individual since the search began, on the next N fitness batches.
+
+        Paired, the next ones are the cycle's: their noise is then common to all individuals, and not a part of ranks.
+        """
+        count, turn = self.config.fitness_batches, number
+        if self.config.paired_fitness:
+            turn //= self.config.population
+        stretch = Stretch(self._fitness_batches, turn * count, count)
         return float(np.mean([self.fitness(genes, *stretch[index]) for index in range(count)]))
 
     def fitness(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
@@ -263,8 +299,8 @@ class AddonSearch(Searcher):
             self._train(genes, self.evaluations)
             score = float(self.supernet.accuracies(genes[None], self._validation_data)[0])
             compared.append((Trial(genotype, score, source), self.supernet.addon_arrays(genotype)))
-            weights.assign(self._learned(), _part("supernet", before))
-            weights.assign({v.path: v for v in optimizer.variables}, _part("optimizer", before))
+            weights.assign(self._learned(), part_of("supernet", before))
+            weights.assign({v.path: v for v in optimizer.variables}, part_of("optimizer", before))
             self.report_step(number, len(candidates))
         order = rank([trial for trial, _ in compared])
         self._candidates = [next(arrays for trial, arrays in compared if trial is best) for best in order]
@@ -307,26 +343,26 @@ class AddonSearch(Searcher):
     # State.
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        arrays = self._shared_arrays()
+        arrays = {**self._shared_arrays(), **super().state_arrays()}
         for number, candidate in enumerate(self._candidates[: len(self.trials)]):
-            arrays |= _prefixed(f"candidate{number}", candidate)
+            arrays |= prefixed(f"candidate{number}", candidate)
         return arrays
 
     def _shared_arrays(self) -> dict[str, np.ndarray]:
         """The shared add-on weights and the optimizer's state."""
         addons = {path: np.array(keras.ops.convert_to_numpy(v)) for path, v in self._learned().items()}
-        return {**_prefixed("supernet", addons), **_prefixed("optimizer", self._optimizer_arrays())}
+        return {**prefixed("supernet", addons), **prefixed("optimizer", self._optimizer_arrays())}
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         self.check_identity(values)
-        weights.assign(self._learned(), _part("supernet", arrays))
-        self._restored_optimizer = _part("optimizer", arrays)
+        weights.assign(self._learned(), part_of("supernet", arrays))
+        self._restored_optimizer = part_of("optimizer", arrays)
         super().restore(arrays, values)
         self._candidates = [self.candidate_arrays(arrays, number) for number in range(len(self.trials))]
 
     def candidate_arrays(self, arrays: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
         """Out of a state, the add-ons of trial `number`, from 0, by path."""
-        return _part(f"candidate{number}", arrays)
+        return part_of(f"candidate{number}", arrays)
 
     def _learned(self) -> dict[str, keras.Variable]:
         """What training changes, by path; not the masks of a cycle, which are drawn anew."""
@@ -341,12 +377,3 @@ class AddonSearch(Searcher):
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
         }
-
-
-def _prefixed(part: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{part}:{path}": array for path, array in arrays.items()}
-
-
-def _part(part: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of one part, by path."""
-    return {name.removeprefix(f"{part}:"): array for name, array in arrays.items() if name.startswith(f"{part}:")}

@@ -17,6 +17,7 @@ from nhn_tf.models import DirectionSupernet
 from nhn_tf.pruning.criteria import kernel_std
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.evolution import generate_direction, strongest_direction
+from nhn_tf.search.history import Table
 from nhn_tf.search.searcher import Conclusion, Trial
 from nhn_tf.settings import DirectionConfig
 from nhn_tf.values import names
@@ -47,7 +48,8 @@ class DirectionSearch(AddonSearch):
       best_seen: the cycle and the individual of the best direction so far, and its fitness; `None` before any.
     """
 
-    source = "direction"
+    source = BEST_SEEN
+    sources = (BEST_SEEN, STRONGEST)
 
     def __init__(
         self, genotype: Genotype, arrays: Mapping[str, np.ndarray], config: DirectionConfig, **kwargs: Any
@@ -60,6 +62,14 @@ class DirectionSearch(AddonSearch):
         if any(path.startswith(names.addon(0, "conv")) for path in arrays):
             self.supernet.load_addons(arrays)
         self.best_seen: dict[str, Any] | None = None
+        self._shapes = {name: kernel.shape[2:] for name, kernel in self.supernet.kernels.items()}
+        self.measured = Table("cycle", numbers=1)
+        self.ranked = Table("source", numbers=0, bits=sum(map(math.prod, self._shapes.values())))
+        self._open_project()
+
+    @property
+    def candidates(self) -> int:
+        return len(self.sources)
 
     def build_supernet(self, **kwargs: Any) -> DirectionSupernet:
         return DirectionSupernet(self.genotype, directions=self.config.population, **kwargs)
@@ -89,6 +99,16 @@ class DirectionSearch(AddonSearch):
         wide = {name: np.tile(masks[name], (self.config.population, 1, 1)) for name in self.supernet.kernels}
         self.supernet.set_directions(wide)
         return np.zeros(1, np.int32)
+
+    def encode(self, genotype: Genotype) -> np.ndarray:
+        """A bit for each connection of each add-on, in their order."""
+        masks = genotype.masks or Masks({})
+        return np.concatenate([masks[name].ravel() for name in self._shapes])
+
+    def decode(self, genes: np.ndarray) -> Genotype:
+        ends = np.cumsum([math.prod(shape) for shape in self._shapes.values()])[:-1]
+        parts = zip(self._shapes.items(), np.split(genes.astype(bool), ends), strict=True)
+        return self._directed({name: part.reshape(shape) for (name, shape), part in parts})
 
     def learn(self, cycle: int, fitness: np.ndarray) -> dict[str, float]:
         individual = int(np.argmax(np.nan_to_num(fitness, nan=-np.inf)))

@@ -11,30 +11,38 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
 from nhn_tf import training
+from nhn_tf.data import given
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
+from nhn_tf.models.extract import extract
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
+from nhn_tf.search.history import History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import Conclusion, Searcher, Trial, mean_score, rank
+from nhn_tf.search.searcher import STATE, Conclusion, Searcher, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
+from nhn_tf.storage import files
 from nhn_tf.training import optimizers
 from nhn_tf.values.comparison import RANDOM_SEARCH, Comparison
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.randomness import Stream
+from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
 
 logger = logging.getLogger(__name__)
 
 CONTROLLER, RANDOM = "controller", "random"  # sources of trials
 RANKED_AT_ONCE = 50  # architectures measured between two signs of life
+Reward = Callable[[Genotype, float], float]
+PARTS = ("supernet", "optimizer", "controller", "metrics", "measured", "ranked")  # of a state's arrays
+CONTROLLER_FILE = "controller.npz"
 
 
 class EnasSearch(Searcher):
@@ -43,7 +51,7 @@ class EnasSearch(Searcher):
     An epoch trains the supernet on every training batch, each with an architecture of its own sampled at the epoch's
     start, and then makes `config.controller_steps` updates of the controller. At the end `config.final_samples`
     architectures sampled from the controller are ranked by their accuracy on the whole validation split, and as many
-    random ones beside them.
+    random ones beside them. `trials` keeps the best `config.top_k` of each, `get_ranked_trials` has them all.
 
     Building a search seeds Keras, NumPy and the backend (`keras.utils.set_random_seed`): the supernet's weights start
     from that seed.
@@ -53,10 +61,13 @@ class EnasSearch(Searcher):
       config: the search's settings. `config.space` is not read.
       input_shape: (H, W, C) of the images.
       num_classes: of the labels.
-      seed: of every random choice, at least 0.
+      objective: as for `Searcher`.
+      reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
+        the accuracy, in the search and in the ranking; NaN counts as 0 and ranks last. For a search to resume to the
+        same bits it must be a pure function.
+      max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
-      directory: as for `Searcher`.
-      project_name: as for `Searcher`.
+      seed, directory, project_name, overwrite, logger: as for `Searcher`.
 
     Attributes:
       supernet: the shared weights.
@@ -64,12 +75,19 @@ class EnasSearch(Searcher):
 
     Example:
 
-        searcher = EnasSearch(Space(), EnasConfig(), input_shape=(32, 32, 3), num_classes=10)
-        searcher.search(train_batches, validation_data=val_batches)
+        searcher = EnasSearch(Space(), EnasConfig(), input_shape=(32, 32, 3), num_classes=10, directory="runs")
+        searcher.search(x, y, validation_data=(x_val, y_val))
         genotype = searcher.get_best_genotypes(1)[0]
     """
 
     source = CONTROLLER
+    sources = (CONTROLLER, RANDOM)
+    objective_metric = "reward"
+    better: ClassVar[Mapping[str, str]] = {
+        "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
+        "reward": "max", "baseline": "max", "best_reward": "max", "entropy": "", "skip_rate": "", "skip_kl": "min",
+        "controller_loss": "min", "distinct": "", "nan_rewards": "min",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -78,13 +96,38 @@ class EnasSearch(Searcher):
         *,
         input_shape: Sequence[int],
         num_classes: int,
+        objective: str = "val_accuracy",
+        reward: Reward | None = None,
+        max_trials: int | None = None,
         seed: int = 0,
         steps_per_execution: int = 1,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
+        overwrite: bool = False,
+        logger: logging.Logger | None = None,
     ) -> None:
-        super().__init__(space, config, seed=seed, directory=directory, project_name=project_name or "enas")
+        if reward is not None and not callable(reward):
+            raise TypeError(
+                f"`reward` must be called as reward(genotype, accuracy). Received: {type(reward).__name__}."
+            )
+        if max_trials is not None:
+            if type(max_trials) is not int or max_trials < 1:
+                raise ValueError(f"`max_trials` must be a whole number of at least 1. Received: {max_trials!r}.")
+            config = dataclasses.replace(config, final_samples=max_trials)
+        super().__init__(
+            space,
+            config,
+            objective=objective,
+            seed=seed,
+            directory=directory,
+            project_name=project_name or "enas",
+            overwrite=overwrite,
+            logger=logger,
+        )
         self.config: EnasConfig = config
+        self._own_reward = reward
+        if reward is not None:
+            self.objective_metric = ""
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.steps_per_execution = steps_per_execution
@@ -100,6 +143,59 @@ class EnasSearch(Searcher):
         )
         self.controller = Controller(space, config, seed=seed)
         self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
+        self.measured = Table("epoch", numbers=space.num_layers, bits=space.num_skips)
+        self.ranked = Table("source", numbers=space.num_layers, bits=space.num_skips)
+        self._open_project()
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], *, reward: Reward | None = None) -> EnasSearch:
+        """A search as a project's directory holds it, or the stage of a run that has finished: `runs/mine/1-enas`.
+
+        Its controller samples on, and the architectures found are built with their weights; it saves nothing.
+
+        Args:
+          directory: the project's, or the stage's.
+          reward: that of the search, if it was given one.
+
+        Raises:
+          FileNotFoundError: there is no search.
+          DamagedFileError: what there is cannot be read, or does not belong together.
+        """
+        path = Path(directory) / STATE
+        try:
+            arrays, values = files.load_sealed_npz(path)
+        except FileNotFoundError:
+            if not (Path(directory) / CONTROLLER_FILE).exists():
+                raise FileNotFoundError(
+                    f"{directory} holds no search: neither a project's {STATE} nor a finished stage's "
+                    f"{CONTROLLER_FILE}."
+                ) from None
+            arrays, values = _read_stage(Path(directory))
+        try:
+            identity = values["search"]
+            searcher = cls(
+                Space.from_json(identity["space"]),
+                EnasConfig.from_json(identity["config"]),
+                input_shape=identity["input_shape"],
+                num_classes=identity["num_classes"],
+                seed=identity["seed"],
+                reward=reward,
+            )
+            searcher.restore(arrays, values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise files.DamagedFileError(f"{directory} holds no search of architectures ({error}).") from None
+        return searcher
+
+    def save_controller(self, directory: Path) -> None:
+        """Writes controller.npz: all of the state but the supernet and history.npz, for `load`."""
+        arrays = prefixed("controller", self.controller.state_arrays())
+        digest = files.digest_arrays(weights.to_arrays(self.supernet))
+        files.save_sealed_npz(directory / CONTROLLER_FILE, arrays, {**self.state_values(), "supernet": digest})
+
+    def sample(self, count: int, *, seed: int = 0) -> list[Genotype]:
+        """Architectures that the controller proposes now; the same ones for a seed."""
+        genes = self.controller.sample(count, generator(seed, Stream.FINAL_ARCHITECTURES))
+        return [Genotype.from_genes(self.space, row) for row in genes]
 
     # The loop.
 
@@ -107,7 +203,11 @@ class EnasSearch(Searcher):
     def length(self) -> int:
         return self.config.epochs
 
-    def prepare(self, train_batches: Batches, validation_data: Batches, epochs: int) -> None:
+    @property
+    def candidates(self) -> int:
+        return self.config.final_samples
+
+    def prepare(self, train_batches: given.TrainingBatches, validation_data: Batches, epochs: int) -> None:
         """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
         config = self.config
         optimizer_arrays = self._optimizer_arrays()
@@ -135,7 +235,7 @@ class EnasSearch(Searcher):
     def run_epoch(self, epoch: int) -> dict[str, float]:
         if self.progress is None or self.progress.phase == "supernet":
             self.progress = Progress("controller", done={"supernet": self._train_supernet(epoch)})
-            self.report_step(len(self._train_data), self._steps_an_epoch())
+            self.report_step(len(self._train_data), self.steps_an_epoch)
         metrics = {**self.progress.done["supernet"], **self._train_controller(epoch)}
         self.progress = None
         return metrics
@@ -165,7 +265,7 @@ class EnasSearch(Searcher):
         """Called within a pass over the training images, `step` of them done; the last one is told by the epoch."""
         if self.progress and step < len(self._train_data):
             self.progress = self.progress.advanced(step)
-            self.report_step(step, self._steps_an_epoch())
+            self.report_step(step, self.steps_an_epoch)
 
     def _train_controller(self, epoch: int) -> dict[str, float]:
         """The controller's updates of one epoch that are not done yet."""
@@ -175,23 +275,31 @@ class EnasSearch(Searcher):
             sampled = self.controller.sample(config.samples_per_step, self.rng(Stream.CONTROLLER, epoch, step))
             first = (epoch * config.controller_steps + step) * config.samples_per_step
             measured = np.array([self._measure(row, first + i) for i, row in enumerate(sampled)])
-            advantages = self.controller.advantages(np.where(np.isnan(measured), 0.0, measured))
+            rewards = np.where(np.isnan(measured), 0.0, measured)
+            advantages = self.controller.advantages(rewards)
+            if config.paired_fitness:
+                advantages = above_the_others(rewards)
             logs = self.controller.update(sampled, advantages)
             done.append({"logs": logs, "genes": sampled.tolist(), "rewards": measured.tolist()})
             self.progress = progress.advanced(len(done), controller=list(done))
-            self.report_step(len(self._train_data) + step + 1, self._steps_an_epoch())
+            self.report_step(len(self._train_data) + step + 1, self.steps_an_epoch)
         if not done:
             return {}
         genes, rewards = (np.concatenate([np.array(step[name]) for step in done]) for name in ("genes", "rewards"))
+        self.measured.add(epoch, genes, rewards)
         return self._controller_metrics(epoch, [step["logs"] for step in done], genes, rewards)
 
     def _measure(self, genes: np.ndarray, number: int) -> float:
-        """The reward of the `number`-th architecture since the search began, each on the next validation batch."""
-        pass_, index = divmod(number, len(self._reward_batches))
+        """The reward of the `number`-th architecture since the search began, each on the next validation batch.
+
+        Paired, all architectures of a controller update are measured on one batch.
+        """
+        turn = number // self.config.samples_per_step if self.config.paired_fitness else number
+        pass_, index = divmod(turn, len(self._reward_batches))
         return self.reward(genes, *self._reward_batches.batch(pass_, index))
 
     def reward(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
-        """What the controller maximises: accuracy of the shared weights. Override it to search for something else.
+        """What the controller maximises: accuracy of the shared weights, or what the search's `reward` makes of it.
 
         Args:
           genes: int32 [G].
@@ -201,7 +309,11 @@ class EnasSearch(Searcher):
         Returns:
           The reward, larger is better. NaN counts as 0 and is reported.
         """
-        return self.supernet.accuracy(genes, images, labels)
+        return self._rewarded(genes, self.supernet.accuracy(genes, images, labels))
+
+    def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
+        """What is maximised of an architecture int32 [G] of an accuracy."""
+        return accuracy if self._own_reward is None else float(self._own_reward(self.decode(genes), accuracy))
 
     def _controller_metrics(
         self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
@@ -235,7 +347,8 @@ class EnasSearch(Searcher):
             "nan_rewards": float(failed),
         }
 
-    def _steps_an_epoch(self) -> int:
+    @property
+    def steps_an_epoch(self) -> int:
         return len(self._train_data) + self.config.controller_steps
 
     # The end.
@@ -249,9 +362,10 @@ class EnasSearch(Searcher):
         if config.random_control:
             control = self._rank(self._random_architectures(len(sampled)), RANDOM)
         best_of_control, mean_of_control = (control[0].score, mean_score(control)) if control else (None, None)
+        figure = "val_accuracy" if self._own_reward is None else "val_reward"
         comparisons = (
-            Comparison("val_accuracy", found[0].score, RANDOM_SEARCH, best_of_control),
-            Comparison("mean_val_accuracy", mean_score(found), RANDOM_SEARCH, mean_of_control),
+            Comparison(figure, found[0].score, RANDOM_SEARCH, best_of_control),
+            Comparison(f"mean_{figure}", mean_score(found), RANDOM_SEARCH, mean_of_control),
         )
         figures = {
             "mean_reward_first": self.history[0].get("reward") if self.history else None,
@@ -259,7 +373,18 @@ class EnasSearch(Searcher):
             "architectures_evaluated": len(found),
             "random_architectures_evaluated": len(control),
         }
-        return Conclusion(rank(found[: config.top_k] + control[: config.top_k]), comparisons, figures)
+        return Conclusion(rank(found + control), comparisons, figures)
+
+    def keep(self, trials: list[Trial]) -> list[Trial]:
+        """The best `top_k` of the controller and of the control."""
+        own, control = ([t for t in trials if t.source == source][: self.config.top_k] for source in self.sources)
+        return rank(own + control)
+
+    def encode(self, genotype: Genotype) -> np.ndarray:
+        return genotype.genes()
+
+    def decode(self, genes: np.ndarray) -> Genotype:
+        return Genotype.from_genes(self.space, genes)
 
     def _random_architectures(self, count: int) -> np.ndarray:
         """`count` distinct architectures, uniformly drawn; fewer only where the space is nearly exhausted."""
@@ -269,26 +394,23 @@ class EnasSearch(Searcher):
     def _rank(self, genes: np.ndarray, source: str) -> list[Trial]:
         """Trials of architectures int32 [n, G], best first; what is known of their scores is not measured again."""
         ranked = dict(self.progress.done.get("ranked", {})) if self.progress else {}
-        scores = ranked.get(source, [])
-        for start in range(len(scores), len(genes), RANKED_AT_ONCE):
+        known = ranked.get(source, [])
+        for start in range(len(known), len(genes), RANKED_AT_ONCE):
             rows = genes[start : start + RANKED_AT_ONCE]
-            scores = [*scores, *self.supernet.accuracies(rows, self._validation_data).tolist()]
-            ranked[source] = scores
+            known = [*known, *self.supernet.accuracies(rows, self._validation_data).tolist()]
+            ranked[source] = known
             self.progress = Progress("ranking", sum(map(len, ranked.values())), {"ranked": dict(ranked)})
-            self.report_step(len(scores), len(genes))
-        trials = [
-            Trial(Genotype.from_genes(self.space, row), score, source) for row, score in zip(genes, scores, strict=True)
-        ]
-        return rank(trials)
+            self.report_step(len(known), len(genes))
+        scores = [self._rewarded(row, accuracy) for row, accuracy in zip(genes, known, strict=True)]
+        return rank([Trial(self.decode(row), score, source) for row, score in zip(genes, scores, strict=True)])
 
     def build_model(self, genotype: Genotype) -> keras.Model:
-        """One architecture of the supernet as a functional model from images to logits; it shares the weights.
+        """One architecture of the supernet as a network of its own, of ordinary Keras layers and copies of the weights.
 
-        For a network of its own, to be trained from its start, see `nhn_tf.models.network.build`.
+        It computes what the supernet does with moving averages in batch norm (`reward_bn`), trains by itself, and loads
+        with Keras alone. For the derived network that is trained from its start, see `nhn_tf.models.network.build`.
         """
-        images = keras.Input(self.input_shape, name="images")
-        genes = keras.ops.convert_to_tensor(genotype.genes()[None])
-        return keras.Model(images, self.supernet({"images": images, "genes": genes}), name="best_of_search")
+        return extract(self.supernet, genotype)
 
     # State.
 
@@ -301,19 +423,17 @@ class EnasSearch(Searcher):
             "controller": self.controller.state_arrays(),
             "metrics": {str(number): array for number, array in enumerate(within)},
         }
-        return {f"{part}:{path}": array for part, arrays in parts.items() for path, array in arrays.items()}
+        own = {f"{part}:{path}": array for part, arrays in parts.items() for path, array in arrays.items()}
+        return {**own, **super().state_arrays()}
 
     def state_values(self) -> dict[str, Any]:
         return {**super().state_values(), "controller": self.controller.state_values()}
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         self.check_identity(values)
-        parts: dict[str, dict[str, np.ndarray]] = {"supernet": {}, "optimizer": {}, "controller": {}, "metrics": {}}
-        for name, array in arrays.items():
-            part, _, path = name.partition(":")
-            if part not in parts:
-                raise ValueError(f"The state holds the unknown array {name}.")
-            parts[part][path] = array
+        if unknown := [name for name in arrays if name.partition(":")[0] not in PARTS]:
+            raise ValueError(f"The state holds the unknown array {unknown[0]}.")
+        parts = {part: part_of(part, arrays) for part in PARTS}
         weights.from_arrays(self.supernet, parts["supernet"])
         self.controller.restore(parts["controller"], values["controller"])
         self._restored_optimizer = parts["optimizer"]
@@ -321,7 +441,24 @@ class EnasSearch(Searcher):
         super().restore(arrays, values)
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "input_shape": list(self.input_shape), "num_classes": self.num_classes}
+        own = {} if self._own_reward is None else {"reward": _name(self._own_reward)}
+        shape = {"input_shape": list(self.input_shape), "num_classes": self.num_classes}
+        return {**super().identity(), **shape, **own}
+
+
+def above_the_others(rewards: np.ndarray) -> np.ndarray:
+    """What each reward is above the mean of the others: what all have in common, such as easy images, drops out.
+
+    Args:
+      rewards: float [n], n at least 2.
+
+    Returns:
+      float32 [n].
+
+    Source: Kool, van Hoof & Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"
+    """
+    count = len(rewards)
+    return (count / (count - 1) * (rewards - np.mean(rewards))).astype(np.float32)
 
 
 class _StepReporter(keras.callbacks.Callback):
@@ -332,5 +469,28 @@ class _StepReporter(keras.callbacks.Callback):
         self.searcher = searcher
         self.first = first
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.searcher._listeners.begin_batch(self.first + batch)
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.searcher._listeners.end_batch(self.first + batch, logs)
         self.searcher.passed(self.first + batch + 1)
+
+
+def _name(function: Reward) -> str:
+    """What tells one reward from another as far as a file can."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _read_stage(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The state that a finished stage's files hold, without the optimizer's.
+
+    Raises:
+      FileNotFoundError, DamagedFileError: as `EnasSearch.load`.
+    """
+    arrays, values = files.load_sealed_npz(directory / CONTROLLER_FILE)
+    supernet, seen = files.load_npz(directory / "weights.npz"), History.load(directory)
+    if files.digest_arrays(supernet) != values.pop("supernet", None):
+        raise files.DamagedFileError(f"{directory / 'weights.npz'} does not belong to {CONTROLLER_FILE} beside it.")
+    tables = {"measured": seen.measured.arrays(), "ranked": seen.ranked.arrays(), "supernet": supernet}
+    return arrays | {name: a for part, table in tables.items() for name, a in prefixed(part, table).items()}, values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from nhn_tf.models import LocationSupernet
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.evolution import Evolution, Population
+from nhn_tf.search.history import Table
 from nhn_tf.search.searcher import Conclusion, Trial, mean_score
 from nhn_tf.settings import LocationConfig
 from nhn_tf.values.comparison import NO_ADDONS, RANDOM_SEARCH, Comparison
@@ -47,6 +48,8 @@ class LocationSearch(AddonSearch):
     """
 
     source = EVOLUTION
+    sources = (EVOLUTION, RANDOM)
+    better: ClassVar[Mapping[str, str]] = {**AddonSearch.better, "addons": "", "distinct": ""}
 
     def __init__(
         self, genotype: Genotype, arrays: Mapping[str, np.ndarray], config: LocationConfig, **kwargs: Any
@@ -57,6 +60,13 @@ class LocationSearch(AddonSearch):
         self.config: LocationConfig = config
         self.evolution = Evolution(LocationSpace(genotype.space), config)
         self.population = self.evolution.start(self.rng(Stream.FIRST_POPULATION))
+        self.measured = Table("cycle", numbers=self.evolution.locations.gene_length)
+        self.ranked = Table("source", numbers=self.evolution.locations.gene_length)
+        self._open_project()
+
+    @property
+    def candidates(self) -> int:
+        return self.evolution.survivors
 
     def build_supernet(self, **kwargs: Any) -> LocationSupernet:
         return LocationSupernet(self.genotype, **kwargs)
@@ -66,6 +76,12 @@ class LocationSearch(AddonSearch):
 
     def select(self, genotype: Genotype) -> np.ndarray:
         return self.evolution.locations.from_addons(genotype.addons)
+
+    def encode(self, genotype: Genotype) -> np.ndarray:
+        return self.select(genotype)
+
+    def decode(self, genes: np.ndarray) -> Genotype:
+        return self._grown(genes)
 
     def learn(self, cycle: int, fitness: np.ndarray) -> dict[str, float]:
         distinct = len(np.unique(self.population.genes, axis=0))

@@ -13,17 +13,21 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple
 
 import keras
 import numpy as np
 
+from nhn_tf.data import given
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import Superset
+from nhn_tf.search.callbacks import Listeners, SearchCallback
+from nhn_tf.search.history import NAME, History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
 from nhn_tf.settings import GradientConfig
 from nhn_tf.storage import files
@@ -32,6 +36,13 @@ from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
+
+STATE: Final = "state.npz"
+"""What a project's directory keeps."""
+
+
+LATER: Final = {"paired_fitness": False}
+"""Settings that states of older searches lack, as those were made."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Conclusion(NamedTuple):
     """What a search came to.
 
     Attributes:
-      trials: those to keep, best first.
+      trials: every final candidate, best first.
       comparisons: its figures beside those of its controls.
       figures: its other figures.
     """
@@ -83,76 +94,100 @@ class Conclusion(NamedTuple):
     figures: dict[str, Any]
 
 
-class SearchCallback(Protocol):
-    """What `search` calls.
-
-    A callback may also have `on_step_end(searcher, step, steps)`, called within an epoch, and while the final
-    candidates are measured: then `searcher.concluding` is true and the steps are theirs. The searcher's state can be
-    taken there, too; an exception ends the search.
-    """
-
-    def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: dict[str, float]) -> None:
-        """After all that epoch `epoch` (from 0) does; the searcher's state already counts it as finished."""
-
-
 class Searcher(abc.ABC):
     """Base class of the searches.
+
+    Where a `directory` is given, a search that is there already is taken over: finished, it stays as it is; otherwise
+    `search` goes on with it.
 
     Args:
       space: the architectures to search.
       config: the search's settings; they say how long it runs unless `search` is told otherwise.
+      objective: what is maximised, "val_accuracy"; something else is a search's own `reward` or `fitness`.
       seed: of every random choice, at least 0.
-      directory: where the state is saved after each epoch, in `project_name`; `None` saves nothing.
+      directory: where the state and history.npz are saved after each epoch, in `project_name`; `None` saves nothing.
       project_name: a directory within `directory`.
+      overwrite: begins again; what is there is replaced when the first epoch has ended.
+      logger: told of each epoch's metrics and of the results, at level INFO.
 
     Attributes:
       epoch: finished epochs.
       history: the metrics of each of them.
       trials: the architectures kept at the end, best first.
+      measured: every architecture that was measured within an epoch.
+      ranked: every final candidate, best first; tagged by its place in `sources`.
       results: the search's figures, `None` until it has finished.
+      stopped_of: how many epochs there were to be when a callback stopped the search; `None` where none did.
       concluding: whether the final candidates are being measured: no epoch is under way any more.
       progress: what is done of the epoch or of the final measurements under way; None between them.
       rate_scale: multiplies the learning rate of the shared weights; 1 unless it is set before `search`.
+
+    Raises:
+      ValueError: the project in `directory` is of another search, or an argument is out of its range.
     """
 
     supernet: Superset  # a subclass makes it
+    measured: Table  # likewise
+    ranked: Table
+    input_shape: tuple[int, ...]
+    num_classes: int
     source = "search"  # of the trials that `get_best_genotypes` chooses among
+    sources: tuple[str, ...] = ()  # of all final candidates
     unit = "epoch"  # what an epoch of this search is called
+    objective_metric = ""  # the metric that Keras's callbacks know as "val_accuracy"; "" where there is none
+    better: ClassVar[Mapping[str, str]] = {}
+    """Of each metric "max" or "min", whichever is better; "" where neither is."""
 
     def __init__(
         self,
         space: Space,
         config: GradientConfig,
         *,
+        objective: str = "val_accuracy",
         seed: int = 0,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
+        overwrite: bool = False,
+        logger: logging.Logger | None = None,
     ) -> None:
         if seed < 0:
             raise ValueError(f"`seed` must be at least 0. Received: {seed}.")
+        if logger is not None and not callable(getattr(logger, "info", None)):
+            raise TypeError(f"`logger` must be a logging.Logger. Received: {type(logger).__name__}.")
+        if objective != "val_accuracy":
+            raise ValueError(f'`objective` must be "val_accuracy". Received: {objective!r}.')
         self.space = space
         self.config = config
+        self.objective = objective
         self.seed = seed
         self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
+        self.overwrite = overwrite
+        self.logger = logger
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.trials: list[Trial] = []
         self.results: dict[str, Any] | None = None
+        self.stopped_of: int | None = None
         self.concluding = False
         self.progress: Progress | None = None
         self.rate_scale = 1.0
-        self._callbacks: Sequence[SearchCallback] = ()
+        self._listeners = Listeners()
         self._restored_optimizer: dict[str, np.ndarray] = {}
+        self._data = ""
+        self._on_disk = self._stamp()
 
     # What a subclass provides.
 
     @abc.abstractmethod
-    def prepare(self, train_batches: Any, validation_data: Any, epochs: int) -> None:
+    def prepare(self, train_batches: given.TrainingBatches, validation_data: Batches, epochs: int) -> None:
         """Called once by `search`, before its first epoch."""
 
     @abc.abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Does all of epoch `epoch` that `progress` does not say is done, sets it to None, and returns the metrics."""
+        """Does all of epoch `epoch` that `progress` does not say is done, sets it to None, and returns the metrics.
+
+        What was measured is in `measured` then.
+        """
 
     @abc.abstractmethod
     def conclude(self) -> Conclusion:
@@ -162,14 +197,36 @@ class Searcher(abc.ABC):
         done need not be done again.
         """
 
+    def keep(self, trials: list[Trial]) -> list[Trial]:
+        """Those of the ranked trials that `trials` is to hold."""
+        return trials
+
+    @abc.abstractmethod
+    def encode(self, genotype: Genotype) -> np.ndarray:
+        """A candidate as a row of `ranked`, int [G]."""
+
+    @abc.abstractmethod
+    def decode(self, genes: np.ndarray) -> Genotype:
+        """The candidate of a row of `ranked`."""
+
     @abc.abstractmethod
     def build_model(self, genotype: Genotype) -> keras.Model:
-        """A model of one architecture, from images [B, H, W, C] to logits [B, classes], on the shared weights."""
+        """A model of one architecture, from images [B, H, W, C] to logits [B, classes], on copies of the weights."""
 
     @property
     @abc.abstractmethod
     def length(self) -> int:
         """How many epochs the settings ask for."""
+
+    @property
+    @abc.abstractmethod
+    def candidates(self) -> int:
+        """How many candidates of its own the search ranks in the end, at most."""
+
+    @property
+    @abc.abstractmethod
+    def steps_an_epoch(self) -> int:
+        """Steps that `report_step` tells of an epoch."""
 
     # Keras Tuner's vocabulary.
 
@@ -183,45 +240,92 @@ class Searcher(abc.ABC):
 
     def search(
         self,
-        train_batches: Any,
+        x: Any,
+        y: Any = None,
         *,
         validation_data: Any,
         epochs: int | None = None,
-        callbacks: Sequence[SearchCallback] = (),
+        callbacks: Iterable[keras.callbacks.Callback | SearchCallback] = (),
     ) -> dict[str, Any]:
-        """Searches; a restored state is resumed.
+        """Searches; a restored state is resumed, and of a finished search of as many epochs the results are returned.
+
+        Images are read as they are given, as float32, by the networks found too. They should be of about zero mean and
+        unit variance; nhn_tf's `Batches` make them so, and alone augment them and resume to the same bits for certain.
 
         Args:
-          train_batches: `Batches` of the training split.
-          validation_data: `Batches` of the validation split.
+          x: training images [N, H, W, C]; or, without `y`, batches (images, labels): nhn_tf's `Batches`, a
+            `keras.utils.PyDataset`, or a `tf.data.Dataset` that knows its length.
+          y: labels, int [N] or one-hot [N, classes].
+          validation_data: images and labels likewise, (images, labels) or batches. Other than `Batches` are read once
+            and kept in memory.
           epochs: how many epochs there are in all; by default `length`.
-          callbacks: called after each epoch.
+          callbacks: `keras.callbacks.Callback`s, with the supernet as their model, which hear of training, epochs and
+            ENAS's training steps, and may stop the search; and `SearchCallback`s. In a search that is resumed, what an
+            EarlyStopping has counted is counted again; others begin anew, as in `fit`.
 
         Returns:
           `results`.
 
         Raises:
-          TypeError: the data are no `nhn_tf.data.batches.Batches`.
+          nhn_tf.data.DataError: the data are of another kind or shape.
+          TypeError, ValueError: a callback is none, or cannot do its work here.
           nhn_tf.training.DivergedError: the shared weights' gradient is no longer finite.
         """
-        for name, value in (("train_batches", train_batches), ("validation_data", validation_data)):
-            if not isinstance(value, Batches):
-                raise TypeError(f"`{name}` must be nhn_tf.data.batches.Batches. Received: {type(value).__name__}.")
         epochs = self.length if epochs is None else epochs
-        self._callbacks = tuple(callbacks)
-        self.prepare(train_batches, validation_data, epochs)
-        if self.epoch < epochs and self.progress is not None and self.progress.phase == "ranking":
-            self.progress = None  # it was about to finish a shorter search
-        while self.epoch < epochs:
+        if type(epochs) is not int or epochs < 0:
+            raise ValueError(f"`epochs` must be a whole number of at least 0. Received: {epochs!r}.")
+        watched = {name: way for name, way in self.better.items() if name != "val_accuracy" or self.objective_metric}
+        listeners = Listeners(callbacks, watched)
+        about: dict[str, Any] = {"input_shape": self.input_shape, "num_classes": self.num_classes}
+        about["batch_size"] = self.config.batch_size
+        train = given.training_batches(x, y, **about, seed=self.seed)
+        validation = given.validation_batches(validation_data, **about)
+        self._check_data(train, validation)
+        self._check_unchanged()
+
+        has_ended = self.stopped_of is not None and epochs <= self.stopped_of
+        if has_ended:
+            epochs = self.stopped_of or epochs
+        else:
+            self.stopped_of = None
+        if self.results is not None and (has_ended or epochs <= self.epoch):
+            return self.results
+        self._listeners = listeners
+        self.prepare(train, validation, epochs)
+        if not has_ended and self.epoch < epochs:
+            if self.progress is not None and self.progress.phase == "ranking":
+                self.progress = None  # it was about to finish a shorter search
+            self._run_epochs(epochs)
+        return self.finish()
+
+    def _run_epochs(self, epochs: int) -> None:
+        """The epochs that are left, unless a callback of Keras stops them."""
+        listeners = self._listeners
+        past = [self._keras_logs(metrics) for metrics in self.history]
+        listeners.begin(self.supernet, past, epochs=epochs, steps=self.steps_an_epoch)
+        while self.epoch < epochs and not listeners.want_to_stop:
+            listeners.begin_epoch(self.epoch)
             metrics = self.run_epoch(self.epoch)
             self.history.append(metrics)
             self.epoch += 1
             self.trials, self.results = [], None  # of a shorter search before this one
+            self.ranked.restore({})
+            self._log(f"{self.unit} {self.epoch} of {epochs}", metrics)
+            listeners.end_epoch(self.epoch - 1, self._keras_logs(metrics))
+            if listeners.want_to_stop:
+                self.stopped_of = epochs
             if self.project_dir is not None:
                 self.save()
-            for callback in self._callbacks:
+            for callback in listeners.own:
                 callback.on_epoch_end(self, self.epoch - 1, metrics)
-        return self.finish()
+        if listeners.want_to_stop:
+            self.stopped_of = epochs
+        listeners.end(self._keras_logs(self.history[-1]))
+
+    def _keras_logs(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of an epoch, also under the names that Keras's callbacks know."""
+        known = {"loss": "train_loss", "accuracy": "train_accuracy", "val_accuracy": self.objective_metric}
+        return {**metrics, **{name: metrics[own] for name, own in known.items() if own in metrics}}
 
     def finish(self) -> dict[str, Any]:
         """Ranks the final candidates, unless that has been done, and returns `results`."""
@@ -231,23 +335,46 @@ class Searcher(abc.ABC):
                 trials, comparisons, figures = self.conclude()
             finally:
                 self.concluding = False
-            self.trials, self.results = trials, figures
+            self.ranked.restore({})
+            if trials:
+                tags = [self.sources.index(trial.source) for trial in trials]
+                genes = np.stack([self.encode(trial.genotype) for trial in trials])
+                self.ranked.add(tags, genes, [trial.score for trial in trials])
+            self.trials, self.results = self.keep(trials), figures
             for comparison in comparisons:
                 self.results |= comparison.metrics()
             self.progress = None
             if self.project_dir is not None:
                 self.save()
+            self._log(f"ranked {len(trials)} candidates", self.results)
         return self.results
+
+    def _log(self, what: str, figures: Mapping[str, Any]) -> None:
+        """Tells the logger of figures, if there is one."""
+        if self.logger is not None:
+            words = (f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, (int, float)))
+            self.logger.info("%s: %s", what, ", ".join(words))
 
     @property
     def comparisons(self) -> list[Comparison]:
         """The search's figures beside those of its controls, as far as they were measured; none before the end."""
         return Comparison.read(self.results or {})
 
+    @property
+    def remaining_trials(self) -> int:
+        """How many candidates of its own the search has yet to rank, at most; 0 once it has finished."""
+        if self.results is not None:
+            return 0
+        known = self.progress.done.get("ranked", {}) if self.progress else {}
+        return self.candidates - len(known.get(self.source, ()))
+
     def results_summary(self, num_trials: int = 10) -> None:
-        """Prints the best trials."""
+        """Prints the best trials, or that there are none yet."""
         best = self.get_best_trials(num_trials)
-        print(f"Results after {self.epoch} {self.unit}s: {len(best)} best of {len(self.trials)} trials")
+        if self.results is None or not best:
+            print(f"No results yet: {self.epoch} of {self.length} {self.unit}s are done. Call `search`.")
+            return
+        print(f"Results after {self.epoch} {self.unit}s: {len(best)} best of {len(self.ranked)} trials")
         for place, trial in enumerate(best, 1):
             print(f"{place:3d}. score {trial.score:.4f} ({trial.source})")
             for row in self.describe(trial.genotype):
@@ -261,18 +388,27 @@ class Searcher(abc.ABC):
         """The best trials of the search itself, not of its control."""
         return [trial for trial in self.trials if trial.source == self.source][:num_trials]
 
+    def get_ranked_trials(self) -> list[Trial]:
+        """Every final candidate, also of the controls and beyond those that `trials` keeps, best first."""
+        rows = zip(self.ranked.genes, self.ranked.scores.tolist(), self.ranked.tags.tolist(), strict=True)
+        return [Trial(self.decode(genes), score, self.sources[tag]) for genes, score, tag in rows]
+
     def get_best_genotypes(self, num_trials: int = 1) -> list[Genotype]:
         return [trial.genotype for trial in self.get_best_trials(num_trials)]
 
-    def get_best_models(self, num_trials: int = 1) -> list[keras.Model]:
-        """The best architectures as models with the weights that they were scored with."""
-        return [self.build_model(genotype) for genotype in self.get_best_genotypes(num_trials)]
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Any]]:
+        """What was chosen for each of the best trials, by name: a layer's op and skips, and its add-ons if any."""
+        return [_choices(genotype) for genotype in self.get_best_genotypes(num_trials)]
+
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        """The best architectures as models of their own, on copies of the weights that they were scored with."""
+        return [self.build_model(genotype) for genotype in self.get_best_genotypes(num_models)]
 
     # State.
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Every array that the rest of the search depends on, by name. Subclasses add theirs."""
-        return {}
+        """Every array that the rest of the search depends on, or its history holds, by name. Subclasses add theirs."""
+        return {**prefixed("measured", self.measured.arrays()), **prefixed("ranked", self.ranked.arrays())}
 
     def state_values(self) -> dict[str, Any]:
         """The rest of the state as a JSON value. Subclasses add theirs."""
@@ -284,6 +420,8 @@ class Searcher(abc.ABC):
             "rate_scale": self.rate_scale,
             "trials": [trial.to_json() for trial in self.trials],
             "results": self.results,
+            "stopped_of": self.stopped_of,
+            "data": self._data,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -298,6 +436,8 @@ class Searcher(abc.ABC):
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Takes over a state, before `search`. Subclasses take theirs first, so that a bad one changes nothing here.
 
+        States of before there was a history of what was measured have none of their epochs.
+
         Args:
           arrays: what `state_arrays` returned.
           values: what `state_values` returned, also after JSON.
@@ -305,12 +445,16 @@ class Searcher(abc.ABC):
         Raises:
           ValueError: the state is of another search.
         """
+        self.measured.restore(part_of("measured", arrays))
+        self.ranked.restore(part_of("ranked", arrays))
         self.epoch = values["epoch"]
         self.history = [dict(metrics) for metrics in values["history"]]
         self.progress = Progress.from_json(values["underway"])
         self.rate_scale = values["rate_scale"]
         self.trials = self.read_trials(arrays, values["trials"])
         self.results = values["results"]
+        self.stopped_of = values.get("stopped_of")
+        self._data = values.get("data", "")
 
     def read_trials(self, arrays: Mapping[str, np.ndarray], values: Sequence[Mapping[str, Any]]) -> list[Trial]:
         """The trials of a state; subclasses whose genotypes have masks add them."""
@@ -322,28 +466,99 @@ class Searcher(abc.ABC):
         Raises:
           ValueError: it names the first thing that differs.
         """
-        ours, theirs = json.loads(json.dumps(self.identity())), values["search"]
-        for name in ours:
-            if ours[name] != theirs[name]:
-                raise ValueError(f"The state is of another {name}: {theirs[name]}. This search's: {ours[name]}.")
+        ours, theirs = json.loads(json.dumps(self.identity())), dict(values["search"])
+        if "config" in theirs:  # of an older search, before there were these settings
+            theirs["config"] = {**LATER, **theirs["config"]}
+        for name in dict.fromkeys([*ours, *theirs]):
+            if ours.get(name) != theirs.get(name):
+                mine, other = _difference(ours.get(name), theirs.get(name))
+                raise ValueError(f"The state is of another {name}: {other}. This search's: {mine}.")
 
     def save(self) -> None:
-        """Writes the state into `project_dir` as one file, atomically."""
-        files.save_sealed_npz(self._state_path(), self.state_arrays(), self.state_values())
+        """Writes history.npz and the state into `project_dir`, each whole or not at all.
+
+        Raises:
+          ValueError: another search has written there since this one began or was reloaded.
+        """
+        path = self._state_path()
+        self._check_unchanged()
+        self.save_history(path.parent)
+        files.save_sealed_npz(path, self.state_arrays(), self.state_values())
+        self._on_disk = self._stamp()
+
+    def save_history(self, directory: Path) -> None:
+        """Writes history.npz; `nhn_tf.search.History.load` reads it."""
+        History(type(self).__name__, self.measured, self.ranked, self.sources).save(directory / NAME)
 
     def reload(self) -> bool:
         """Takes over the state in `project_dir`, if there is one; returns whether there was."""
+        path, stamp = self._state_path(), self._stamp()
         try:
-            arrays, values = files.load_sealed_npz(self._state_path())
+            arrays, values = files.load_sealed_npz(path)
         except FileNotFoundError:
             return False
-        self.restore(arrays, values)
+        try:
+            self.restore(arrays, values)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} holds another search than this. {error} Give another `project_name`, or `overwrite=True` to "
+                "begin again."
+            ) from None
+        self._on_disk = stamp
         return True
+
+    def _open_project(self) -> None:
+        """Called by subclasses once they are made: goes on with what `project_dir` holds, unless it is overwritten."""
+        if self.project_dir is not None and not self.overwrite:
+            self.reload()
+
+    def _check_unchanged(self) -> None:
+        """Refuses to go on beside another search that has written into the project.
+
+        Raises:
+          ValueError: one has.
+        """
+        if self._stamp() != self._on_disk:
+            raise ValueError(
+                f"{self._state_path()} has been written by another search meanwhile. Make this one anew to go on from "
+                "there, or give it another `project_name`."
+            )
+
+    def _check_data(self, train: given.TrainingBatches, validation: Batches) -> None:
+        """Refuses other images than a project was begun on, as far as they can be told apart.
+
+        Raises:
+          DataError: they are others.
+        """
+        if self.project_dir is None:
+            return
+        parts = {"train": train, "validation": validation}
+        splits = {name: batches.split for name, batches in parts.items() if isinstance(batches, Batches)}
+        arrays = {
+            f"{name} {what}": getattr(split, what) for name, split in splits.items() for what in ("images", "labels")
+        }
+        digest = files.digest_arrays(arrays)
+        if self._data and self._data != digest:
+            raise given.DataError(
+                f"{self.project_dir} holds a search on other images. Give the same, another `project_name`, or "
+                "`overwrite=True` to begin again."
+            )
+        self._data = digest
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """What tells one state file from another; None without one."""
+        if self.project_dir is None:
+            return None
+        try:
+            status = self._state_path().stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def _state_path(self) -> Path:
         if self.project_dir is None:
             raise ValueError("Saving a search needs `directory`. Received: None.")
-        return self.project_dir / "state.npz"
+        return self.project_dir / STATE
 
     # For subclasses.
 
@@ -359,6 +574,22 @@ class Searcher(abc.ABC):
 
     def report_step(self, step: int, steps: int) -> None:
         """Tells the callbacks that care that `step` of `steps` are done, of this epoch's or of the conclusion's."""
-        for callback in self._callbacks:
-            if hasattr(callback, "on_step_end"):
-                callback.on_step_end(self, step, steps)
+        self._listeners.end_step(self, step, steps)
+
+
+def _choices(genotype: Genotype) -> dict[str, Any]:
+    """A genotype as names and values."""
+    chosen: dict[str, Any] = {}
+    for layer, (op, skips) in enumerate(zip(genotype.ops, genotype.skips, strict=True)):
+        chosen |= {f"layer{layer}_op": op, f"layer{layer}_skips": list(skips)}
+    for number, addon in enumerate(genotype.addons):
+        chosen[f"addon{number}"] = dataclasses.asdict(addon)
+    return chosen
+
+
+def _difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    """What differs of two JSON values: of objects, their entries."""
+    if not isinstance(ours, dict) or not isinstance(theirs, dict):
+        return ours, theirs
+    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    return tuple(", ".join(f"{name} {value.get(name)}" for name in names) for value in (ours, theirs))  # type: ignore[return-value]

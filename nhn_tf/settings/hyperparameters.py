@@ -173,6 +173,12 @@ class EnasConfig(SgdConfig):
     reward_batch_size: int = setting(
         128, "validation images in one reward", unit="images", low=1, high=100_000, source="ENAS"
     )
+    paired_fitness: bool = setting(
+        False,
+        "measure all architectures of a controller update on the same images, each against the mean of the others "
+        "in place of the moving baseline",
+        source="Kool, van Hoof & Welling 2019: the mean of the others",
+    )
     controller_units: int = setting(64, "units of the controller's LSTM", low=1, high=4096, source="ENAS")
     controller_lr: float = setting(1e-3, "learning rate of the controller's Adam", low=1e-8, high=1, source="ENAS")
     controller_beta_1: float = setting(0.0, "Adam's first-moment decay", low=0, high=0.9999, source="ENAS")
@@ -194,12 +200,16 @@ class EnasConfig(SgdConfig):
     final_samples: int = setting(
         1000, "architectures sampled at the end and ranked on the whole validation split", low=1, high=1_000_000
     )
-    top_k: int = setting(10, "architectures kept from the ranking", low=1, high=1_000_000)
+    top_k: int = setting(10, "best that a searcher keeps of the ranking; trials.csv has all", low=1, high=1_000_000)
     random_control: bool = setting(True, "also rank as many random architectures (the control of Li & Talwalkar 2019)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.space  # noqa: B018 - checks layers against segments
+        if self.paired_fitness and self.samples_per_step < 2:
+            raise ValueError(
+                "`paired_fitness` compares architectures: `samples_per_step` must be at least 2. Received: 1."
+            )
 
     @property
     def space(self) -> Space:
@@ -390,6 +400,9 @@ class LdsConfig(GradientConfig):
     )
     fitness_batch_size: int = setting(
         500, "images in each of them", unit="images", low=1, high=100_000, source="paper, section 3"
+    )
+    paired_fitness: bool = setting(
+        False, "measure all individuals of a cycle on the same batches", source="paper, algorithm 1: each on the next"
     )
     eval_split: str = setting(
         "val", "images that measure fitness; test is the paper's way and leaks", choices=("val", "test")

@@ -127,6 +127,7 @@ class SearchRecorder:
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
         self._monitor.epoch(metrics)
+        searcher.save_history(self._monitor.directory)
         self._saver.save(self.checkpoint(searcher))
 
     def checkpoint(self, searcher: Searcher, step: int = 0) -> Checkpoint:

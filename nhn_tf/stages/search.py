@@ -33,7 +33,9 @@ def enas(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     )
     begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.objective(feed.data.val)))
-    _write_trials(begun / "trials.csv", searcher.trials)
+    _write_trials(begun / "trials.csv", searcher.get_ranked_trials())
+    searcher.save_history(begun.path)
+    searcher.save_controller(begun.path)
     genotype = searcher.get_best_genotypes(1)[0]
     return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(searcher.supernet))
 
@@ -70,6 +72,7 @@ def _grow(stage: ReadyStage, searcher: LocationSearch | DirectionSearch, feed: F
     begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = resuming.search(begun, searcher, settings, _evaluation(feed, searcher.config))
     _write_addons(begun / "trials.csv", searcher)
+    searcher.save_history(begun.path)
     found = searcher.get_best_genotypes(1)[0]
     return begun.finish(metrics, genotype=found, weights=searcher.network_arrays(found))
 

@@ -15,9 +15,10 @@ DROPOUT: Final = "dropout"
 LOGITS: Final = "logits"
 
 LayerPart = Literal[
-    "relu", "in_conv", "in_bn", "in_relu", "op", "op_bn", "op_relu", "concat", "mix_relu", "mix_conv", "mix_bn", "bn"
-]
-"""In the order of the computation; "bn" is the supernet's, behind the sum of a layer's op and skips."""
+    "relu", "in_conv", "in_bn", "in_relu", "op", "op_bn", "op_relu", "concat", "mix_relu", "mix_conv", "mix_bn", "sum",
+    "bn",
+]  # fmt: skip
+"""In the order of the computation; "bn" is the supernet's, behind the "sum" of a layer's op and skips."""
 
 TransitionPart = Literal["pool", "reduce", "bn"]
 AddonPart = Literal["conv", "bn", "add"]

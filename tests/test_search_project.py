@@ -1,0 +1,176 @@
+"""A search in a directory: taken up again, never replaced unasked; and what it tells of its trials."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from nhn_tf.data import DataError
+from nhn_tf.search import EnasSearch, History
+from nhn_tf.settings import EnasConfig
+from tests.test_enas import CONFIG, SPACE, make
+from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
+
+
+class Killed(Exception):
+    pass
+
+
+class Killer:
+    def on_epoch_end(self, searcher, epoch, metrics):
+        raise Killed
+
+
+class Told(logging.Handler):
+    """Keeps what is logged in a list."""
+
+    def __init__(self, told):
+        super().__init__()
+        self.told = told
+
+    def emit(self, record):
+        self.told.append(record.getMessage())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A search that was killed after its first epoch and taken up again, one that was not, and what was logged."""
+    path, told = tmp_path_factory.mktemp("project"), []
+    logger = logging.Logger("search")
+    logger.addHandler(Told(told))
+    with pytest.raises(Killed):
+        run(make(directory=path), callbacks=[Killer()])
+    resumed = make(directory=path, logger=logger)
+    assert resumed.epoch == 1
+    run(resumed)
+    whole = make()
+    run(whole)
+    return path, resumed, whole, told
+
+
+def content(path):
+    return {name.name: name.read_bytes() for name in sorted((path / "enas").iterdir())}
+
+
+def test_an_interrupted_project_goes_on_to_the_same_bits_with_the_same_history(project):
+    path, resumed, whole, _ = project
+    assert resumed.results == whole.results
+    assert_same_arrays(resumed.state_arrays(), whole.state_arrays())
+    seen = History.load(path / "enas")
+    assert seen.sources == ("controller", "random")
+    np.testing.assert_array_equal(seen.measured.genes, whole.measured.genes)
+    assert seen.measured.tags.tolist() == [0] * 6 + [1] * 6
+    for epoch, metrics in enumerate(whole.history):
+        assert seen.measured.scores[seen.measured.tags == epoch].mean() == metrics["reward"]
+    assert len(seen.ranked) == 2 * whole.results["architectures_evaluated"]
+
+
+def test_a_finished_project_is_returned_and_left_as_it_is(project):
+    path, resumed, *_ = project
+    before = content(path)
+    again = make(directory=path)
+    assert run(again, callbacks=[Killer()]) == resumed.results
+    assert again.trials == resumed.trials
+    assert again.remaining_trials == 0
+    assert content(path) == before
+
+
+def test_another_search_in_its_directory_is_refused_by_what_differs(project):
+    before = content(project[0])
+    config = EnasConfig(**{**CONFIG.to_json(), "lr_max": 0.125})
+    with pytest.raises(ValueError, match=r"another config: lr_max 0\.05\. This search's: lr_max 0\.125.*overwrite="):
+        make(config, directory=project[0])
+    other = batches(24, train=True, seed=7)
+    with pytest.raises(DataError, match="a search on other images"):
+        make(directory=project[0]).search(other, validation_data=validation())
+    assert content(project[0]) == before
+
+
+def test_overwrite_begins_again_and_keeps_what_is_there_until_an_epoch_has_ended(project, tmp_path):
+    searcher = make(directory=tmp_path)
+    searcher.restore(project[2].state_arrays(), project[2].state_values())
+    searcher.save()
+    before = content(tmp_path)
+    again = make(directory=tmp_path, overwrite=True)
+    assert (again.epoch, again.results) == (0, None)
+    with pytest.raises(DataError):
+        again.search(np.zeros((24, 5, 5, 1)), np.zeros(24), validation_data=validation())
+    assert content(tmp_path) == before
+    again.run_epoch = lambda epoch: {"reward": 0.25}
+    with pytest.raises(Killed):
+        run(again, callbacks=[Killer()])
+    assert make(directory=tmp_path).history == [{"reward": 0.25}]
+    with pytest.raises(ValueError, match="written by another search meanwhile"):
+        searcher.save()
+
+
+def test_a_logger_hears_of_each_epoch_and_of_the_results(project):
+    _, resumed, _, told = project
+    epoch, results = told
+    assert epoch.startswith("epoch 2 of 2: train_loss ") and f"reward {resumed.history[1]['reward']:.4g}" in epoch
+    assert results.startswith(f"ranked {len(resumed.ranked)} candidates: ")
+    assert f"val_accuracy {resumed.results['val_accuracy']:.4g}" in results
+    with pytest.raises(TypeError, match=r"`logger` must be a logging\.Logger\. Received: str"):
+        make(logger="log")
+
+
+def test_all_candidates_are_ranked_beyond_those_kept(project):
+    searcher = project[2]
+    ranked = searcher.get_ranked_trials()
+    assert len(ranked) == len(searcher.ranked) > len(searcher.trials)
+    assert [trial for trial in ranked if trial.source == "controller"][:2] == searcher.get_best_trials(2)
+    assert [trial.score for trial in ranked] == sorted((trial.score for trial in ranked), reverse=True)
+
+
+def test_a_finished_search_is_loaded_from_its_directory(project):
+    path, resumed, *_ = project
+    loaded = EnasSearch.load(path / "enas")
+    assert loaded.project_dir is None
+    assert_same_arrays(loaded.state_arrays(), resumed.state_arrays())
+    assert loaded.sample(5) == resumed.sample(5)
+    with pytest.raises(FileNotFoundError, match=r"holds no search: neither a project's state\.npz"):
+        EnasSearch.load(path)
+
+
+def test_best_hyperparameters_name_every_choice(project):
+    (best,) = project[2].get_best_hyperparameters(1)
+    genotype = project[2].get_best_genotypes(1)[0]
+    assert best == {
+        "layer0_op": genotype.ops[0], "layer0_skips": [], "layer1_op": genotype.ops[1],
+        "layer1_skips": list(genotype.skips[1]),
+    }  # fmt: skip
+
+
+def test_best_models_are_networks_of_their_own(project):
+    searcher = project[2]
+    first, second = searcher.get_best_models(2)
+    before = [np.array(v) for v in second.get_weights()]
+    shared = searcher.state_arrays()
+    first.set_weights([np.zeros_like(v) for v in first.get_weights()])
+    for ours, theirs in zip(before, second.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert_same_arrays(searcher.state_arrays(), shared)
+
+
+def test_a_search_without_results_says_so(capsys):
+    searcher = EnasSearch(SPACE, CONFIG, **SHAPE, max_trials=3)
+    assert (searcher.config.final_samples, searcher.remaining_trials) == (3, 3)
+    searcher.results_summary()
+    assert capsys.readouterr().out == "No results yet: 0 of 2 epochs are done. Call `search`.\n"
+    assert searcher.get_best_models(1) == searcher.get_ranked_trials() == []
+
+
+def test_an_objective_that_is_not_measured_is_refused():
+    with pytest.raises(ValueError, match=r"`objective` must be \"val_accuracy\"\. Received: 'val_loss'"):
+        make(objective="val_loss")
+
+
+def test_images_and_labels_are_searched_as_arrays():
+    images = np.random.default_rng(0).normal(size=(24, 4, 4, 1)).astype(np.float32)
+    labels = np.eye(2)[np.arange(24) % 2]
+    searcher, recorder = make(), Recorder()
+    searcher.search(images, labels, validation_data=(images[:20], labels[:20]), epochs=1, callbacks=[recorder])
+    assert recorder.epochs == [0]
+    model = searcher.get_best_models(1)[0]
+    right = model.predict_on_batch(images[:20]).argmax(axis=1) == labels[:20].argmax(axis=1)
+    assert right.mean() == searcher.get_best_trials(1)[0].score  # the network reads what the search read

@@ -14,6 +14,7 @@ import pytest
 from nhn_tf import stages
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.storage import files, stopping
+from tests import events
 from tests.conftest import STAGES, before, newest_checkpoint, smoke_settings
 
 SLOW = pytest.mark.slow
@@ -43,6 +44,7 @@ def outcome(run, stage):
         "weights": files.digest_arrays(directory.weights()),
         "metrics": directory.done.metrics,
         "tables": tables,
+        "events": events.untimed(directory),
     }
 
 

@@ -15,7 +15,7 @@ KINDS = {"scalars": "scalar", "images": "image", "histograms": "histogram", "tex
 
 
 class Point(NamedTuple):
-    """One thing at one step: a scalar as a float, anything else as a digest."""
+    """One thing at one step: a scalar as a float, a text as it is, anything else as a digest."""
 
     step: int
     value: float | str
@@ -39,6 +39,8 @@ def read(directory):
 def _value(kind, tensor):
     if kind == "scalar":
         return float(tensor_util.make_ndarray(tensor))
+    if kind == "text":
+        return tensor_util.make_ndarray(tensor).item().decode()
     return hashlib.sha256(tensor.SerializeToString()).hexdigest()[:16]
 
 

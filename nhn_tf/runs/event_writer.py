@@ -56,8 +56,9 @@ class EventWriter:
         self._add(step, summary_pb2.Summary.Value(tag=tag, image=image))
 
     def histogram(self, tag: str, values: np.ndarray, step: int, *, bins: int = 30) -> None:
-        """Adds a histogram of finite `values` of any shape."""
-        counts, edges = np.histogram(np.asarray(values, np.float64).ravel(), bins)
+        """Adds a histogram of `values` of any shape; those that are not finite are left out."""
+        values = np.asarray(values, np.float64)
+        counts, edges = np.histogram(values[np.isfinite(values)], bins)
         table = np.stack([edges[:-1], edges[1:], counts], axis=1)
         metadata = histogram_metadata.create_summary_metadata(display_name="", description="")
         tensor = tensor_util.make_tensor_proto(table, dtype="float64")

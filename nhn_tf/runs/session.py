@@ -73,7 +73,7 @@ class Session:
         events.hparams(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start))
         events.text("command", code(self._command), 0)
         if genotype is not None:
-            events.text("genotype", code(genotype.to_enas_text()), 0)
+            events.text("genotype", code(_in_words(genotype)), 0)
         for name, value in (metrics or {}).items():
             if isinstance(value, (int, float)) and math.isfinite(value):
                 events.scalar(f"{FIGURES}{name}", value, 0)
@@ -86,6 +86,12 @@ class Session:
 def code(text: str) -> str:
     """Markdown that shows a text as it stands."""
     return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _in_words(genotype: Genotype) -> str:
+    """A genotype in ENAS's text form, and a line for each add-on."""
+    lines = [f"add-on of layer {a.target}: {a.kernel_size}x{a.kernel_size} from source {a.source}" for a in genotype.addons]
+    return "\n".join([genotype.to_enas_text().rstrip("\n"), *lines])
 
 
 def _columns(settings: Settings) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on scikit-learn's digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
-# make test-browser   the report in headless Chromium; needs Debian's chromium and chromium-driver
+# make test-browser   the report and TensorBoard in headless Chromium; needs Debian's chromium and chromium-driver
 
 PYTHON ?= python3
 MODEL_DIR ?= runs/demo

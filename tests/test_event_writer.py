@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util import tensor_util
 
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.storage import files
@@ -24,6 +25,17 @@ def test_tensorboard_reads_what_was_written_by_two_processes(tmp_path):
     read.Reload()
     assert [(event.step, event.value) for event in read.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 9.0)]
     assert read.Tags()["tensors"] == ["weights"]
+
+
+def test_a_histogram_leaves_out_what_is_not_finite(tmp_path):
+    writer = EventWriter(tmp_path)
+    writer.histogram("weights", np.array([[0.0, np.nan], [3.0, np.inf]]), 1, bins=3)
+    writer.close()
+    read = event_accumulator.EventAccumulator(str(tmp_path))
+    read.Reload()
+    [event] = read.Tensors("weights")
+    # Left edge, right edge, count.
+    np.testing.assert_array_equal(tensor_util.make_ndarray(event.tensor_proto), [[0, 1, 1], [1, 2, 0], [2, 3, 1]])
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):

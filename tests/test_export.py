@@ -22,6 +22,7 @@ from nhn_tf.storage import files, stopping
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.space import Space
+from tests import events
 
 ROOT = Path(__file__).resolve().parent.parent
 GENOTYPE = Genotype(
@@ -210,7 +211,7 @@ def test_the_extras_that_messages_name_exist():
 
 
 def stages_of(run):
-    return {path: path.stat().st_mtime_ns for path in run.path.glob("[1-7]-*/*")}
+    return {path: path.stat().st_mtime_ns for path in run.path.glob("[1-7]-*/*") if path.name != "tensorboard"}
 
 
 @pytest.mark.jax_slow
@@ -225,6 +226,9 @@ def test_a_run_is_exported_and_loaded_again_in_a_fresh_process(run_copy):
         assert row["same_top1"] == 1.0
         assert set(row["latency_ms"]) == {"1", "16"} and min(row["latency_ms"].values()) > 0
         assert row["bytes"] == (run_copy.path / "export" / row["file"]).stat().st_size
+    fastest = min(row["latency_ms"]["1"] for row in result["formats"].values())
+    [latency] = events.read(run_copy.stage("final") / "tensorboard")["export", "figures/latency_ms"][1]
+    assert latency.value == pytest.approx(fastest)
 
     # What a user needs beside the file: normalisation and names. Straight from pixels to the run's own accuracy.
     told = json.loads((run_copy.path / "export" / "preprocessing.json").read_text())

@@ -180,7 +180,7 @@ def test_one_cycle_of_the_search_renews_the_population_by_rank(arrays):
     np.testing.assert_array_equal(searcher.population.genes[:2], first[[1, 3]])
     child = searcher.population.genes[2]
     assert ((child == first[1]) | (child == first[3])).all()
-    assert (metrics["best_fitness"], metrics["mean_fitness"]) == (0.8, 0.5)
+    assert (metrics["best_fitness"], metrics["mean_fitness"], metrics["median_fitness"]) == (0.8, 0.5, 0.5)
 
 
 def test_metrics_of_a_cycle(located):

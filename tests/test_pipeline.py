@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nhn_tf.storage import files
+from tests import events
 from tests.conftest import STAGES, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ def test_a_second_call_goes_on_where_the_first_stopped(smoke_run, tmp_path):
     assert Path(last["report"]).read_text().startswith("# Report")
     final = json.loads((run / "7-final" / "done.json").read_text())["metrics"]
     assert last["main_row"]["test_error"] == final["test_error"]
+    assert events.read(run / "tensorboard") == {("", "verdict"): ("text", [(0, "\n\n".join(last["verdict"]))])}
 
 
 @pytest.mark.parametrize(

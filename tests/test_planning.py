@@ -15,6 +15,7 @@ from nhn_tf.settings.presets import PAPER
 from nhn_tf.settings.stages import NAMES
 from nhn_tf.stages import planning
 from nhn_tf.stages.planning import Machine
+from tests import events
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -213,6 +214,10 @@ def test_a_planned_run_ends_with_a_network_and_is_resumed_by_its_plan(tmp_path):
     assert "of the run" in result.stdout and "left out" in result.stdout
     noted = json.loads((run / "run.json").read_text())["plan"]
     assert noted["limit_s"] == 180 and noted["spent_s"] > 0
+    shown = events.read(run / "tensorboard")
+    assert set(shown) == {("", "plan"), ("", "verdict")}
+    [(step, told)] = shown["", "plan"][1]
+    assert step == 0 and "left out" in told and "minutes" in told
     again = pipeline(*flags, *short)
     assert again.returncode == 0, again.stderr
     assert "measuring" not in again.stdout

@@ -14,6 +14,7 @@ import pytest
 from nhn_tf import stages
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.storage import files, stopping
+from tests import events
 from tests.conftest import STAGES, before, newest_checkpoint, smoke_settings
 
 SLOW = pytest.mark.slow
@@ -45,6 +46,7 @@ def outcome(run, stage):
         "metrics": directory.done.metrics,
         "tables": tables,
         **{name: (directory / name).read_bytes() for name in KEPT if (directory / name).exists()},
+        "events": events.untimed(directory),
     }
 
 

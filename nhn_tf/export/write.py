@@ -25,7 +25,10 @@ from nhn_tf.export.preprocessing import FILE, Preprocessing
 from nhn_tf.export.source import ExportError
 from nhn_tf.models import complexity
 from nhn_tf.runs import StageRecord
+from nhn_tf.runs.board import TENSORBOARD
+from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.journal import device
+from nhn_tf.runs.session import EXPORT, LATENCY
 from nhn_tf.settings import DataConfig
 from nhn_tf.stages import networks
 from nhn_tf.storage import files
@@ -65,7 +68,7 @@ def write_exports(
     Every file is loaded again in a fresh process and compared with the run's own network on test images before it
     takes its name. A format of "all" that fails is skipped; one that was asked for by name ends the call, and the table
     has those before it. Exports of the same weights by an earlier call stay and keep their rows in the table; those of
-    other weights are removed. Stages of the run are only read.
+    other weights are removed. Stages of the run are only read, but for the latencies that TensorBoard finds there.
 
     Args:
       model_dir: the run's directory.
@@ -108,6 +111,7 @@ def write_exports(
     if not written:
         name, reason = next((name, skipped[name]) for name in names)
         raise ExportError(f"no format could be written. The first, {name}: {reason}.")
+    _show(stage, before | written)
     return {
         "export": str(directory / "export.md"),
         "results": str(directory / "export.json"),
@@ -115,6 +119,16 @@ def write_exports(
         "formats": written,
         "skipped": skipped,
     }
+
+
+def _show(stage: StageRecord, exports: Mapping[str, Any]) -> None:
+    """Tells TensorBoard how long exports take for an image, and the fastest, in place of what it was told before."""
+    events = EventWriter(stage / TENSORBOARD / EXPORT)
+    latencies = {name: row["latency_ms"]["1"] for name, row in exports.items()}
+    for name, latency in latencies.items():
+        events.scalar(f"{LATENCY}/{name}", latency, 0)
+    events.scalar(LATENCY, min(latencies.values()), 0)
+    events.close()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""TensorBoard events without TensorFlow: scalars, images, histograms and text through the `tensorboard` package.
+"""TensorBoard events without TensorFlow: scalars, images, histograms, text and HParams through the `tensorboard` package.
 
 Event files are the one kind of file that grows by appending; TensorBoard itself leaves out a last record that is cut
 off. Nothing of a run is read back from them.
@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
@@ -54,8 +56,9 @@ class EventWriter:
         self._add(step, summary_pb2.Summary.Value(tag=tag, image=image))
 
     def histogram(self, tag: str, values: np.ndarray, step: int, *, bins: int = 30) -> None:
-        """Adds a histogram of finite `values` of any shape."""
-        counts, edges = np.histogram(np.asarray(values, np.float64).ravel(), bins)
+        """Adds a histogram of `values` of any shape; those that are not finite are left out."""
+        values = np.asarray(values, np.float64)
+        counts, edges = np.histogram(values[np.isfinite(values)], bins)
         table = np.stack([edges[:-1], edges[1:], counts], axis=1)
         metadata = histogram_metadata.create_summary_metadata(display_name="", description="")
         tensor = tensor_util.make_tensor_proto(table, dtype="float64")
@@ -65,6 +68,11 @@ class EventWriter:
         metadata = text_metadata.create_summary_metadata(display_name="", description="")
         tensor = tensor_util.make_tensor_proto([markdown])
         self._add(step, summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
+
+    def hparams(self, tag: str, data: plugin_data_pb2.HParamsPluginData) -> None:
+        """Adds a message of the HParams plugin under a tag that it knows."""
+        metadata = hparams_metadata.create_summary_metadata(data)
+        self._add(0, summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR))
 
     def _add(self, step: int, value: summary_pb2.Summary.Value) -> None:
         self._add_event(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value])))

@@ -1,4 +1,4 @@
-"""What a user sees while a stage runs: a progress line, `metrics.csv` and TensorBoard scalars, all from one dict."""
+"""What a user sees while a stage runs: a progress line, `metrics.csv` and TensorBoard's curves, all from one dict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nhn_tf.storage import files
-from nhn_tf.runs.event_writer import EventWriter
+from nhn_tf.runs.board import TENSORBOARD, Board
 
 HEARTBEAT_SECONDS = 20.0
 
@@ -24,6 +24,10 @@ class Monitor:
       unit: what is counted: "epoch" or "cycle".
       history: rows of the epochs that an earlier process finished; they open the new metrics.csv.
       behind_s: seconds that the run will take after the stage, if they are planned.
+      images: that an epoch trains on, for their rate; 0 where it is not to be told.
+
+    Attributes:
+      board: where TensorBoard looks.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Monitor:
         unit: str = "epoch",
         history: list[dict[str, float]] | None = None,
         behind_s: float | None = None,
+        images: int = 0,
     ):
         self.directory = Path(directory)
         self.label = label
@@ -42,16 +47,19 @@ class Monitor:
         self.unit = unit
         self.history = list(history or [])
         self._behind_s = behind_s
+        self._images = images
         self._first = len(self.history)
         self._first_step: int | None = None
+        self._steps = 1
         self._started = self._epoch_started = self._last_beat = time.monotonic()
-        self._events = EventWriter(self.directory / "tensorboard", first_step=self._first)
+        # Of the epochs that are gone through again, TensorBoard drops what an earlier process has written.
+        self.board = Board(self.directory / TENSORBOARD, first_step=self._first + 1 if self._first else 0)
 
     def step(self, step: int, steps: int, *, doing: str | None = None) -> None:
         """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
         now = time.monotonic()
         if self._first_step is None:
-            self._first_step = step - 1  # of a resumed epoch
+            self._first_step, self._steps = step - 1, steps  # of a resumed epoch
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now
@@ -66,21 +74,21 @@ class Monitor:
         self._say(f"{where}, {each * 1e3:.0f} ms a step, {self._ends_in(left)}")
 
     def epoch(self, metrics: Mapping[str, float]) -> None:
-        """Records a finished epoch: one progress line, one row, one point in each TensorBoard curve."""
+        """Records a finished epoch: one progress line, one row, one point in each of TensorBoard's curves."""
         now = time.monotonic()
         row = {self.unit: len(self.history) + 1, **{name: float(value) for name, value in metrics.items()}}
         row["seconds"] = round(now - self._epoch_started, 3)
         self.history.append(row)
+        images = self._images * (1 - (self._first_step or 0) / self._steps)
+        rate = {"images_per_second": images / (now - self._epoch_started)} if self._images else {}
         self._epoch_started = self._last_beat = now
         self._first_step = None
         done = len(self.history)
         remaining = (now - self._started) / (done - self._first) * (self.total - done)
         self._say(f"{self.label} {self.unit} {done}/{self.total} {self._ends_in(remaining)}{_in_words(metrics)}")
         self.write_csv()
-        for name, value in row.items():
-            if name != self.unit:
-                self._events.scalar(f"{self.label}/{name}", value, done)
-        self._events.flush()
+        self.board.curves({name: value for name, value in {**row, **rate}.items() if name != self.unit}, done)
+        self.board.flush()
 
     def _ends_in(self, seconds: float) -> str:
         """When the stage ends, and the run where that is planned."""
@@ -96,7 +104,7 @@ class Monitor:
         files.write_csv(self.directory / "metrics.csv", list(names), rows)
 
     def close(self) -> None:
-        self._events.close()
+        self.board.flush()
 
     @staticmethod
     def _say(line: str) -> None:

@@ -21,8 +21,10 @@ import numpy as np
 
 from nhn_tf.errors import RunError
 from nhn_tf.runs import journal
+from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.journal import Journal
 from nhn_tf.runs.record import Done, StageRecord
+from nhn_tf.runs.session import Session
 from nhn_tf.runs.settings import Settings, changes, config_digest, identity
 from nhn_tf.storage import files
 from nhn_tf.storage.checkpoints import Checkpoint, Checkpoints
@@ -111,7 +113,9 @@ class ReadyStage:
         if self.settings.architecture:
             noted["architecture"] = self.genotype.to_enas_text()
         self.journal.note_stage(self.name, noted, resumed=resumed)
-        return OpenStage(record.path, self.name, config, self.journal)
+        session = Session(record.path / TENSORBOARD, self.name, self.settings, run=record.run)
+        session.write(self.input_genotype)
+        return OpenStage(record.path, self.name, config, self.journal, session)
 
 
 def ready(
@@ -183,17 +187,19 @@ class OpenStage:
       name: the stage's.
       config: the content of its config.json.
       journal: the run's.
+      session: what TensorBoard is told of the stage as a whole.
 
     Attributes:
       rate_scale: what is left of the learning rate after divergences.
     """
 
-    def __init__(self, path: Path, name: str, config: Mapping[str, Any], journal: Journal):
+    def __init__(self, path: Path, name: str, config: Mapping[str, Any], journal: Journal, session: Session):
         self.path = path
         self.name = name
         self.rate_scale = 1.0
         self._config = config
         self._journal = journal
+        self._session = session
         self._checkpoints = Checkpoints(path / "checkpoint")
         self._started = time.monotonic()
 
@@ -240,6 +246,7 @@ class OpenStage:
         if genotype is not None:
             genotype.save(self.path)
         files.save_npz(self / "weights.npz", weights)
+        self._session.write(genotype, metrics)
         done = Done(
             stage=self.name,
             metrics=dict(metrics),

@@ -273,6 +273,7 @@ class AddonSearch(Searcher):
         return {
             "best_fitness": best,
             "mean_fitness": float(measured.mean()) if measured.size else math.nan,
+            "median_fitness": float(np.median(measured)) if measured.size else math.nan,
             "best_so_far": float(np.nanmax(seen)) if not np.isnan(seen).all() else math.nan,
             "base_accuracy": math.nan if self.base_accuracy is None else self.base_accuracy,
             "nan_fitness": float(failed.sum()),

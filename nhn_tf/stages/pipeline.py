@@ -18,6 +18,9 @@ from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.report import family, write_report
 from nhn_tf.runs import RunDirectory, Settings, journal
+from nhn_tf.runs.board import TENSORBOARD
+from nhn_tf.runs.event_writer import EventWriter
+from nhn_tf.runs.session import code
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
@@ -276,12 +279,23 @@ def run_timed(
             passed = [name for name, _, _ in rows]
             plan = planning.replan(plan, machine, done=passed, spent_s=plan.spent_s + took)
     _note(directory, plan, seed)
-    return {**_reported(directory, rows), "left_out": dict(plan.left_out)}
+    return {**_reported(directory, rows, plan), "left_out": dict(plan.left_out)}
 
 
 def _note(directory: RunDirectory, plan: Plan, seed: int) -> None:
     with directory.hold(seed=seed):
         directory.journal.note_plan(plan.to_json())
+        _show(directory, plan)
+
+
+def _show(directory: RunDirectory, plan: Plan | None, verdict: Sequence[str] = ()) -> None:
+    """Tells TensorBoard the plan and the verdict of a run, in place of what it was told before."""
+    events = EventWriter(directory.path / TENSORBOARD)
+    if plan is not None:
+        events.text("plan", code(plan.table()), 0)
+    if verdict:
+        events.text("verdict", "\n\n".join(verdict), 0)
+    events.close()
 
 
 def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
@@ -307,8 +321,9 @@ def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
     return plan
 
 
-def _reported(directory: RunDirectory, rows: Sequence[Row]) -> dict[str, Any]:
+def _reported(directory: RunDirectory, rows: Sequence[Row], plan: Plan | None = None) -> dict[str, Any]:
     report = write_report(directory.path)
+    _show(directory, plan, report["verdict"])
     predict = f"python predict.py --model_dir={shlex.quote(str(directory.path))} PICTURE"
     print(*report["verdict"], f"Report: {report['html']}", f"Predict: {predict}", "", sep="\n", flush=True)
     return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}

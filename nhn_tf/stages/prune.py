@@ -17,6 +17,7 @@ from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import complexity, weights
 from nhn_tf.report.figures import std_histogram
 from nhn_tf.runs import Done, OpenStage, ReadyStage, RunError, Settings, StageRecord
+from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.settings import BaseConfig, PruneConfig
 from nhn_tf.stages import networks
@@ -56,7 +57,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     metrics |= _origin(inheritance, stage.predecessor, feed, settings)
     _write_layers(begun / "layers.csv", toll, thresholds, inheritance)
     ranked = model if config.schedule == "oneshot" else pruned
-    _picture_sensitivities(begun, ranked, config.criterion, thresholds, seed=settings.seed)
+    _picture_sensitivities(begun, ranked, config.criterion, thresholds, masks, seed=settings.seed)
     genotype = dataclasses.replace(stage.genotype, masks=masks)
     return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
 
@@ -278,7 +279,13 @@ def _write_layers(
 
 
 def _picture_sensitivities(
-    stage: OpenStage, model: keras.Model, criterion: str, thresholds: Mapping[str, float], *, seed: int
+    stage: OpenStage,
+    model: keras.Model,
+    criterion: str,
+    thresholds: Mapping[str, float],
+    masks: Masks,
+    *,
+    seed: int,
 ) -> None:
     """The histogram of k x k kernels' sensitivities with the threshold drawn in, as a file and for TensorBoard."""
     kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
@@ -286,8 +293,12 @@ def _picture_sensitivities(
     png, (height, width) = std_histogram(scores, thresholds, criterion=criterion)
     with files.atomic_write(stage / "sensitivities.png") as file:
         file.write(png)
-    events = EventWriter(stage / "tensorboard")
-    events.image("prune/sensitivities", png, 0, height=height, width=width)
+    events = EventWriter(stage / TENSORBOARD / "pruning")
+    events.image("sensitivities", png, 0, height=height, width=width)
     for name, values in scores.items():
-        events.histogram(f"prune/{criterion}/{name}", values, 0)
+        events.histogram(f"kernel_{criterion}/{name}", values, 0)
+        if math.isfinite(thresholds[name]):
+            events.scalar(f"threshold/{name}", thresholds[name], 0)
+        events.scalar(f"kept/{name}", float(masks[name].mean()), 0)
+    events.scalar("kept", 1.0 - masks.sparsity, 0)
     events.close()

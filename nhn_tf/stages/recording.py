@@ -11,6 +11,7 @@ from nhn_tf import training
 from nhn_tf.runs import Checkpoint, OpenStage
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search.searcher import Searcher
+from nhn_tf.stages.showing import NetworkView, SearchView
 from nhn_tf.storage import stopping
 
 METRIC = "metric:"
@@ -66,14 +67,16 @@ class FitRecorder(keras.callbacks.Callback):
       steps: of a whole epoch.
       saver: saves.
       rate_scale: of the learning rate, for the checkpoints.
+      view: shows the network in TensorBoard.
     """
 
-    def __init__(self, monitor: Monitor, *, steps: int, saver: Saver, rate_scale: float):
+    def __init__(self, monitor: Monitor, *, steps: int, saver: Saver, rate_scale: float, view: NetworkView):
         super().__init__()
         self._monitor = monitor
         self._steps = steps
         self._saver = saver
         self._rate_scale = rate_scale
+        self._view = view
         self._epoch = self._first = 0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -91,6 +94,7 @@ class FitRecorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self._view.epoch(epoch + 1)
         self._monitor.epoch({**(logs or {}), "lr": rate})
         self._save(epoch + 1, 0)
 
@@ -113,24 +117,33 @@ def position(checkpoint: Checkpoint | None) -> tuple[training.Position, dict]:
 
 
 class SearchRecorder:
-    """Reports each epoch of a search; saves after it, and within it when that is due."""
+    """Reports each epoch of a search; saves after it, and within it when that is due.
 
-    def __init__(self, monitor: Monitor, saver: Saver):
+    Args:
+      monitor: reports.
+      saver: saves.
+      view: shows the search in TensorBoard.
+    """
+
+    def __init__(self, monitor: Monitor, saver: Saver, view: SearchView):
         self._monitor = monitor
         self._saver = saver
+        self._view = view
 
     def on_step_end(self, searcher: Searcher, step: int, steps: int) -> None:
         self._monitor.step(step, steps, doing="ranking candidates" if searcher.concluding else None)
+        self._view.step()
         if self._saver.is_due():
             training.check_finite(searcher.supernet)
             self._saver.save(self.checkpoint(searcher, step))
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._view.epoch(epoch + 1)
         self._monitor.epoch(metrics)
         searcher.save_history(self._monitor.directory)
         self._saver.save(self.checkpoint(searcher))
 
     def checkpoint(self, searcher: Searcher, step: int = 0) -> Checkpoint:
         """All that a search has come to, `step` steps after its last whole epoch."""
-        values = {"history": self._monitor.history, "search": searcher.state_values()}
+        values = {"history": self._monitor.history, "search": searcher.state_values(), "view": self._view.state}
         return Checkpoint(searcher.epoch, searcher.state_arrays(), values, step)

@@ -14,9 +14,10 @@ from nhn_tf.errors import UserError
 from nhn_tf.runs import Checkpoint, OpenStage, Settings
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
-from nhn_tf.settings import SgdConfig, TrainConfig
+from nhn_tf.settings import LdsConfig, SgdConfig, TrainConfig
 from nhn_tf.stages.feed import Feed, uses_validation
 from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, position, position_in_words
+from nhn_tf.stages.showing import NetworkView, SearchView
 from nhn_tf.storage import stopping
 from nhn_tf.training import optimizers
 
@@ -65,9 +66,10 @@ def fit(
         begin, state = position(checkpoint)
         if state:
             training.restore(model, state)
-        watch = _monitor(stage, settings, config.epochs, checkpoint)
+        watch = _monitor(stage, settings, config.epochs, checkpoint, images=len(batches) * config.batch_size)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
-        recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale)
+        view = NetworkView(watch.board, model, config.epochs)
+        recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale, view=view)
         training.fit(
             model,
             batches,
@@ -108,13 +110,23 @@ def search(
         if checkpoint:
             searcher.restore(checkpoint.arrays, checkpoint.values["search"])
         stage.rate_scale = searcher.rate_scale
-        watch = _monitor(stage, settings, searcher.length, checkpoint, unit=searcher.unit)
+        images = _steps(searcher, data) * searcher.config.batch_size
+        watch = _monitor(stage, settings, searcher.length, checkpoint, unit=searcher.unit, images=images)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
-        metrics = searcher.search(data, validation_data=evaluation, callbacks=[SearchRecorder(watch, saver)])
+        view = SearchView(watch.board, searcher, checkpoint.values.get("view") if checkpoint else None)
+        recorder = SearchRecorder(watch, saver, view)
+        metrics = searcher.search(data, validation_data=evaluation, callbacks=[recorder])
+        view.found(stage.path)
         watch.close()
         return metrics
 
     return _resumed(stage, settings, beginning, train, unit=searcher.unit)
+
+
+def _steps(searcher: Searcher, batches: Batches) -> int:
+    """Training steps of an epoch of a search, or of a cycle."""
+    config = searcher.config
+    return config.population * config.iterations if isinstance(config, LdsConfig) else len(batches)
 
 
 def _resumed(
@@ -175,10 +187,24 @@ def _failure(stage: OpenStage, error: Exception, position: str | None) -> Traini
 
 
 def _monitor(
-    stage: OpenStage, settings: Settings, total: int, checkpoint: Checkpoint | None, *, unit: str = "epoch"
+    stage: OpenStage,
+    settings: Settings,
+    total: int,
+    checkpoint: Checkpoint | None,
+    *,
+    unit: str = "epoch",
+    images: int = 0,
 ) -> Monitor:
     """The stage's monitor; it takes up the history of an interrupted process."""
     history = checkpoint.values["history"] if checkpoint else []
     if checkpoint and (checkpoint.epoch or checkpoint.step):
         print(f"{stage.name}: going on after {position_in_words(checkpoint, unit, total)}")
-    return Monitor(stage.path, label=stage.name, total=total, unit=unit, history=history, behind_s=settings.behind_s)
+    return Monitor(
+        stage.path,
+        label=stage.name,
+        total=total,
+        unit=unit,
+        history=history,
+        behind_s=settings.behind_s,
+        images=images,
+    )

@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     FINAL_ARCHITECTURES = 23  # those that are ranked at the end
     RANDOM_ARCHITECTURES = 24  # the random control
     REWARD_ORDER = 25  # of the validation images in rewards
+    SHOWN_ARCHITECTURES = 26  # those whose choices are pictured
     # Pruning.
     RANDOM_PRUNING = 30  # sensitivities of the random criterion
     # The location-direction search.

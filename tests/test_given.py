@@ -81,6 +81,14 @@ def test_batches_that_are_indexed_are_taken_as_they_are(make):
     assert len(train) == len(data)
 
 
+@pytest.mark.parametrize("dtype", [int, np.float64])
+def test_one_hot_labels_of_batches_are_float32(dtype):
+    train = training([(images, np.eye(2, dtype=dtype)[labels]) for images, labels in PARTS])
+    labels = train.batch(0, 0)[1]
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.eye(2)[Y[:4]])
+
+
 def test_a_py_dataset_hears_of_the_ends_of_its_epochs():
     data = Indexed()
     training(data).on_epoch_end()

@@ -225,7 +225,8 @@ def _batch(name: str, value: Any) -> Batch:
         kind = f"{len(value)} parts" if isinstance(value, (tuple, list)) else type(value).__name__
         raise DataError(f"`{name}` must give batches (images, labels), without weights. Received: {kind}.")
     images, labels = map(keras.ops.convert_to_numpy, value)
-    return as_given(images), labels if labels.dtype.kind == "f" and labels.ndim == 2 else _whole(labels)
+    labels = _whole(labels)
+    return as_given(images), labels.astype(np.float32) if labels.ndim == 2 else labels
 
 
 def _whole(labels: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ class AddonSearch(Searcher):
     objective_metric = "mean_fitness"
     better: ClassVar[Mapping[str, str]] = {
         "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
-        "best_fitness": "max", "mean_fitness": "max", "best_so_far": "max", "base_accuracy": "", "nan_fitness": "min",
+        "best_fitness": "max", "mean_fitness": "max", "median_fitness": "max", "best_so_far": "max",
+        "base_accuracy": "", "nan_fitness": "min",
     }  # fmt: skip
 
     def __init__(

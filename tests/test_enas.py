@@ -285,6 +285,24 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
         assert np.isfinite(array).all()
 
 
+@pytest.mark.parametrize("failed", [math.nan, -math.inf])
+def test_what_is_not_finite_is_never_better_than_a_reward_below_zero(failed):
+    searcher = make(reward=lambda genotype, accuracy: failed if genotype.ops[0] == "conv3x3" else accuracy - 2)
+    results = run(searcher, epochs=1)
+    metrics, scores = searcher.history[0], searcher.measured.scores
+    assert 0 < metrics["nan_rewards"] == np.isnan(scores).sum() < len(scores)
+    assert metrics["best_reward"] == np.nanmax(scores) <= -1
+    assert -2 <= results["mean_val_reward"] <= results["val_reward"] <= -1
+    ranked = [math.isnan(trial.score) for trial in searcher.get_ranked_trials()]
+    assert ranked == sorted(ranked) and ranked[-1]
+
+
+def test_a_reward_that_takes_something_else_is_refused_at_once():
+    for wrong in (lambda accuracy: accuracy, "accuracy"):
+        with pytest.raises(TypeError, match=r"called as reward\(genotype, accuracy\)"):
+            make(reward=wrong)
+
+
 def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
     def small(genotype, accuracy):
         return accuracy - 10 * genotype.ops.count("conv3x3")

@@ -76,8 +76,9 @@ def rank(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def mean_score(trials: Sequence[Trial]) -> float:
-    """The mean of the trials' scores, of which there is one at least."""
-    return float(np.mean([trial.score for trial in trials]))
+    """The mean of the trials' scores, without those that could not be measured; NaN where none could."""
+    scores = [trial.score for trial in trials if not math.isnan(trial.score)]
+    return float(np.mean(scores)) if scores else math.nan
 
 
 class Conclusion(NamedTuple):
@@ -320,7 +321,7 @@ class Searcher(abc.ABC):
                 callback.on_epoch_end(self, self.epoch - 1, metrics)
         if listeners.want_to_stop:
             self.stopped_of = epochs
-        listeners.end(self._keras_logs(self.history[-1]))
+        listeners.end(self._keras_logs(self.history[-1] if self.history else {}))
 
     def _keras_logs(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The metrics of an epoch, also under the names that Keras's callbacks know."""
@@ -397,7 +398,7 @@ class Searcher(abc.ABC):
         return [trial.genotype for trial in self.get_best_trials(num_trials)]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Any]]:
-        """What was chosen for each of the best trials, by name: a layer's op and skips, and its add-ons if any."""
+        """What was chosen for each of the best trials, under the names of `NHNHyperModel`; and each add-on, if any."""
         return [_choices(genotype) for genotype in self.get_best_genotypes(num_trials)]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
@@ -581,7 +582,8 @@ def _choices(genotype: Genotype) -> dict[str, Any]:
     """A genotype as names and values."""
     chosen: dict[str, Any] = {}
     for layer, (op, skips) in enumerate(zip(genotype.ops, genotype.skips, strict=True)):
-        chosen |= {f"layer{layer}_op": op, f"layer{layer}_skips": list(skips)}
+        chosen[f"layer{layer}_op"] = op
+        chosen |= {f"layer{layer}_skip{output}": output in skips for output in range(layer)}
     for number, addon in enumerate(genotype.addons):
         chosen[f"addon{number}"] = dataclasses.asdict(addon)
     return chosen

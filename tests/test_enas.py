@@ -13,7 +13,7 @@ import pytest
 
 from nhn_tf.search import EnasSearch, Trial
 from nhn_tf.search.candidates import distinct_rows
-from nhn_tf.search.searcher import rank
+from nhn_tf.search.trials import rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.training import DivergedError
 from nhn_tf.values.genotype import Genotype

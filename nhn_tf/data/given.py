@@ -8,6 +8,7 @@ Letters: N images, B batch, H W C image.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -118,6 +119,18 @@ def validation_batches(data: Any, *, input_shape: Sequence[int], num_classes: in
         parts = [_arrays("validation_data", x, y, input_shape, num_classes) for x, y in read]
         arrays = Arrays(np.concatenate([part.images for part in parts]), np.concatenate([p.labels for p in parts]))
     return Batches(arrays, batch_size=batch_size, normalization=as_given, shuffle=False, seed=0, drop_remainder=False)
+
+
+def digest(batches: TrainingBatches) -> str:
+    """Tells images and labels from others, whatever their order; "" where they can only be passed through."""
+    if not isinstance(batches, Batches):
+        return ""
+    split = batches.split
+    one = (
+        hashlib.sha256(image.tobytes() + str(label).encode())
+        for image, label in zip(split.images, split.labels, strict=True)
+    )
+    return hashlib.sha256(b"".join(sorted(sha.digest() for sha in one))).hexdigest()[:16]
 
 
 class _Indexed:

@@ -22,7 +22,8 @@ from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
 from nhn_tf.search.history import part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import Searcher, Trial, rank
+from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.trials import Trial, rank
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers

@@ -28,7 +28,9 @@ from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import STATE, Conclusion, Searcher, Trial, mean_score, rank
+from nhn_tf.search.project import STATE
+from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers

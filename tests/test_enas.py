@@ -320,6 +320,8 @@ def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
     assert counts == sorted(counts) and counts[0] < counts[-1]
     with pytest.raises(ValueError, match=r"another reward: .*small\. This search's: None"):
         make(directory=tmp_path)
+    with pytest.raises(ValueError, match=r"`reward` must be that of the search in .*small\. Received: None"):
+        EnasSearch.load(tmp_path / "enas")
     loaded = EnasSearch.load(tmp_path / "enas", reward=small)
     assert loaded.get_ranked_trials() == searcher.get_ranked_trials()
 

@@ -162,6 +162,7 @@ class EnasSearch(Searcher):
         Raises:
           FileNotFoundError: there is no search.
           DamagedFileError: what there is cannot be read, or does not belong together.
+          ValueError: the search had another reward.
         """
         path = Path(directory) / STATE
         try:
@@ -173,8 +174,11 @@ class EnasSearch(Searcher):
                     f"{CONTROLLER_FILE}."
                 ) from None
             arrays, values = _read_stage(Path(directory))
+        identity = values.get("search", {})
+        asked, had = (None if reward is None else _name(reward)), identity.get("reward")
+        if asked != had:
+            raise ValueError(f"`reward` must be that of the search in {directory}: {had}. Received: {asked}.")
         try:
-            identity = values["search"]
             searcher = cls(
                 Space.from_json(identity["space"]),
                 EnasConfig.from_json(identity["config"]),

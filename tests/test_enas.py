@@ -13,7 +13,7 @@ import pytest
 
 from nhn_tf.search import EnasSearch, Trial
 from nhn_tf.search.candidates import distinct_rows
-from nhn_tf.search.searcher import rank
+from nhn_tf.search.trials import rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.training import DivergedError
 from nhn_tf.values.genotype import Genotype
@@ -285,6 +285,24 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
         assert np.isfinite(array).all()
 
 
+@pytest.mark.parametrize("failed", [math.nan, -math.inf])
+def test_what_is_not_finite_is_never_better_than_a_reward_below_zero(failed):
+    searcher = make(reward=lambda genotype, accuracy: failed if genotype.ops[0] == "conv3x3" else accuracy - 2)
+    results = run(searcher, epochs=1)
+    metrics, scores = searcher.history[0], searcher.measured.scores
+    assert 0 < metrics["nan_rewards"] == np.isnan(scores).sum() < len(scores)
+    assert metrics["best_reward"] == np.nanmax(scores) <= -1
+    assert -2 <= results["mean_val_reward"] <= results["val_reward"] <= -1
+    ranked = [math.isnan(trial.score) for trial in searcher.get_ranked_trials()]
+    assert ranked == sorted(ranked) and ranked[-1]
+
+
+def test_a_reward_that_takes_something_else_is_refused_at_once():
+    for wrong in (lambda accuracy: accuracy, "accuracy"):
+        with pytest.raises(TypeError, match=r"called as reward\(genotype, accuracy\)"):
+            make(reward=wrong)
+
+
 def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
     def small(genotype, accuracy):
         return accuracy - 10 * genotype.ops.count("conv3x3")
@@ -302,6 +320,8 @@ def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
     assert counts == sorted(counts) and counts[0] < counts[-1]
     with pytest.raises(ValueError, match=r"another reward: .*small\. This search's: None"):
         make(directory=tmp_path)
+    with pytest.raises(ValueError, match=r"`reward` must be that of the search in .*small\. Received: None"):
+        EnasSearch.load(tmp_path / "enas")
     loaded = EnasSearch.load(tmp_path / "enas", reward=small)
     assert loaded.get_ranked_trials() == searcher.get_ranked_trials()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nhn_tf.data import DataError
-from nhn_tf.data.given import training_batches, validation_batches
+from nhn_tf.data.given import digest, training_batches, validation_batches
 from tests.two_classes import SHAPE, batches
 
 X = np.arange(10 * 16, dtype=np.float32).reshape(10, 4, 4, 1)
@@ -81,6 +81,14 @@ def test_batches_that_are_indexed_are_taken_as_they_are(make):
     assert len(train) == len(data)
 
 
+@pytest.mark.parametrize("dtype", [int, np.float64])
+def test_one_hot_labels_of_batches_are_float32(dtype):
+    train = training([(images, np.eye(2, dtype=dtype)[labels]) for images, labels in PARTS])
+    labels = train.batch(0, 0)[1]
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.eye(2)[Y[:4]])
+
+
 def test_a_py_dataset_hears_of_the_ends_of_its_epochs():
     data = Indexed()
     training(data).on_epoch_end()
@@ -105,6 +113,13 @@ def test_validation_images_are_kept_in_their_order(make):
     images = np.concatenate([found[index][0] for index in range(len(found))])
     np.testing.assert_array_equal(images - images.min(), X)
     np.testing.assert_array_equal(found.split.labels, Y)
+
+
+def test_a_digest_tells_images_and_labels_from_others_in_any_order():
+    same, other, moved = validated((X[::-1], Y[::-1])), validated((X + 1, Y)), validated((X, Y[::-1]))
+    assert digest(training(X, Y)) == digest(validated((X, Y))) == digest(same)
+    assert len({digest(each) for each in (same, other, moved)}) == 3
+    assert digest(training(Passed())) == ""
 
 
 def test_tf_data_is_read_and_must_know_its_length():

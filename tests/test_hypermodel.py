@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from nhn_tf.search import NHNHyperModel
+from nhn_tf.search import EnasSearch, NHNHyperModel, Trial
+from nhn_tf.settings import EnasConfig
 from nhn_tf.values.form import Form
+from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Space
 from tests.two_classes import SHAPE
 
@@ -44,6 +46,15 @@ def test_hyperparameters_name_every_choice_of_the_space():
         "loss",
         "accuracy",
     }
+
+
+def test_what_a_search_has_chosen_goes_by_the_same_names():
+    searcher = EnasSearch(SPACE, EnasConfig(supernet_filters=4, controller_units=8), **SHAPE)
+    found = Genotype(SPACE, ("max_pool3x3", "conv3x3", "conv3x3"), ((), (0,), (1,)))
+    searcher.trials = [Trial(found, 1.0, "controller")]
+    hp = Chosen(**searcher.get_best_hyperparameters(1)[0])
+    assert HYPERMODEL.genotype(hp) == found
+    assert hp.values.keys() == hp.asked.keys()
 
 
 @pytest.mark.slow

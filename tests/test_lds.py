@@ -71,6 +71,11 @@ def directed(grown):
     return searcher, recorder, run(searcher, callbacks=[recorder])
 
 
+def test_every_metric_says_which_way_is_better(located, directed):
+    for searcher in (located[0], directed[0]):
+        assert set(searcher.better) == {*searcher.history[0], "loss", "accuracy", "val_accuracy"}
+
+
 # The streams.
 
 

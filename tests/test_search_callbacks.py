@@ -89,6 +89,16 @@ def test_early_stopping_ends_the_search_which_then_ranks(stopped):
     assert run(searcher, epochs=EPOCHS) is results  # it has ended
 
 
+def test_a_search_may_be_stopped_as_it_begins():
+    class Stop(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.stop_training = True
+
+    searcher = make()
+    assert run(searcher, callbacks=[Stop()])["mean_reward_first"] is None
+    assert (searcher.epoch, searcher.stopped_of) == (0, 2)
+
+
 @pytest.mark.slow
 def test_a_stopped_search_can_be_asked_for_more(stopped):
     searcher = make()

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from nhn_tf.data import DataError
+from nhn_tf.models import weights
 from nhn_tf.search import EnasSearch, History
 from nhn_tf.settings import EnasConfig
+from nhn_tf.storage import files
 from tests.test_enas import CONFIG, SPACE, make
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
 
@@ -132,12 +134,23 @@ def test_a_finished_search_is_loaded_from_its_directory(project):
         EnasSearch.load(path)
 
 
+def test_a_finished_stage_samples_on_but_has_no_optimizer_to_train_on_with(project, tmp_path):
+    searcher = project[1]
+    searcher.save_history(tmp_path)
+    searcher.save_controller(tmp_path)
+    files.save_npz(tmp_path / "weights.npz", weights.to_arrays(searcher.supernet))
+    loaded = EnasSearch.load(tmp_path)
+    assert loaded.sample(5) == searcher.sample(5)
+    assert run(loaded) == searcher.results
+    with pytest.raises(ValueError, match=r"only where its optimizer was kept: in a project's state\.npz"):
+        run(loaded, epochs=3)
+
+
 def test_best_hyperparameters_name_every_choice(project):
     (best,) = project[2].get_best_hyperparameters(1)
     genotype = project[2].get_best_genotypes(1)[0]
     assert best == {
-        "layer0_op": genotype.ops[0], "layer0_skips": [], "layer1_op": genotype.ops[1],
-        "layer1_skips": list(genotype.skips[1]),
+        "layer0_op": genotype.ops[0], "layer1_op": genotype.ops[1], "layer1_skip0": 0 in genotype.skips[1],
     }  # fmt: skip
 
 

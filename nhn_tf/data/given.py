@@ -8,6 +8,7 @@ Letters: N images, B batch, H W C image.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -120,6 +121,18 @@ def validation_batches(data: Any, *, input_shape: Sequence[int], num_classes: in
     return Batches(arrays, batch_size=batch_size, normalization=as_given, shuffle=False, seed=0, drop_remainder=False)
 
 
+def digest(batches: TrainingBatches) -> str:
+    """Tells images and labels from others, whatever their order; "" where they can only be passed through."""
+    if not isinstance(batches, Batches):
+        return ""
+    split = batches.split
+    one = (
+        hashlib.sha256(image.tobytes() + str(label).encode())
+        for image, label in zip(split.images, split.labels, strict=True)
+    )
+    return hashlib.sha256(b"".join(sorted(sha.digest() for sha in one))).hexdigest()[:16]
+
+
 class _Indexed:
     """Batches of a data set that is indexed; it makes of its epochs what it likes.
 
@@ -225,7 +238,8 @@ def _batch(name: str, value: Any) -> Batch:
         kind = f"{len(value)} parts" if isinstance(value, (tuple, list)) else type(value).__name__
         raise DataError(f"`{name}` must give batches (images, labels), without weights. Received: {kind}.")
     images, labels = map(keras.ops.convert_to_numpy, value)
-    return as_given(images), labels if labels.dtype.kind == "f" and labels.ndim == 2 else _whole(labels)
+    labels = _whole(labels)
+    return as_given(images), labels.astype(np.float32) if labels.ndim == 2 else labels
 
 
 def _whole(labels: np.ndarray) -> np.ndarray:

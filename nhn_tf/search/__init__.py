@@ -9,7 +9,8 @@ from nhn_tf.search.history import History
 from nhn_tf.search.hypermodel import NHNHyperModel
 from nhn_tf.search.locations import LocationSearch
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import Searcher, Trial
+from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.trials import Trial
 
 __all__ = [
     "Controller",

@@ -22,7 +22,8 @@ from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
 from nhn_tf.search.history import part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import Searcher, Trial, rank
+from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.trials import Trial, rank
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
@@ -88,7 +89,8 @@ class AddonSearch(Searcher):
     objective_metric = "mean_fitness"
     better: ClassVar[Mapping[str, str]] = {
         "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
-        "best_fitness": "max", "mean_fitness": "max", "best_so_far": "max", "base_accuracy": "", "nan_fitness": "min",
+        "best_fitness": "max", "mean_fitness": "max", "median_fitness": "max", "best_so_far": "max",
+        "base_accuracy": "", "nan_fitness": "min",
     }  # fmt: skip
 
     def __init__(

@@ -110,15 +110,19 @@ class Listeners:
                 callback.on_step_end(searcher, step, steps)
 
 
+def takes(function: Any, *arguments: Any) -> bool:
+    """Whether something can be called with these arguments, as far as its signature says."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say
+        return callable(function)
+    return True
+
+
 def _check_own(callback: Any) -> None:
-    told = getattr(callback, "on_epoch_end", None)
-    fits = told is not None and not isinstance(callback, type)
-    if told is not None and fits:
-        try:
-            inspect.signature(told).bind(None, 0, {})
-        except TypeError:
-            fits = False
-    if not fits:
+    if isinstance(callback, type) or not takes(getattr(callback, "on_epoch_end", None), None, 0, {}):
         received = f"the class {callback.__name__}" if isinstance(callback, type) else type(callback).__name__
         raise TypeError(
             "`callbacks` must be instances of keras.callbacks.Callback, or have "

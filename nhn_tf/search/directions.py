@@ -18,7 +18,7 @@ from nhn_tf.pruning.criteria import kernel_std
 from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.evolution import generate_direction, strongest_direction
 from nhn_tf.search.history import Table
-from nhn_tf.search.searcher import Conclusion, Trial
+from nhn_tf.search.trials import Conclusion, Trial
 from nhn_tf.settings import DirectionConfig
 from nhn_tf.values import names
 from nhn_tf.values.comparison import NO_ADDONS, Comparison

@@ -23,11 +23,14 @@ from nhn_tf.data import given
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.models import GenedBatches, MacroSupernet, weights
 from nhn_tf.models.extract import extract
+from nhn_tf.search.callbacks import takes
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import STATE, Conclusion, Searcher, Trial, mean_score, rank
+from nhn_tf.search.project import STATE
+from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
@@ -63,8 +66,8 @@ class EnasSearch(Searcher):
       num_classes: of the labels.
       objective: as for `Searcher`.
       reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
-        the accuracy, in the search and in the ranking; NaN counts as 0 and ranks last. For a search to resume to the
-        same bits it must be a pure function.
+        the accuracy, in the search and in the ranking. What is not finite counts as the lowest of its update, 0 at
+        most, and ranks last. For a search to resume to the same bits it must be a pure function.
       max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
       seed, directory, project_name, overwrite, logger: as for `Searcher`.
@@ -106,10 +109,8 @@ class EnasSearch(Searcher):
         overwrite: bool = False,
         logger: logging.Logger | None = None,
     ) -> None:
-        if reward is not None and not callable(reward):
-            raise TypeError(
-                f"`reward` must be called as reward(genotype, accuracy). Received: {type(reward).__name__}."
-            )
+        if reward is not None and not takes(reward, None, 0.0):
+            raise TypeError(f"`reward` must be called as reward(genotype, accuracy). Received: {reward!r}.")
         if max_trials is not None:
             if type(max_trials) is not int or max_trials < 1:
                 raise ValueError(f"`max_trials` must be a whole number of at least 1. Received: {max_trials!r}.")
@@ -151,7 +152,8 @@ class EnasSearch(Searcher):
     def load(cls, directory: str | os.PathLike[str], *, reward: Reward | None = None) -> EnasSearch:
         """A search as a project's directory holds it, or the stage of a run that has finished: `runs/mine/1-enas`.
 
-        Its controller samples on, and the architectures found are built with their weights; it saves nothing.
+        Its controller samples on, and the architectures found are built with their weights; it saves nothing. Only a
+        project's can be trained for more epochs: a stage keeps no optimizer.
 
         Args:
           directory: the project's, or the stage's.
@@ -160,6 +162,7 @@ class EnasSearch(Searcher):
         Raises:
           FileNotFoundError: there is no search.
           DamagedFileError: what there is cannot be read, or does not belong together.
+          ValueError: the search had another reward.
         """
         path = Path(directory) / STATE
         try:
@@ -171,8 +174,11 @@ class EnasSearch(Searcher):
                     f"{CONTROLLER_FILE}."
                 ) from None
             arrays, values = _read_stage(Path(directory))
+        identity = values.get("search", {})
+        asked, had = (None if reward is None else _name(reward)), identity.get("reward")
+        if asked != had:
+            raise ValueError(f"`reward` must be that of the search in {directory}: {had}. Received: {asked}.")
         try:
-            identity = values["search"]
             searcher = cls(
                 Space.from_json(identity["space"]),
                 EnasConfig.from_json(identity["config"]),
@@ -211,6 +217,11 @@ class EnasSearch(Searcher):
         """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
         config = self.config
         optimizer_arrays = self._optimizer_arrays()
+        if self.epoch and not optimizer_arrays:
+            raise ValueError(
+                f"A search can be trained on only where its optimizer was kept: in a project's {STATE}. Received: a "
+                "finished stage's. Begin a search of its own for more epochs."
+            )
         optimizer = optimizers.make_optimizer(
             dataclasses.replace(config, epochs=epochs), len(train_batches), rate_scale=self.rate_scale
         )
@@ -275,7 +286,7 @@ class EnasSearch(Searcher):
             sampled = self.controller.sample(config.samples_per_step, self.rng(Stream.CONTROLLER, epoch, step))
             first = (epoch * config.controller_steps + step) * config.samples_per_step
             measured = np.array([self._measure(row, first + i) for i, row in enumerate(sampled)])
-            rewards = np.where(np.isnan(measured), 0.0, measured)
+            rewards = without_nan(measured)
             advantages = self.controller.advantages(rewards)
             if config.paired_fitness:
                 advantages = above_the_others(rewards)
@@ -307,13 +318,16 @@ class EnasSearch(Searcher):
           labels: int32 [B].
 
         Returns:
-          The reward, larger is better. NaN counts as 0 and is reported.
+          The reward, larger is better. NaN counts as the lowest of its update, 0 at most, and is reported.
         """
         return self._rewarded(genes, self.supernet.accuracy(genes, images, labels))
 
     def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
-        """What is maximised of an architecture int32 [G] of an accuracy."""
-        return accuracy if self._own_reward is None else float(self._own_reward(self.decode(genes), accuracy))
+        """What is maximised of an architecture int32 [G] of an accuracy; NaN where it is not finite."""
+        if self._own_reward is None:
+            return accuracy
+        reward = float(self._own_reward(self.decode(genes), accuracy))
+        return reward if math.isfinite(reward) else math.nan
 
     def _controller_metrics(
         self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
@@ -321,7 +335,7 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
-        rewards = np.where(np.isnan(rewards), 0.0, rewards)
+        rewards = without_nan(rewards)
         distinct = len(np.unique(genes, axis=0))
         if distinct == 1 and len(genes) > 1 and self.space.size() > 1:
             logger.warning(
@@ -332,7 +346,12 @@ class EnasSearch(Searcher):
                 mean["entropy"],
             )
         if failed:
-            logger.warning("%d of %d rewards in epoch %d are NaN and count as 0.", failed, len(rewards), epoch + 1)
+            logger.warning(
+                "%d of %d rewards in epoch %d are NaN and count as the lowest, 0 at most.",
+                failed,
+                len(rewards),
+                epoch + 1,
+            )
         skips = genes[:, self.space.num_layers :]
         baseline = self.controller.baseline
         return {
@@ -444,6 +463,11 @@ class EnasSearch(Searcher):
         own = {} if self._own_reward is None else {"reward": _name(self._own_reward)}
         shape = {"input_shape": list(self.input_shape), "num_classes": self.num_classes}
         return {**super().identity(), **shape, **own}
+
+
+def without_nan(rewards: np.ndarray) -> np.ndarray:
+    """Rewards float [n], NaN replaced by the lowest of the others, or by 0 where that is lower."""
+    return np.where(np.isnan(rewards), np.nanmin([0.0, *rewards]), rewards)
 
 
 def above_the_others(rewards: np.ndarray) -> np.ndarray:

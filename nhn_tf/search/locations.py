@@ -17,7 +17,7 @@ from nhn_tf.search.addon_search import AddonSearch
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.evolution import Evolution, Population
 from nhn_tf.search.history import Table
-from nhn_tf.search.searcher import Conclusion, Trial, mean_score
+from nhn_tf.search.trials import Conclusion, Trial, mean_score
 from nhn_tf.settings import LocationConfig
 from nhn_tf.values.comparison import NO_ADDONS, RANDOM_SEARCH, Comparison
 from nhn_tf.values.genotype import Genotype

@@ -14,11 +14,10 @@ import abc
 import dataclasses
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import keras
 import numpy as np
@@ -29,69 +28,17 @@ from nhn_tf.models import Superset
 from nhn_tf.search.callbacks import Listeners, SearchCallback
 from nhn_tf.search.history import NAME, History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
+from nhn_tf.search.project import Project
+from nhn_tf.search.trials import Conclusion, Trial
 from nhn_tf.settings import GradientConfig
 from nhn_tf.storage import files
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.masks import Masks
 from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
 
-STATE: Final = "state.npz"
-"""What a project's directory keeps."""
-
-
 LATER: Final = {"paired_fitness": False}
 """Settings that states of older searches lack, as those were made."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """An architecture and how well it did.
-
-    Attributes:
-      genotype: the architecture.
-      score: larger is better; NaN for one that could not be measured.
-      source: what proposed it, such as "controller" or "random".
-    """
-
-    genotype: Genotype
-    score: float
-    source: str
-
-    def to_json(self) -> dict[str, Any]:
-        score = self.score if math.isfinite(self.score) else None
-        return {"genotype": self.genotype.to_json(), "score": score, "source": self.source}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], masks: Masks | None = None) -> Trial:
-        """Reads `to_json`'s value; of the masks it holds only a digest, which these must have."""
-        score = math.nan if value["score"] is None else value["score"]
-        return cls(Genotype.from_json(value["genotype"], masks), score, value["source"])
-
-
-def rank(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials from best to worst; equal scores keep their order, NaN comes last."""
-    return sorted(trials, key=lambda trial: (math.isnan(trial.score), -trial.score))
-
-
-def mean_score(trials: Sequence[Trial]) -> float:
-    """The mean of the trials' scores, of which there is one at least."""
-    return float(np.mean([trial.score for trial in trials]))
-
-
-class Conclusion(NamedTuple):
-    """What a search came to.
-
-    Attributes:
-      trials: every final candidate, best first.
-      comparisons: its figures beside those of its controls.
-      figures: its other figures.
-    """
-
-    trials: list[Trial]
-    comparisons: Sequence[Comparison]
-    figures: dict[str, Any]
 
 
 class Searcher(abc.ABC):
@@ -161,6 +108,7 @@ class Searcher(abc.ABC):
         self.objective = objective
         self.seed = seed
         self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
+        self._project = None if self.project_dir is None else Project(self.project_dir)
         self.overwrite = overwrite
         self.logger = logger
         self.epoch = 0
@@ -174,7 +122,6 @@ class Searcher(abc.ABC):
         self._listeners = Listeners()
         self._restored_optimizer: dict[str, np.ndarray] = {}
         self._data = ""
-        self._on_disk = self._stamp()
 
     # What a subclass provides.
 
@@ -280,8 +227,9 @@ class Searcher(abc.ABC):
         about["batch_size"] = self.config.batch_size
         train = given.training_batches(x, y, **about, seed=self.seed)
         validation = given.validation_batches(validation_data, **about)
-        self._check_data(train, validation)
-        self._check_unchanged()
+        if self._project is not None:
+            self._check_data(train, validation)
+            self._project.check_unchanged()
 
         has_ended = self.stopped_of is not None and epochs <= self.stopped_of
         if has_ended:
@@ -314,13 +262,13 @@ class Searcher(abc.ABC):
             listeners.end_epoch(self.epoch - 1, self._keras_logs(metrics))
             if listeners.want_to_stop:
                 self.stopped_of = epochs
-            if self.project_dir is not None:
+            if self._project is not None:
                 self.save()
             for callback in listeners.own:
                 callback.on_epoch_end(self, self.epoch - 1, metrics)
         if listeners.want_to_stop:
             self.stopped_of = epochs
-        listeners.end(self._keras_logs(self.history[-1]))
+        listeners.end(self._keras_logs(self.history[-1] if self.history else {}))
 
     def _keras_logs(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The metrics of an epoch, also under the names that Keras's callbacks know."""
@@ -344,7 +292,7 @@ class Searcher(abc.ABC):
             for comparison in comparisons:
                 self.results |= comparison.metrics()
             self.progress = None
-            if self.project_dir is not None:
+            if self._project is not None:
                 self.save()
             self._log(f"ranked {len(trials)} candidates", self.results)
         return self.results
@@ -397,7 +345,7 @@ class Searcher(abc.ABC):
         return [trial.genotype for trial in self.get_best_trials(num_trials)]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Any]]:
-        """What was chosen for each of the best trials, by name: a layer's op and skips, and its add-ons if any."""
+        """What was chosen for each of the best trials, under the names of `NHNHyperModel`; and each add-on, if any."""
         return [_choices(genotype) for genotype in self.get_best_genotypes(num_trials)]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
@@ -480,11 +428,10 @@ class Searcher(abc.ABC):
         Raises:
           ValueError: another search has written there since this one began or was reloaded.
         """
-        path = self._state_path()
-        self._check_unchanged()
-        self.save_history(path.parent)
-        files.save_sealed_npz(path, self.state_arrays(), self.state_values())
-        self._on_disk = self._stamp()
+        project = self._expect_project()
+        project.check_unchanged()
+        self.save_history(project.path.parent)
+        project.write(self.state_arrays(), self.state_values())
 
     def save_history(self, directory: Path) -> None:
         """Writes history.npz; `nhn_tf.search.History.load` reads it."""
@@ -492,37 +439,29 @@ class Searcher(abc.ABC):
 
     def reload(self) -> bool:
         """Takes over the state in `project_dir`, if there is one; returns whether there was."""
-        path, stamp = self._state_path(), self._stamp()
+        project = self._expect_project()
         try:
-            arrays, values = files.load_sealed_npz(path)
+            arrays, values = project.read()
         except FileNotFoundError:
             return False
         try:
             self.restore(arrays, values)
         except ValueError as error:
             raise ValueError(
-                f"{path} holds another search than this. {error} Give another `project_name`, or `overwrite=True` to "
-                "begin again."
+                f"{project.path} holds another search than this. {error} Give another `project_name`, or "
+                "`overwrite=True` to begin again."
             ) from None
-        self._on_disk = stamp
         return True
 
     def _open_project(self) -> None:
         """Called by subclasses once they are made: goes on with what `project_dir` holds, unless it is overwritten."""
-        if self.project_dir is not None and not self.overwrite:
+        if self._project is not None and not self.overwrite:
             self.reload()
 
-    def _check_unchanged(self) -> None:
-        """Refuses to go on beside another search that has written into the project.
-
-        Raises:
-          ValueError: one has.
-        """
-        if self._stamp() != self._on_disk:
-            raise ValueError(
-                f"{self._state_path()} has been written by another search meanwhile. Make this one anew to go on from "
-                "there, or give it another `project_name`."
-            )
+    def _expect_project(self) -> Project:
+        if self._project is None:
+            raise ValueError("Saving a search needs `directory`. Received: None.")
+        return self._project
 
     def _check_data(self, train: given.TrainingBatches, validation: Batches) -> None:
         """Refuses other images than a project was begun on, as far as they can be told apart.
@@ -530,35 +469,13 @@ class Searcher(abc.ABC):
         Raises:
           DataError: they are others.
         """
-        if self.project_dir is None:
-            return
-        parts = {"train": train, "validation": validation}
-        splits = {name: batches.split for name, batches in parts.items() if isinstance(batches, Batches)}
-        arrays = {
-            f"{name} {what}": getattr(split, what) for name, split in splits.items() for what in ("images", "labels")
-        }
-        digest = files.digest_arrays(arrays)
+        digest = files.digest_json([given.digest(batches) for batches in (train, validation)])
         if self._data and self._data != digest:
             raise given.DataError(
                 f"{self.project_dir} holds a search on other images. Give the same, another `project_name`, or "
                 "`overwrite=True` to begin again."
             )
         self._data = digest
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """What tells one state file from another; None without one."""
-        if self.project_dir is None:
-            return None
-        try:
-            status = self._state_path().stat()
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
-    def _state_path(self) -> Path:
-        if self.project_dir is None:
-            raise ValueError("Saving a search needs `directory`. Received: None.")
-        return self.project_dir / STATE
 
     # For subclasses.
 
@@ -581,7 +498,8 @@ def _choices(genotype: Genotype) -> dict[str, Any]:
     """A genotype as names and values."""
     chosen: dict[str, Any] = {}
     for layer, (op, skips) in enumerate(zip(genotype.ops, genotype.skips, strict=True)):
-        chosen |= {f"layer{layer}_op": op, f"layer{layer}_skips": list(skips)}
+        chosen[f"layer{layer}_op"] = op
+        chosen |= {f"layer{layer}_skip{output}": output in skips for output in range(layer)}
     for number, addon in enumerate(genotype.addons):
         chosen[f"addon{number}"] = dataclasses.asdict(addon)
     return chosen

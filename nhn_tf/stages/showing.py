@@ -88,7 +88,6 @@ class SearchView:
         self._searcher = searcher
         self._best: dict[str, Any] = dict((state or {}).get("best", {}))  # its score and genes, and whether it is drawn
         self._updates: list[Mapping[str, Any]] = []  # the controller's, of the epoch under way
-        self._ranked: Mapping[str, list[float]] = {}
         self.step()
 
     @property
@@ -97,10 +96,9 @@ class SearchView:
         return {"best": self._best}
 
     def step(self) -> None:
-        """Looks at what is done of the epoch, or of the ranking, under way."""
+        """Looks at what is done of the epoch under way."""
         if self._searcher.progress:
-            done = self._searcher.progress.done
-            self._updates, self._ranked = list(done.get("controller", ())), done.get("ranked", {})
+            self._updates = list(self._searcher.progress.done.get("controller", ()))
 
     def epoch(self, epoch: int) -> None:
         """Shows the search after epoch `epoch` (from 1), if it is due."""
@@ -128,13 +126,13 @@ class SearchView:
         best = self._searcher.get_best_trials(1)[0]
         self._draw(best.genotype, f"Found: {best.score:.4f}", self._searcher.length + 1)
         self._board.flush()
-        ranked = dict(self._ranked)
-        if isinstance(self._searcher, LocationSearch):
-            for trial in self._searcher.trials:
-                ranked[trial.source] = [*ranked.get(trial.source, ()), trial.score]
-        for source, scores in ranked.items():
-            events = EventWriter(stage / TENSORBOARD / RANKING / source)
-            for place, score in enumerate(sorted(filter(np.isfinite, scores), reverse=True), 1):
+        if isinstance(self._searcher, DirectionSearch):
+            return  # two candidates are no ranking
+        ranked, sources = self._searcher.ranked, self._searcher.sources
+        for number in np.unique(ranked.tags):
+            events = EventWriter(stage / TENSORBOARD / RANKING / sources[number])
+            scores = ranked.scores[ranked.tags == number]  # best first
+            for place, score in enumerate(scores[np.isfinite(scores)], 1):
                 events.scalar("val_accuracy_by_place", score, place)
             events.close()
 

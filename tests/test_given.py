@@ -91,8 +91,14 @@ def test_one_hot_labels_of_batches_are_float32(dtype):
 
 def test_a_py_dataset_hears_of_the_ends_of_its_epochs():
     data = Indexed()
-    training(data).on_epoch_end()
-    assert data.ended == 1
+    train = training(data)
+    ended = []
+    for epoch, index in [(0, 0), (0, 2), (1, 0), (1, 1), (3, 0)]:  # the last is of a search that is taken up again
+        train.batch(epoch, index)
+        ended.append(data.ended)
+    assert ended == [0, 0, 1, 1, 3]
+    train.epoch = 4
+    assert train[0] and data.ended == 4
 
 
 def test_a_data_set_that_is_iterated_makes_a_pass_an_epoch_and_another_where_one_goes_back():

@@ -2,6 +2,7 @@
 
 import logging
 
+import keras
 import numpy as np
 import pytest
 
@@ -171,6 +172,34 @@ def test_a_search_without_results_says_so(capsys):
     searcher.results_summary()
     assert capsys.readouterr().out == "No results yet: 0 of 2 epochs are done. Call `search`.\n"
     assert searcher.get_best_models(1) == searcher.get_ranked_trials() == []
+
+
+class Shuffled(keras.utils.PyDataset):
+    """24 images whose order a generator of its own draws anew at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+        self.images = self.rng.normal(size=(24, 4, 4, 1)).astype(np.float32)
+        self.order = np.arange(24)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        chosen = self.order[8 * index : 8 * index + 8]
+        return self.images[chosen], chosen % 2
+
+    def on_epoch_end(self):
+        self.order = self.rng.permutation(24)
+
+
+def test_a_py_dataset_that_shuffles_itself_is_searched_on_to_the_same_bits():
+    searchers, recorder = (make(), make()), Recorder()
+    searchers[0].search(Shuffled(), validation_data=validation(), callbacks=[recorder])
+    searchers[1].restore(*recorder.states[0])
+    searchers[1].search(Shuffled(), validation_data=validation())
+    assert_same_arrays(searchers[0].state_arrays(), searchers[1].state_arrays())
 
 
 def test_an_objective_that_is_not_measured_is_refused():

@@ -134,7 +134,7 @@ def digest(batches: TrainingBatches) -> str:
 
 
 class _Indexed:
-    """Batches of a data set that is indexed; it makes of its epochs what it likes.
+    """Batches of a data set that is indexed. It hears `on_epoch_end` once an epoch, before the next one's first batch.
 
     Args:
       data: a `keras.utils.PyDataset`, or another sequence of (images, labels).
@@ -143,19 +143,20 @@ class _Indexed:
     def __init__(self, data: Any):
         self.epoch = 0
         self._data = data
+        self._ended = 0  # epochs
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, index: int) -> Batch:
-        return _batch("x", self._data[index])
+        return self.batch(self.epoch, index)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        return self[index]
-
-    def on_epoch_end(self) -> None:
-        if hasattr(self._data, "on_epoch_end"):
-            self._data.on_epoch_end()
+        while self._ended < epoch:  # also of epochs before a search was taken up again
+            self._ended += 1
+            if hasattr(self._data, "on_epoch_end"):
+                self._data.on_epoch_end()
+        return _batch("x", self._data[index])
 
 
 class _Passed:

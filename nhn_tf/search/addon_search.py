@@ -163,7 +163,7 @@ class AddonSearch(Searcher):
         return self.config.cycles
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         return self.config.population
 
     @property

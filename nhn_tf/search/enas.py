@@ -246,7 +246,7 @@ class EnasSearch(Searcher):
     def run_epoch(self, epoch: int) -> dict[str, float]:
         if self.progress is None or self.progress.phase == "supernet":
             self.progress = Progress("controller", done={"supernet": self._train_supernet(epoch)})
-            self.report_step(len(self._train_data), self.steps_an_epoch)
+            self.report_step(len(self._train_data), self.steps_per_epoch)
         metrics = {**self.progress.done["supernet"], **self._train_controller(epoch)}
         self.progress = None
         return metrics
@@ -276,7 +276,7 @@ class EnasSearch(Searcher):
         """Called within a pass over the training images, `step` of them done; the last one is told by the epoch."""
         if self.progress and step < len(self._train_data):
             self.progress = self.progress.advanced(step)
-            self.report_step(step, self.steps_an_epoch)
+            self.report_step(step, self.steps_per_epoch)
 
     def _train_controller(self, epoch: int) -> dict[str, float]:
         """The controller's updates of one epoch that are not done yet."""
@@ -293,7 +293,7 @@ class EnasSearch(Searcher):
             logs = self.controller.update(sampled, advantages)
             done.append({"logs": logs, "genes": sampled.tolist(), "rewards": measured.tolist()})
             self.progress = progress.advanced(len(done), controller=list(done))
-            self.report_step(len(self._train_data) + step + 1, self.steps_an_epoch)
+            self.report_step(len(self._train_data) + step + 1, self.steps_per_epoch)
         if not done:
             return {}
         genes, rewards = (np.concatenate([np.array(step[name]) for step in done]) for name in ("genes", "rewards"))
@@ -367,7 +367,7 @@ class EnasSearch(Searcher):
         }
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         return len(self._train_data) + self.config.controller_steps
 
     # The end.

@@ -172,7 +172,7 @@ class Searcher(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Steps that `report_step` tells of an epoch."""
 
     # Keras Tuner's vocabulary.
@@ -250,7 +250,7 @@ class Searcher(abc.ABC):
         """The epochs that are left, unless a callback of Keras stops them."""
         listeners = self._listeners
         past = [self._keras_logs(metrics) for metrics in self.history]
-        listeners.begin(self.supernet, past, epochs=epochs, steps=self.steps_an_epoch)
+        listeners.begin(self.supernet, past, epochs=epochs, steps=self.steps_per_epoch)
         while self.epoch < epochs and not listeners.want_to_stop:
             listeners.begin_epoch(self.epoch)
             metrics = self.run_epoch(self.epoch)

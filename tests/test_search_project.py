@@ -1,7 +1,9 @@
 """A search in a directory: taken up again, never replaced unasked; and what it tells of its trials."""
 
+import itertools
 import logging
 
+import keras
 import numpy as np
 import pytest
 
@@ -19,6 +21,23 @@ class Killed(Exception):
 class Killer:
     def on_epoch_end(self, searcher, epoch, metrics):
         raise Killed
+
+
+def interrupting(hook, count):
+    """A callback that Ctrl-C interrupts at the `count`-th call of a hook."""
+    calls = itertools.count(1)
+
+    def called(*args, **kwargs):
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    callback = Silent() if hook == "on_step_end" else keras.callbacks.Callback()
+    setattr(callback, hook, called)
+    return callback
+
+
+class Silent:
+    def on_epoch_end(self, searcher, epoch, metrics): ...
 
 
 class Told(logging.Handler):
@@ -63,6 +82,17 @@ def test_an_interrupted_project_goes_on_to_the_same_bits_with_the_same_history(p
     for epoch, metrics in enumerate(whole.history):
         assert seen.measured.scores[seen.measured.tags == epoch].mean() == metrics["reward"]
     assert len(seen.ranked) == 2 * whole.results["architectures_evaluated"]
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", pytest.param("on_step_end", marks=pytest.mark.slow)])
+def test_a_search_that_an_exception_has_ended_goes_on_to_the_same_bits(project, hook):
+    whole, searcher = project[2], make()
+    with pytest.raises(KeyboardInterrupt):
+        run(searcher, callbacks=[interrupting(hook, 7 if hook == "on_step_end" else 5)])  # in the second epoch
+    assert (searcher.epoch, searcher.progress) == (1, None)
+    run(searcher)
+    assert searcher.results == whole.results
+    assert_same_arrays(searcher.state_arrays(), whole.state_arrays())
 
 
 def test_a_finished_project_is_returned_and_left_as_it_is(project):

@@ -248,6 +248,7 @@ class EnasSearch(Searcher):
         self.progress = self.progress or Progress("supernet", done={"lr": self._learning_rate()})
         rate = self.progress.done["lr"]
         begin = training.Position(epoch, self.progress.step, self._restored_metrics)
+        self._restored_metrics = ()
         logs = training.fit(
             self.supernet,
             self._train_data,
@@ -255,7 +256,6 @@ class EnasSearch(Searcher):
             begin=begin,
             callbacks=[FollowEpoch(self._train_batches), _StepReporter(self, begin.step)],
         )
-        self._restored_metrics = ()
         return {"train_loss": logs["loss"], "train_accuracy": logs["accuracy"], "lr": rate}
 
     def _learning_rate(self) -> float:
@@ -416,7 +416,7 @@ class EnasSearch(Searcher):
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         passing = self.progress is not None and self.progress.phase == "supernet" and self.progress.step > 0
-        within = training.metric_state(self.supernet) if passing else ()
+        within = (self._restored_metrics or training.metric_state(self.supernet)) if passing else ()
         parts = {
             "supernet": weights.to_arrays(self.supernet),
             "optimizer": self._optimizer_arrays(),

@@ -174,6 +174,7 @@ class Searcher(abc.ABC):
         self._listeners = Listeners()
         self._restored_optimizer: dict[str, np.ndarray] = {}
         self._data = ""
+        self._whole: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
         self._on_disk = self._stamp()
 
     # What a subclass provides.
@@ -249,6 +250,8 @@ class Searcher(abc.ABC):
     ) -> dict[str, Any]:
         """Searches; a restored state is resumed, and of a finished search of as many epochs the results are returned.
 
+        After an exception, Ctrl-C among them, it stands where its last whole epoch ended; called again, it goes on.
+
         Images are read as they are given, as float32, by the networks found too. They should be of about zero mean and
         unit variance; nhn_tf's `Batches` make them so, and alone augment them and resume to the same bits for certain.
 
@@ -292,11 +295,29 @@ class Searcher(abc.ABC):
             return self.results
         self._listeners = listeners
         self.prepare(train, validation, epochs)
-        if not has_ended and self.epoch < epochs:
-            if self.progress is not None and self.progress.phase == "ranking":
-                self.progress = None  # it was about to finish a shorter search
-            self._run_epochs(epochs)
-        return self.finish()
+        self._keep_whole()
+        try:
+            if not has_ended and self.epoch < epochs:
+                if self.progress is not None and self.progress.phase == "ranking":
+                    self.progress = None  # it was about to finish a shorter search
+                self._run_epochs(epochs)
+            return self.finish()
+        except BaseException:
+            self._go_back()
+            raise
+        finally:
+            self._whole = None
+
+    def _keep_whole(self) -> None:
+        """Keeps the state, which is whole now."""
+        self._whole = self.state_arrays(), self.state_values()
+
+    def _go_back(self) -> None:
+        """To the state that was whole last: an exception may have come in the middle of a step."""
+        if self._whole is not None:
+            stopped_of = self.stopped_of
+            self.restore(*self._whole)
+            self.stopped_of = stopped_of
 
     def _run_epochs(self, epochs: int) -> None:
         """The epochs that are left, unless a callback of Keras stops them."""
@@ -310,6 +331,7 @@ class Searcher(abc.ABC):
             self.epoch += 1
             self.trials, self.results = [], None  # of a shorter search before this one
             self.ranked.restore({})
+            self._keep_whole()
             self._log(f"{self.unit} {self.epoch} of {epochs}", metrics)
             listeners.end_epoch(self.epoch - 1, self._keras_logs(metrics))
             if listeners.want_to_stop:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shutil
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from nhn_tf.data import DataError
 from nhn_tf.search import EnasSearch, History
 from nhn_tf.settings import EnasConfig
+from nhn_tf.storage.files import DamagedFileError
 from tests.test_enas import CONFIG, SPACE, make
 from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
 
@@ -105,6 +107,47 @@ def test_a_finished_project_is_returned_and_left_as_it_is(project):
     assert content(path) == before
 
 
+def test_history_that_was_deleted_is_written_again(project, tmp_path):
+    shutil.copytree(project[0] / "enas", tmp_path / "enas")
+    (tmp_path / "enas" / "history.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"enas holds no history\.npz"):
+        History.load(tmp_path / "enas")
+    run(make(directory=tmp_path))
+    assert content(tmp_path) == content(project[0])
+
+
+def test_damaged_files_of_a_search_say_what_to_do(tmp_path):
+    (tmp_path / "enas").mkdir()
+    (tmp_path / "enas" / "state.npz").write_bytes(b"PK")
+    with pytest.raises(DamagedFileError, match=r"state\.npz is not a readable npz .* `overwrite=True` begins again"):
+        make(directory=tmp_path)
+    with pytest.raises(ValueError, match="`directory` must not lead through a file"):
+        make(directory=tmp_path / "enas" / "state.npz")
+
+
+def test_counts_that_numpy_has_made_are_saved(tmp_path):
+    searcher = make(directory=tmp_path, num_classes=np.int64(2), input_shape=np.array([4, 4, 1]), seed=np.int64(0))
+    searcher.save()
+    assert make(directory=tmp_path).reload()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_shape", (4, 4), r"\(H, W, C\).*Received: \(4, 4\)"),
+        ("input_shape", (4, None, 1), "at least 1"),
+        ("input_shape", (4, 4, 0), "at least 1"),
+        ("input_shape", 4, "Received: 4"),
+        ("num_classes", 1, "at least 2. Received: 1"),
+        ("num_classes", "2", "Received: '2'"),
+        ("seed", 1.5, "at least 0. Received: 1.5"),
+    ],
+)
+def test_shapes_and_counts_that_are_none_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=f"`{name}` must be.*{message}"):
+        make(**{name: value})
+
+
 def test_another_search_in_its_directory_is_refused_by_what_differs(project):
     before = content(project[0])
     config = EnasConfig(**{**CONFIG.to_json(), "lr_max": 0.125})
@@ -188,6 +231,8 @@ def test_a_search_without_results_says_so(capsys):
     searcher.results_summary()
     assert capsys.readouterr().out == "No results yet: 0 of 2 epochs are done. Call `search`.\n"
     assert searcher.get_best_models(1) == searcher.get_ranked_trials() == []
+    with pytest.raises(ValueError, match="`count` must be a whole number of at least 1"):
+        searcher.sample(0)
 
 
 def test_an_objective_that_is_not_measured_is_refused():

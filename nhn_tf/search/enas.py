@@ -27,7 +27,7 @@ from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import STATE, Conclusion, Searcher, Trial, mean_score, rank
+from nhn_tf.search.searcher import STATE, Conclusion, Searcher, Trial, data_shape, mean_score, rank, whole_number
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
@@ -128,20 +128,19 @@ class EnasSearch(Searcher):
         self._own_reward = reward
         if reward is not None:
             self.objective_metric = ""
-        self.input_shape = tuple(input_shape)
-        self.num_classes = num_classes
+        self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
         self.steps_per_execution = steps_per_execution
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(self.seed)
         self.supernet = MacroSupernet(
             space,
             input_shape=self.input_shape,
-            num_classes=num_classes,
+            num_classes=self.num_classes,
             filters=config.supernet_filters,
             dropout=1.0 - config.keep_prob,
             use_batch_statistics=config.reward_bn == "batch",
-            seed=seed,
+            seed=self.seed,
         )
-        self.controller = Controller(space, config, seed=seed)
+        self.controller = Controller(space, config, seed=self.seed)
         self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
         self.measured = Table("epoch", numbers=space.num_layers, bits=space.num_skips)
         self.ranked = Table("source", numbers=space.num_layers, bits=space.num_skips)
@@ -194,7 +193,7 @@ class EnasSearch(Searcher):
 
     def sample(self, count: int, *, seed: int = 0) -> list[Genotype]:
         """Architectures that the controller proposes now; the same ones for a seed."""
-        genes = self.controller.sample(count, generator(seed, Stream.FINAL_ARCHITECTURES))
+        genes = self.controller.sample(whole_number("count", count, 1), generator(seed, Stream.FINAL_ARCHITECTURES))
         return [Genotype.from_genes(self.space, row) for row in genes]
 
     # The loop.
@@ -212,7 +211,7 @@ class EnasSearch(Searcher):
         config = self.config
         optimizer_arrays = self._optimizer_arrays()
         optimizer = optimizers.make_optimizer(
-            dataclasses.replace(config, epochs=epochs), len(train_batches), rate_scale=self.rate_scale
+            dataclasses.replace(config, epochs=max(epochs, 1)), len(train_batches), rate_scale=self.rate_scale
         )
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
         if optimizer_arrays:
@@ -489,7 +488,10 @@ def _read_stage(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
       FileNotFoundError, DamagedFileError: as `EnasSearch.load`.
     """
     arrays, values = files.load_sealed_npz(directory / CONTROLLER_FILE)
-    supernet, seen = files.load_npz(directory / "weights.npz"), History.load(directory)
+    try:
+        supernet, seen = files.load_npz(directory / "weights.npz"), History.load(directory)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{CONTROLLER_FILE} alone is no search: {error}.") from None
     if files.digest_arrays(supernet) != values.pop("supernet", None):
         raise files.DamagedFileError(f"{directory / 'weights.npz'} does not belong to {CONTROLLER_FILE} beside it.")
     tables = {"measured": seen.measured.arrays(), "ranked": seen.ranked.arrays(), "supernet": supernet}

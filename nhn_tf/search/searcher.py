@@ -15,6 +15,7 @@ import dataclasses
 import json
 import logging
 import math
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,36 @@ class Trial:
         """Reads `to_json`'s value; of the masks it holds only a digest, which these must have."""
         score = math.nan if value["score"] is None else value["score"]
         return cls(Genotype.from_json(value["genotype"], masks), score, value["source"])
+
+
+def data_shape(input_shape: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], int]:
+    """Both as they were given, in integers of Python's own, which JSON takes.
+
+    Raises:
+      ValueError: `input_shape` is not (H, W, C), or there are no two classes.
+    """
+    try:
+        height, width, channels = map(operator.index, input_shape)
+    except (TypeError, ValueError):
+        height = width = channels = 0
+    if min(height, width, channels) < 1:
+        raise ValueError(f"`input_shape` must be (H, W, C), whole numbers of at least 1. Received: {input_shape!r}.")
+    return (height, width, channels), whole_number("num_classes", num_classes, 2)
+
+
+def whole_number(name: str, value: int, least: int) -> int:
+    """The value as an integer of Python's own.
+
+    Raises:
+      ValueError: it is none, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"`{name}` must be a whole number of at least {least}. Received: {value!r}.")
+    return number
 
 
 def rank(trials: Sequence[Trial]) -> list[Trial]:
@@ -150,8 +181,6 @@ class Searcher(abc.ABC):
         overwrite: bool = False,
         logger: logging.Logger | None = None,
     ) -> None:
-        if seed < 0:
-            raise ValueError(f"`seed` must be at least 0. Received: {seed}.")
         if logger is not None and not callable(getattr(logger, "info", None)):
             raise TypeError(f"`logger` must be a logging.Logger. Received: {type(logger).__name__}.")
         if objective != "val_accuracy":
@@ -159,7 +188,7 @@ class Searcher(abc.ABC):
         self.space = space
         self.config = config
         self.objective = objective
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
         self.overwrite = overwrite
         self.logger = logger
@@ -292,6 +321,8 @@ class Searcher(abc.ABC):
         else:
             self.stopped_of = None
         if self.results is not None and (has_ended or epochs <= self.epoch):
+            if self.project_dir is not None and not (self.project_dir / NAME).exists():
+                self.save_history(self.project_dir)  # the state has all of it
             return self.results
         self._listeners = listeners
         self.prepare(train, validation, epochs)
@@ -393,7 +424,7 @@ class Searcher(abc.ABC):
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials, or that there are none yet."""
         best = self.get_best_trials(num_trials)
-        if self.results is None or not best:
+        if self.results is None:
             print(f"No results yet: {self.epoch} of {self.length} {self.unit}s are done. Call `search`.")
             return
         print(f"Results after {self.epoch} {self.unit}s: {len(best)} best of {len(self.ranked)} trials")
@@ -408,7 +439,7 @@ class Searcher(abc.ABC):
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials of the search itself, not of its control."""
-        return [trial for trial in self.trials if trial.source == self.source][:num_trials]
+        return [trial for trial in self.trials if trial.source == self.source][: max(num_trials, 0)]
 
     def get_ranked_trials(self) -> list[Trial]:
         """Every final candidate, also of the controls and beyond those that `trials` keeps, best first."""
@@ -519,6 +550,8 @@ class Searcher(abc.ABC):
             arrays, values = files.load_sealed_npz(path)
         except FileNotFoundError:
             return False
+        except files.DamagedFileError as error:
+            raise files.DamagedFileError(f"{error} `overwrite=True` begins again.") from None
         try:
             self.restore(arrays, values)
         except ValueError as error:
@@ -575,6 +608,8 @@ class Searcher(abc.ABC):
             status = self._state_path().stat()
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise ValueError(f"`directory` must not lead through a file. Received: {self.project_dir}.") from None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def _state_path(self) -> Path:

@@ -116,6 +116,16 @@ def test_history_that_was_deleted_is_written_again(project, tmp_path):
     assert content(tmp_path) == content(project[0])
 
 
+def test_a_project_that_was_removed_meanwhile_is_written_again(project, tmp_path):
+    searcher = make(directory=tmp_path)
+    searcher.restore(project[2].state_arrays(), project[2].state_values())
+    searcher.save()
+    before = content(tmp_path)
+    shutil.rmtree(tmp_path / "enas")
+    searcher.save()
+    assert content(tmp_path) == before
+
+
 def test_damaged_files_of_a_search_say_what_to_do(tmp_path):
     (tmp_path / "enas").mkdir()
     (tmp_path / "enas" / "state.npz").write_bytes(b"PK")

@@ -321,13 +321,14 @@ class Searcher(abc.ABC):
         else:
             self.stopped_of = None
         if self.results is not None and (has_ended or epochs <= self.epoch):
-            if self.project_dir is not None and not (self.project_dir / NAME).exists():
+            if self.project_dir is not None and self._stamp() and not (self.project_dir / NAME).exists():
                 self.save_history(self.project_dir)  # the state has all of it
             return self.results
         self._listeners = listeners
-        self.prepare(train, validation, epochs)
         self._keep_whole()
         try:
+            self.prepare(train, validation, epochs)
+            self._keep_whole()  # with an optimizer
             if not has_ended and self.epoch < epochs:
                 if self.progress is not None and self.progress.phase == "ranking":
                     self.progress = None  # it was about to finish a shorter search
@@ -536,8 +537,10 @@ class Searcher(abc.ABC):
         path = self._state_path()
         self._check_unchanged()
         self.save_history(path.parent)
-        files.save_sealed_npz(path, self.state_arrays(), self.state_values())
-        self._on_disk = self._stamp()
+        try:
+            files.save_sealed_npz(path, self.state_arrays(), self.state_values())
+        finally:
+            self._on_disk = self._stamp()  # also where Ctrl-C comes right behind the write
 
     def save_history(self, directory: Path) -> None:
         """Writes history.npz; `nhn_tf.search.History.load` reads it."""
@@ -568,12 +571,12 @@ class Searcher(abc.ABC):
             self.reload()
 
     def _check_unchanged(self) -> None:
-        """Refuses to go on beside another search that has written into the project.
+        """Refuses to go on beside another search that has written into the project; what is gone is written again.
 
         Raises:
           ValueError: one has.
         """
-        if self._stamp() != self._on_disk:
+        if self._stamp() not in (None, self._on_disk):
             raise ValueError(
                 f"{self._state_path()} has been written by another search meanwhile. Make this one anew to go on from "
                 "there, or give it another `project_name`."

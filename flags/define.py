@@ -93,7 +93,7 @@ class StageFlags:
     def _define_setting(self, name: str, parts: dict[str, dataclasses.Field]) -> None:
         part, field = next(iter(parts.items()))
         kind = _type_of(part, field.name)
-        text = _help(parts)
+        text = _help(parts, self._as_flags(field.metadata["help"], part))
         choices = field.metadata["choices"]
         if typing.get_origin(kind) is tuple:
             flags.DEFINE_list(name, None, text, flag_values=self.values)
@@ -138,7 +138,7 @@ class StageFlags:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     def _as_flags(self, message: str, part: str) -> str:
-        """A configuration's complaint with `field` written as the user wrote it, --field."""
+        """A complaint, or a description of a setting, with `field` written as the user writes it, --field."""
         return re.sub(r"`(\w+)`", lambda match: f"--{self._flag(part, match[1])}", message)
 
     def help_text(self, doc: str, *, full: bool | None = None) -> str:
@@ -239,8 +239,8 @@ def _presets_in_words() -> str:
     return "where every default comes from; " + "; ".join(f"{name}: {p.help}" for name, p in PRESETS.items())
 
 
-def _help(parts: dict[str, dataclasses.Field]) -> str:
-    """A setting's description, unit, range, source and its default in each preset."""
+def _help(parts: dict[str, dataclasses.Field], text: str) -> str:
+    """A setting's description, which is given, unit, range, source and its default in each preset."""
     part, field = next(iter(parts.items()))
     meta = field.metadata
     notes = [f"in {meta['unit']}"] if meta["unit"] else []
@@ -250,7 +250,6 @@ def _help(parts: dict[str, dataclasses.Field]) -> str:
         notes.append(f"among {','.join(meta['choices'])}")
     if meta["source"]:
         notes.append(f"source: {meta['source']}")
-    text = re.sub(r"`(\w+)`", r"--\1", meta["help"])  # another setting of the same stage
     return f"{text} ({'; '.join([*notes, f'default: {_defaults(parts)}'])})"
 
 

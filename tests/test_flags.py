@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_help_gives_unit_range_source_and_the_presets_defaults():
     assert "between 1 and 100000" in text
     assert text.count("default: ") == 1 and text.count("(demo") == 1
     assert "paper, section 2.2" in values["smooth_init"].help
+
+
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_help_names_other_flags_as_they_are_called(prefixed):
+    values = parse(prefixed=prefixed, choose_stage=False).values
+    named = [flag for name in values for flag in re.findall(r"--(\w+)", values[name].help)]
+    assert "prune_threshold" in named if prefixed else "threshold" in named
+    assert [flag for flag in named if flag not in values] == []
 
 
 def test_each_default_stands_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -296,6 +297,27 @@ def test_location_search_restored_after_a_cycle_ends_as_if_never_interrupted(loc
     assert resumed.history == searcher.history
     assert resumed.trials == searcher.trials
     assert_same_arrays(resumed.state_arrays(), searcher.state_arrays())
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(10, marks=pytest.mark.slow)])
+def test_location_search_goes_on_after_an_exception_amid_an_individual(located, arrays, count, monkeypatch):
+    """Individual 6 is one of the second cycle; 10 is a final candidate."""
+    whole, _, results, _ = located
+    searcher, turns = location(arrays), itertools.count(1)
+    train = searcher._train
+
+    def interrupted(*args):
+        trained = train(*args)
+        if next(turns) == count:
+            raise KeyboardInterrupt
+        return trained
+
+    monkeypatch.setattr(searcher, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(searcher)
+    assert run(searcher) == results
+    assert searcher.history == whole.history
+    assert_same_arrays(searcher.state_arrays(), whole.state_arrays())
 
 
 def test_a_finished_location_search_is_restored_with_its_result(located, arrays, tmp_path):

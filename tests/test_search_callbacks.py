@@ -132,12 +132,15 @@ def test_every_metric_says_which_way_is_better(stopped):
         (keras.callbacks.ModelCheckpoint("{val_loss}.keras"), ValueError, "of which 'val_loss' is none"),
         (keras.callbacks.ModelCheckpoint("a.keras", save_best_only=True), ValueError, "Received: 'val_loss'"),
         (keras.callbacks.EarlyStopping, TypeError, "Received: the class EarlyStopping"),
+        (3, TypeError, "Received: int"),
         (print, TypeError, "Received: builtin_function_or_method"),
     ],
 )
 def test_callbacks_that_cannot_do_their_work_are_refused(callback, error, message):
     with pytest.raises(error, match=message):
         Listeners([callback], EnasSearch.better)
+    with pytest.raises(error, match=message):
+        Listeners(callback, EnasSearch.better)
 
 
 def test_a_callback_is_refused_before_the_first_step():

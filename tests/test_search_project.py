@@ -1,6 +1,8 @@
 """A search in a directory: taken up again, never replaced unasked; and what it tells of its trials."""
 
+import itertools
 import logging
+import shutil
 
 import keras
 import numpy as np
@@ -22,6 +24,23 @@ class Killed(Exception):
 class Killer:
     def on_epoch_end(self, searcher, epoch, metrics):
         raise Killed
+
+
+def interrupting(hook, count):
+    """A callback that Ctrl-C interrupts at the `count`-th call of a hook."""
+    calls = itertools.count(1)
+
+    def called(*args, **kwargs):
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    callback = Silent() if hook == "on_step_end" else keras.callbacks.Callback()
+    setattr(callback, hook, called)
+    return callback
+
+
+class Silent:
+    def on_epoch_end(self, searcher, epoch, metrics): ...
 
 
 class Told(logging.Handler):
@@ -68,6 +87,17 @@ def test_an_interrupted_project_goes_on_to_the_same_bits_with_the_same_history(p
     assert len(seen.ranked) == 2 * whole.results["architectures_evaluated"]
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", pytest.param("on_step_end", marks=pytest.mark.slow)])
+def test_a_search_that_an_exception_has_ended_goes_on_to_the_same_bits(project, hook):
+    whole, searcher = project[2], make()
+    with pytest.raises(KeyboardInterrupt):
+        run(searcher, callbacks=[interrupting(hook, 7 if hook == "on_step_end" else 5)])  # in the second epoch
+    assert (searcher.epoch, searcher.progress) == (1, None)
+    run(searcher)
+    assert searcher.results == whole.results
+    assert_same_arrays(searcher.state_arrays(), whole.state_arrays())
+
+
 def test_a_finished_project_is_returned_and_left_as_it_is(project):
     path, resumed, *_ = project
     before = content(path)
@@ -76,6 +106,59 @@ def test_a_finished_project_is_returned_and_left_as_it_is(project):
     assert again.trials == resumed.trials
     assert again.remaining_trials == 0
     assert content(path) == before
+
+
+def test_history_that_was_deleted_is_written_again(project, tmp_path):
+    shutil.copytree(project[0] / "enas", tmp_path / "enas")
+    (tmp_path / "enas" / "history.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"enas holds no history\.npz"):
+        History.load(tmp_path / "enas")
+    run(make(directory=tmp_path))
+    assert content(tmp_path) == content(project[0])
+
+
+def test_a_project_that_was_removed_meanwhile_is_written_again(project, tmp_path):
+    searcher = make(directory=tmp_path)
+    searcher.restore(project[2].state_arrays(), project[2].state_values())
+    searcher.save()
+    before = content(tmp_path)
+    shutil.rmtree(tmp_path / "enas")
+    searcher.save()
+    assert content(tmp_path) == before
+
+
+def test_damaged_files_of_a_search_say_what_to_do(tmp_path):
+    (tmp_path / "enas").mkdir()
+    (tmp_path / "enas" / "state.npz").write_bytes(b"PK")
+    with pytest.raises(
+        files.DamagedFileError, match=r"state\.npz is not a readable npz .* `overwrite=True` begins again"
+    ):
+        make(directory=tmp_path)
+    with pytest.raises(ValueError, match="`directory` must not lead through a file"):
+        make(directory=tmp_path / "enas" / "state.npz")
+
+
+def test_counts_that_numpy_has_made_are_saved(tmp_path):
+    searcher = make(directory=tmp_path, num_classes=np.int64(2), input_shape=np.array([4, 4, 1]), seed=np.int64(0))
+    searcher.save()
+    assert make(directory=tmp_path).reload()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_shape", (4, 4), r"\(H, W, C\).*Received: \(4, 4\)"),
+        ("input_shape", (4, None, 1), "at least 1"),
+        ("input_shape", (4, 4, 0), "at least 1"),
+        ("input_shape", 4, "Received: 4"),
+        ("num_classes", 1, "at least 2. Received: 1"),
+        ("num_classes", "2", "Received: '2'"),
+        ("seed", 1.5, "at least 0. Received: 1.5"),
+    ],
+)
+def test_shapes_and_counts_that_are_none_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=f"`{name}` must be.*{message}"):
+        make(**{name: value})
 
 
 def test_another_search_in_its_directory_is_refused_by_what_differs(project):
@@ -172,6 +255,8 @@ def test_a_search_without_results_says_so(capsys):
     searcher.results_summary()
     assert capsys.readouterr().out == "No results yet: 0 of 2 epochs are done. Call `search`.\n"
     assert searcher.get_best_models(1) == searcher.get_ranked_trials() == []
+    with pytest.raises(ValueError, match="`count` must be a whole number of at least 1"):
+        searcher.sample(0)
 
 
 class Shuffled(keras.utils.PyDataset):

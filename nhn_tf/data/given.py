@@ -9,7 +9,7 @@ Letters: N images, B batch, H W C image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from nhn_tf.data.batches import Batches
 from nhn_tf.data.splits import DataError
 
 Batch = tuple[np.ndarray, np.ndarray]
+Check = Callable[[np.ndarray, np.ndarray], None]
 
 
 class TrainingBatches(Protocol):
@@ -71,7 +72,8 @@ def training_batches(
       seed: of their order.
 
     Raises:
-      DataError: they are none of these, of another shape, or labelled otherwise; the first batch is looked at.
+      DataError: they are none of these, of another shape, or labelled otherwise; of batches the first is looked at
+        here, each other one in its turn.
     """
     if y is not None:
         arrays = _arrays("x", x, y, input_shape, num_classes)
@@ -83,11 +85,17 @@ def training_batches(
         return Batches(
             arrays, batch_size=batch_size, normalization=as_given, shuffle=True, seed=seed, drop_remainder=True
         )
-    batches: Any = x if isinstance(x, Batches) else _Indexed(x) if _is_indexed(x) else _Passed(x, _length("x", x))
+
+    def check(images: np.ndarray, labels: np.ndarray) -> None:
+        _check("x", images, labels, input_shape, num_classes, shares=True)
+
+    batches: Any = x
+    if not isinstance(x, Batches):
+        kind, length = _Indexed if _is_indexed(x) else _Passed, _length("x", x)
+        batches = kind(x, length, check)
     if not len(batches):
         raise DataError("`x` must hold a batch at least. Received: none.")
-    images, labels = batches.batch(0, 0)
-    _check("x", images, labels, input_shape, num_classes, shares=True)
+    check(*batches.batch(0, 0))
     return batches
 
 
@@ -138,15 +146,19 @@ class _Indexed:
 
     Args:
       data: a `keras.utils.PyDataset`, or another sequence of (images, labels).
+      length: how many there are.
+      check: refuses a batch.
     """
 
-    def __init__(self, data: Any):
+    def __init__(self, data: Any, length: int, check: Check):
         self.epoch = 0
         self._data = data
+        self._length = length
+        self._check = check
         self._ended = 0  # epochs
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._length
 
     def __getitem__(self, index: int) -> Batch:
         return self.batch(self.epoch, index)
@@ -156,7 +168,9 @@ class _Indexed:
             self._ended += 1
             if hasattr(self._data, "on_epoch_end"):
                 self._data.on_epoch_end()
-        return _batch("x", self._data[index])
+        batch = _batch("x", self._data[index])
+        self._check(*batch)
+        return batch
 
 
 class _Passed:
@@ -165,12 +179,14 @@ class _Passed:
     Args:
       data: iterated again for each epoch.
       length: batches in a pass.
+      check: refuses a batch.
     """
 
-    def __init__(self, data: Any, length: int):
+    def __init__(self, data: Any, length: int, check: Check):
         self.epoch = 0
         self._data = data
         self._length = length
+        self._check = check
         self._coming = (-1, 0)  # epoch and index of what the iterator gives next
         self._iterator: Iterator[Batch] = iter(())
 
@@ -191,6 +207,7 @@ class _Passed:
 
     def _next(self) -> Batch:
         for batch in self._iterator:
+            self._check(*batch)
             return batch
         raise DataError(f"`x` must give the {self._length} batches of its length. Received: fewer in a pass.")
 
@@ -211,14 +228,15 @@ def _length(name: str, data: Any) -> int:
     Raises:
       DataError: it is no data set, or does not say.
     """
-    if not hasattr(data, "__iter__") or isinstance(data, (np.ndarray, list, tuple, dict, str)):
+    passes = hasattr(data, "__iter__") and not isinstance(data, (np.ndarray, list, tuple, dict, str))
+    if not passes and not _is_indexed(data):
         raise DataError(
             f"`{name}` must be images with their labels, search(x, y, ...), or batches of both: nhn_tf's Batches, a "
             f"keras.utils.PyDataset or a tf.data.Dataset. Received: {type(data).__name__}."
         )
     try:
         return len(data)
-    except TypeError as error:
+    except (TypeError, NotImplementedError) as error:
         raise DataError(
             f"`{name}` must be a data set that knows how many batches it has (tf.data: `take`, or "
             f"`tf.data.experimental.assert_cardinality`). Received: {type(data).__name__}: {error}."
@@ -227,9 +245,9 @@ def _length(name: str, data: Any) -> int:
 
 def _pass(name: str, data: Any) -> Iterator[Batch]:
     """One pass through a data set."""
-    if _is_indexed(data):
-        return (_batch(name, data[index]) for index in range(len(data)))
     length = _length(name, data)
+    if _is_indexed(data):
+        return (_batch(name, data[index]) for index in range(length))
     return (_batch(name, batch) for _, batch in zip(range(length), data, strict=False))
 
 
@@ -247,7 +265,9 @@ def _whole(labels: np.ndarray) -> np.ndarray:
     """Labels int [N] or [N, 1] as int32 [N]; others as they are."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    return labels.astype(np.int32) if labels.ndim == 1 and (labels == np.floor(labels)).all() else labels
+    whole = labels.ndim == 1 and bool((labels == np.floor(labels)).all())
+    fits = whole and bool(((labels >= -(2**31)) & (labels < 2**31)).all())
+    return labels.astype(np.int32) if fits else labels
 
 
 def _arrays(name: str, x: Any, y: Any, input_shape: Sequence[int], num_classes: int) -> Arrays:
@@ -256,6 +276,11 @@ def _arrays(name: str, x: Any, y: Any, input_shape: Sequence[int], num_classes: 
     Raises:
       DataError: they do not fit each other, or the network.
     """
+    if scalars := [type(value).__name__ for value in (x, y) if np.ndim(value) == 0]:
+        raise DataError(
+            f"`{name}` must be arrays of images and of labels; batches of both are given without `y`. "
+            f"Received: {scalars[0]}."
+        )
     try:
         images, labels = (np.asarray(keras.ops.convert_to_numpy(value)) for value in (x, y))
         if labels.ndim == 2 and labels.shape[1] == num_classes > 1 and np.isin(labels, (0, 1)).all():
@@ -276,8 +301,9 @@ def _check(
             f"`{name}` must be images [N, {', '.join(map(str, input_shape))}], as `input_shape` says. "
             f"Received: {images.dtype} of shape {images.shape}."
         )
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise DataError(f"`{name}` must be finite. Received: images with NaN or infinity.")
+    most = np.finfo(np.float32).max
+    if images.dtype.kind == "f" and not (-most <= images.min() and images.max() <= most):  # NaN is neither
+        raise DataError(f"`{name}` must be finite as float32. Received: images with NaN or infinity.")
     if shares and labels.dtype.kind == "f" and labels.shape == (len(images), num_classes):
         return
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":

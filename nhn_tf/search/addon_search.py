@@ -22,7 +22,7 @@ from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
 from nhn_tf.search.history import part_of, prefixed
 from nhn_tf.search.progress import Progress
-from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.searcher import Searcher, data_shape
 from nhn_tf.search.trials import Trial, rank
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
@@ -107,8 +107,7 @@ class AddonSearch(Searcher):
         super().__init__(genotype.space, config, **project)
         self.config: LdsConfig = config
         self.genotype = genotype
-        self.input_shape = tuple(input_shape)
-        self.num_classes = num_classes
+        self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
         self.form = form
         self.base_accuracy: float | None = None
         keras.utils.set_random_seed(self.seed)

@@ -48,7 +48,7 @@ class Listeners:
     """
 
     def __init__(self, callbacks: Iterable[Any] = (), better: Mapping[str, str] | None = None):
-        if callbacks is None or isinstance(callbacks, keras.callbacks.Callback):
+        if not isinstance(callbacks, Iterable):
             callbacks = () if callbacks is None else (callbacks,)
         self._keras: list[keras.callbacks.Callback] = []
         self.own: list[SearchCallback] = []

@@ -29,7 +29,7 @@ from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, part_of, prefixed
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
-from nhn_tf.search.searcher import Searcher
+from nhn_tf.search.searcher import Searcher, data_shape, whole_number
 from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
@@ -129,20 +129,19 @@ class EnasSearch(Searcher):
         self._own_reward = reward
         if reward is not None:
             self.objective_metric = ""
-        self.input_shape = tuple(input_shape)
-        self.num_classes = num_classes
+        self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
         self.steps_per_execution = steps_per_execution
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(self.seed)
         self.supernet = MacroSupernet(
             space,
             input_shape=self.input_shape,
-            num_classes=num_classes,
+            num_classes=self.num_classes,
             filters=config.supernet_filters,
             dropout=1.0 - config.keep_prob,
             use_batch_statistics=config.reward_bn == "batch",
-            seed=seed,
+            seed=self.seed,
         )
-        self.controller = Controller(space, config, seed=seed)
+        self.controller = Controller(space, config, seed=self.seed)
         self._restored_metrics: Sequence[np.ndarray] = ()  # of the pass that a restored state is within
         self.measured = Table("epoch", numbers=space.num_layers, bits=space.num_skips)
         self.ranked = Table("source", numbers=space.num_layers, bits=space.num_skips)
@@ -200,7 +199,7 @@ class EnasSearch(Searcher):
 
     def sample(self, count: int, *, seed: int = 0) -> list[Genotype]:
         """Architectures that the controller proposes now; the same ones for a seed."""
-        genes = self.controller.sample(count, generator(seed, Stream.FINAL_ARCHITECTURES))
+        genes = self.controller.sample(whole_number("count", count, 1), generator(seed, Stream.FINAL_ARCHITECTURES))
         return [Genotype.from_genes(self.space, row) for row in genes]
 
     # The loop.
@@ -223,7 +222,7 @@ class EnasSearch(Searcher):
                 "finished stage's. Begin a search of its own for more epochs."
             )
         optimizer = optimizers.make_optimizer(
-            dataclasses.replace(config, epochs=epochs), len(train_batches), rate_scale=self.rate_scale
+            dataclasses.replace(config, epochs=max(epochs, 1)), len(train_batches), rate_scale=self.rate_scale
         )
         training.compile_classifier(self.supernet, optimizer, steps_per_execution=self.steps_per_execution)
         if optimizer_arrays:
@@ -259,6 +258,7 @@ class EnasSearch(Searcher):
         self.progress = self.progress or Progress("supernet", done={"lr": self._learning_rate()})
         rate = self.progress.done["lr"]
         begin = training.Position(epoch, self.progress.step, self._restored_metrics)
+        self._restored_metrics = ()
         logs = training.fit(
             self.supernet,
             self._train_data,
@@ -266,7 +266,6 @@ class EnasSearch(Searcher):
             begin=begin,
             callbacks=[FollowEpoch(self._train_batches), _StepReporter(self, begin.step)],
         )
-        self._restored_metrics = ()
         return {"train_loss": logs["loss"], "train_accuracy": logs["accuracy"], "lr": rate}
 
     def _learning_rate(self) -> float:
@@ -435,7 +434,7 @@ class EnasSearch(Searcher):
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         passing = self.progress is not None and self.progress.phase == "supernet" and self.progress.step > 0
-        within = training.metric_state(self.supernet) if passing else ()
+        within = (self._restored_metrics or training.metric_state(self.supernet)) if passing else ()
         parts = {
             "supernet": weights.to_arrays(self.supernet),
             "optimizer": self._optimizer_arrays(),
@@ -513,7 +512,10 @@ def _read_stage(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
       FileNotFoundError, DamagedFileError: as `EnasSearch.load`.
     """
     arrays, values = files.load_sealed_npz(directory / CONTROLLER_FILE)
-    supernet, seen = files.load_npz(directory / "weights.npz"), History.load(directory)
+    try:
+        supernet, seen = files.load_npz(directory / "weights.npz"), History.load(directory)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{CONTROLLER_FILE} alone is no search: {error}.") from None
     if files.digest_arrays(supernet) != values.pop("supernet", None):
         raise files.DamagedFileError(f"{directory / 'weights.npz'} does not belong to {CONTROLLER_FILE} beside it.")
     tables = {"measured": seen.measured.arrays(), "ranked": seen.ranked.arrays(), "supernet": supernet}

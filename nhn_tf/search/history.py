@@ -125,7 +125,10 @@ class History:
           DamagedFileError: it is no such file, or altered.
         """
         path = Path(directory) / NAME
-        arrays, values = files.load_sealed_npz(path)
+        try:
+            arrays, values = files.load_sealed_npz(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{directory} holds no {NAME} of a search") from None
         try:
             tables = {part: Table(**kind) for part, kind in values["tables"].items()}
             for part, table in tables.items():

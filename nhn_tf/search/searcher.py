@@ -14,6 +14,7 @@ import abc
 import dataclasses
 import json
 import logging
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,36 @@ from nhn_tf.values.space import Space
 
 LATER: Final = {"paired_fitness": False}
 """Settings that states of older searches lack, as those were made."""
+
+
+def data_shape(input_shape: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], int]:
+    """Both as they were given, in integers of Python's own, which JSON takes.
+
+    Raises:
+      ValueError: `input_shape` is not (H, W, C), or there are no two classes.
+    """
+    try:
+        height, width, channels = map(operator.index, input_shape)
+    except (TypeError, ValueError):
+        height = width = channels = 0
+    if min(height, width, channels) < 1:
+        raise ValueError(f"`input_shape` must be (H, W, C), whole numbers of at least 1. Received: {input_shape!r}.")
+    return (height, width, channels), whole_number("num_classes", num_classes, 2)
+
+
+def whole_number(name: str, value: int, least: int) -> int:
+    """The value as an integer of Python's own.
+
+    Raises:
+      ValueError: it is none, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"`{name}` must be a whole number of at least {least}. Received: {value!r}.")
+    return number
 
 
 class Searcher(abc.ABC):
@@ -97,8 +128,6 @@ class Searcher(abc.ABC):
         overwrite: bool = False,
         logger: logging.Logger | None = None,
     ) -> None:
-        if seed < 0:
-            raise ValueError(f"`seed` must be at least 0. Received: {seed}.")
         if logger is not None and not callable(getattr(logger, "info", None)):
             raise TypeError(f"`logger` must be a logging.Logger. Received: {type(logger).__name__}.")
         if objective != "val_accuracy":
@@ -106,7 +135,7 @@ class Searcher(abc.ABC):
         self.space = space
         self.config = config
         self.objective = objective
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
         self._project = None if self.project_dir is None else Project(self.project_dir)
         self.overwrite = overwrite
@@ -122,6 +151,7 @@ class Searcher(abc.ABC):
         self._listeners = Listeners()
         self._restored_optimizer: dict[str, np.ndarray] = {}
         self._data = ""
+        self._whole: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
 
     # What a subclass provides.
 
@@ -196,6 +226,8 @@ class Searcher(abc.ABC):
     ) -> dict[str, Any]:
         """Searches; a restored state is resumed, and of a finished search of as many epochs the results are returned.
 
+        After an exception, Ctrl-C among them, it stands where its last whole epoch ended; called again, it goes on.
+
         Images are read as they are given, as float32, by the networks found too. They should be of about zero mean and
         unit variance; nhn_tf's `Batches` make them so, and alone augment them and resume to the same bits for certain.
 
@@ -237,14 +269,35 @@ class Searcher(abc.ABC):
         else:
             self.stopped_of = None
         if self.results is not None and (has_ended or epochs <= self.epoch):
+            if self.project_dir is not None and self.project_dir.exists() and not (self.project_dir / NAME).exists():
+                self.save_history(self.project_dir)  # the state has all of it
             return self.results
         self._listeners = listeners
-        self.prepare(train, validation, epochs)
-        if not has_ended and self.epoch < epochs:
-            if self.progress is not None and self.progress.phase == "ranking":
-                self.progress = None  # it was about to finish a shorter search
-            self._run_epochs(epochs)
-        return self.finish()
+        self._keep_whole()
+        try:
+            self.prepare(train, validation, epochs)
+            self._keep_whole()  # with an optimizer
+            if not has_ended and self.epoch < epochs:
+                if self.progress is not None and self.progress.phase == "ranking":
+                    self.progress = None  # it was about to finish a shorter search
+                self._run_epochs(epochs)
+            return self.finish()
+        except BaseException:
+            self._go_back()
+            raise
+        finally:
+            self._whole = None
+
+    def _keep_whole(self) -> None:
+        """Keeps the state, which is whole now."""
+        self._whole = self.state_arrays(), self.state_values()
+
+    def _go_back(self) -> None:
+        """To the state that was whole last: an exception may have come in the middle of a step."""
+        if self._whole is not None:
+            stopped_of = self.stopped_of
+            self.restore(*self._whole)
+            self.stopped_of = stopped_of
 
     def _run_epochs(self, epochs: int) -> None:
         """The epochs that are left, unless a callback of Keras stops them."""
@@ -258,6 +311,7 @@ class Searcher(abc.ABC):
             self.epoch += 1
             self.trials, self.results = [], None  # of a shorter search before this one
             self.ranked.restore({})
+            self._keep_whole()
             self._log(f"{self.unit} {self.epoch} of {epochs}", metrics)
             listeners.end_epoch(self.epoch - 1, self._keras_logs(metrics))
             if listeners.want_to_stop:
@@ -319,7 +373,7 @@ class Searcher(abc.ABC):
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials, or that there are none yet."""
         best = self.get_best_trials(num_trials)
-        if self.results is None or not best:
+        if self.results is None:
             print(f"No results yet: {self.epoch} of {self.length} {self.unit}s are done. Call `search`.")
             return
         print(f"Results after {self.epoch} {self.unit}s: {len(best)} best of {len(self.ranked)} trials")
@@ -334,7 +388,7 @@ class Searcher(abc.ABC):
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials of the search itself, not of its control."""
-        return [trial for trial in self.trials if trial.source == self.source][:num_trials]
+        return [trial for trial in self.trials if trial.source == self.source][: max(num_trials, 0)]
 
     def get_ranked_trials(self) -> list[Trial]:
         """Every final candidate, also of the controls and beyond those that `trials` keeps, best first."""
@@ -444,6 +498,8 @@ class Searcher(abc.ABC):
             arrays, values = project.read()
         except FileNotFoundError:
             return False
+        except files.DamagedFileError as error:
+            raise files.DamagedFileError(f"{error} `overwrite=True` begins again.") from None
         try:
             self.restore(arrays, values)
         except ValueError as error:

@@ -27,7 +27,7 @@ class DataConfig(Config):
     )
     data_dir: str = setting(
         "",
-        "where the data set lies or is downloaded to; for `folder` the folder itself, for `csv` the file of "
+        "where the data set lies or is downloaded to; for folder the folder itself, for csv the file of "
         "path,label[,split]",
     )
     cache_dir: str = setting("", "where decoded pictures are kept; by default ~/.cache/nhn_tf")

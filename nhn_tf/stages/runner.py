@@ -139,5 +139,7 @@ def _read_architecture(given: str) -> Genotype:
     try:
         text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
         return Genotype.from_enas_text(text)
+    except FileNotFoundError:
+        raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: there is no such file.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: {error}") from None

@@ -8,6 +8,7 @@ Letters: N images, B batch, H W C image.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,12 +142,12 @@ def digest(batches: TrainingBatches) -> str:
     return hashlib.sha256(b"".join(sorted(sha.digest() for sha in one))).hexdigest()[:16]
 
 
-class _Indexed:
-    """Batches of a data set that is indexed. It hears `on_epoch_end` once an epoch, before the next one's first batch.
+class _Another(abc.ABC):
+    """Batches of another's data set.
 
     Args:
-      data: a `keras.utils.PyDataset`, or another sequence of (images, labels).
-      length: how many there are.
+      data: gives (images, labels).
+      length: how many batches there are in an epoch.
       check: refuses a batch.
     """
 
@@ -155,13 +156,26 @@ class _Indexed:
         self._data = data
         self._length = length
         self._check = check
-        self._ended = 0  # epochs
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Batch:
         return self.batch(self.epoch, index)
+
+    @abc.abstractmethod
+    def batch(self, epoch: int, index: int) -> Batch: ...
+
+
+class _Indexed(_Another):
+    """Of one that is indexed, such as a `keras.utils.PyDataset`.
+
+    It hears `on_epoch_end` once an epoch, before the next one's first batch.
+    """
+
+    def __init__(self, data: Any, length: int, check: Check):
+        super().__init__(data, length, check)
+        self._ended = 0  # epochs
 
     def batch(self, epoch: int, index: int) -> Batch:
         while self._ended < epoch:  # also of epochs before a search was taken up again
@@ -173,28 +187,13 @@ class _Indexed:
         return batch
 
 
-class _Passed:
-    """Batches of a data set that can only be passed through: one pass an epoch, begun anew where one goes back.
-
-    Args:
-      data: iterated again for each epoch.
-      length: batches in a pass.
-      check: refuses a batch.
-    """
+class _Passed(_Another):
+    """Of one that can only be passed through: one pass an epoch, begun anew where one goes back."""
 
     def __init__(self, data: Any, length: int, check: Check):
-        self.epoch = 0
-        self._data = data
-        self._length = length
-        self._check = check
+        super().__init__(data, length, check)
         self._coming = (-1, 0)  # epoch and index of what the iterator gives next
         self._iterator: Iterator[Batch] = iter(())
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.batch(self.epoch, index)
 
     def batch(self, epoch: int, index: int) -> Batch:
         current, coming = self._coming

@@ -37,9 +37,13 @@ def masked_layers(model: keras.Model, names: Sequence[str] | None = None) -> dic
     return {name: found[name] for name in names}
 
 
-def masks_of(model: keras.Model) -> Masks:
-    """The masks of all masked layers of a model, True where a kernel is kept."""
-    layers = masked_layers(model)
+def masks_of(model: keras.Model, names: Sequence[str] | None = None) -> Masks:
+    """The masks of a model's masked layers, all of them or those in `names`, True where a kernel is kept.
+
+    Raises:
+      ValueError: a name that is not that of a masked layer.
+    """
+    layers = masked_layers(model, names)
     return Masks({name: keras.ops.convert_to_numpy(layer.mask) > 0 for name, layer in layers.items()})
 
 

@@ -202,8 +202,7 @@ class PruningSchedule(keras.callbacks.Callback):
 
     def _masks(self) -> Masks:
         """The masks in force of the layers that are pruned here; another schedule may have others."""
-        masks = masks_of(self.pruned_model)
-        return masks if self.layer_names is None else Masks({name: masks[name] for name in self.layer_names})
+        return masks_of(self.pruned_model, self.layer_names)
 
     def _updates(self) -> int:
         """Updates that the optimizer has made."""

@@ -20,7 +20,7 @@ from nhn_tf import training
 from nhn_tf.data import given
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
-from nhn_tf.search.history import part_of, prefixed
+from nhn_tf.search.history import joined, part_of
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.searcher import Searcher, data_shape
 from nhn_tf.search.trials import Trial, rank
@@ -346,14 +346,13 @@ class AddonSearch(Searcher):
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         arrays = {**self._shared_arrays(), **super().state_arrays()}
-        for number, candidate in enumerate(self._candidates[: len(self.trials)]):
-            arrays |= prefixed(f"candidate{number}", candidate)
-        return arrays
+        candidates = enumerate(self._candidates[: len(self.trials)])
+        return arrays | joined({f"candidate{number}": candidate for number, candidate in candidates})
 
     def _shared_arrays(self) -> dict[str, np.ndarray]:
         """The shared add-on weights and the optimizer's state."""
         addons = {path: np.array(keras.ops.convert_to_numpy(v)) for path, v in self._learned().items()}
-        return {**prefixed("supernet", addons), **prefixed("optimizer", self._optimizer_arrays())}
+        return joined({"supernet": addons, "optimizer": self._optimizer_arrays()})
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         self.check_identity(values)

@@ -26,7 +26,7 @@ from nhn_tf.models.extract import extract
 from nhn_tf.search.callbacks import takes
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
-from nhn_tf.search.history import History, Table, part_of, prefixed
+from nhn_tf.search.history import History, Table, joined, part_of
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
 from nhn_tf.search.searcher import Searcher, data_shape, whole_number
@@ -193,7 +193,7 @@ class EnasSearch(Searcher):
 
     def save_controller(self, directory: Path) -> None:
         """Writes controller.npz: all of the state but the supernet and history.npz, for `load`."""
-        arrays = prefixed("controller", self.controller.state_arrays())
+        arrays = joined({"controller": self.controller.state_arrays()})
         digest = files.digest_arrays(weights.to_arrays(self.supernet))
         files.save_sealed_npz(directory / CONTROLLER_FILE, arrays, {**self.state_values(), "supernet": digest})
 
@@ -441,8 +441,7 @@ class EnasSearch(Searcher):
             "controller": self.controller.state_arrays(),
             "metrics": {str(number): array for number, array in enumerate(within)},
         }
-        own = {f"{part}:{path}": array for part, arrays in parts.items() for path, array in arrays.items()}
-        return {**own, **super().state_arrays()}
+        return {**joined(parts), **super().state_arrays()}
 
     def state_values(self) -> dict[str, Any]:
         return {**super().state_values(), "controller": self.controller.state_values()}
@@ -519,4 +518,4 @@ def _read_stage(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     if files.digest_arrays(supernet) != values.pop("supernet", None):
         raise files.DamagedFileError(f"{directory / 'weights.npz'} does not belong to {CONTROLLER_FILE} beside it.")
     tables = {"measured": seen.measured.arrays(), "ranked": seen.ranked.arrays(), "supernet": supernet}
-    return arrays | {name: a for part, table in tables.items() for name, a in prefixed(part, table).items()}, values
+    return arrays | joined(tables), values

@@ -112,7 +112,7 @@ class History:
     def save(self, path: Path) -> None:
         """Writes it as one file, atomically."""
         tables = {"measured": self.measured, "ranked": self.ranked}
-        arrays = {f"{part}:{name}": array for part, table in tables.items() for name, array in table.arrays().items()}
+        arrays = joined({part: table.arrays() for part, table in tables.items()})
         kinds = {part: {"tag": t.tag, "numbers": t.numbers, "bits": t.bits} for part, t in tables.items()}
         files.save_sealed_npz(path, arrays, {"search": self.search, "tables": kinds, "sources": list(self.sources)})
 
@@ -143,6 +143,6 @@ def part_of(part: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return {name.removeprefix(f"{part}:"): array for name, array in arrays.items() if name.startswith(f"{part}:")}
 
 
-def prefixed(part: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays under names that `part_of` finds."""
-    return {f"{part}:{name}": array for name, array in arrays.items()}
+def joined(parts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of some parts under names by which `part_of` finds them."""
+    return {f"{part}:{name}": array for part, arrays in parts.items() for name, array in arrays.items()}

@@ -27,7 +27,7 @@ from nhn_tf.data import given
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import Superset
 from nhn_tf.search.callbacks import Listeners, SearchCallback
-from nhn_tf.search.history import NAME, History, Table, part_of, prefixed
+from nhn_tf.search.history import NAME, History, Table, joined, part_of
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import Project
 from nhn_tf.search.trials import Conclusion, Trial
@@ -410,7 +410,7 @@ class Searcher(abc.ABC):
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Every array that the rest of the search depends on, or its history holds, by name. Subclasses add theirs."""
-        return {**prefixed("measured", self.measured.arrays()), **prefixed("ranked", self.ranked.arrays())}
+        return joined({"measured": self.measured.arrays(), "ranked": self.ranked.arrays()})
 
     def state_values(self) -> dict[str, Any]:
         """The rest of the state as a JSON value. Subclasses add theirs."""

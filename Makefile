@@ -1,4 +1,4 @@
-# make demo   the whole pipeline on scikit-learn's digits: installs into .venv, then seven stages and a report
+# make demo   the whole pipeline on handwritten digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
 # make test-browser   the report and TensorBoard in headless Chromium; needs Debian's chromium and chromium-driver
 

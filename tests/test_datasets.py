@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 
-from nhn_tf.data import DataError, Split, cifar_archives, load, pictures, splits, tfds_source
+from nhn_tf.data import DataError, Split, cifar_archives, digits, load, pictures, splits, tfds_source
 from nhn_tf.data.datasets import from_arrays
 from nhn_tf.settings import DataConfig
 
@@ -145,15 +146,22 @@ def test_split_refuses_other_types_and_shapes():
 
 
 def test_digits_are_1797_grey_images_that_must_not_be_flipped():
-    digits = load(DataConfig(dataset="digits"), seed=0)
-    assert (len(digits.train), len(digits.val), len(digits.test)) == (1294, 144, 359)
-    assert digits.image_shape == (8, 8, 1)
-    assert digits.num_classes == 10
-    assert digits.class_names[3] == "3"
-    assert digits.flip is False
-    assert digits.train.images.max() == 255
-    assert digits.train.images.min() == 0
-    assert np.bincount(digits.val.labels).min() >= 14
+    data = load(DataConfig(dataset="digits"), seed=0)
+    assert (len(data.train), len(data.val), len(data.test)) == (1294, 144, 359)
+    assert data.image_shape == (8, 8, 1)
+    assert data.num_classes == 10
+    assert data.class_names[3] == "3"
+    assert data.flip is False
+    assert data.train.images.max() == 255
+    assert data.train.images.min() == 0
+    assert np.bincount(data.val.labels).min() >= 14
+
+
+def test_the_digits_that_come_along_are_those_of_scikit_learn():
+    theirs, ours = load_digits(), digits.read()
+    assert np.array_equal(ours.train.images[..., 0], np.rint(theirs.images * (255 / 16)))
+    assert np.array_equal(ours.train.labels, theirs.target)
+    assert ours.class_names == tuple(str(name) for name in theirs.target_names)
 
 
 def test_the_seed_moves_the_validation_split_only():

@@ -1,7 +1,7 @@
 """Data sets as arrays: where they come from, and how they are split.
 
-`load` reads one of six sources (TFDS, the official CIFAR archives, image folders, tables of pictures, scikit-learn's
-digits, arrays at hand), holds out the validation images, and checks that the networks can use what it found.
+`load` reads one of six sources (TFDS, the official CIFAR archives, image folders, tables of pictures, digits, arrays at
+hand), holds out the validation images, and checks that the networks can use what it found.
 
 The whole data set stands in memory as uint8: 184 MB for CIFAR-10.
 """
@@ -17,6 +17,7 @@ from nhn_tf.data import (
     arrays,
     balance,
     cifar_archives,
+    digits,
     folder_listing,
     listed_pictures,
     messages,
@@ -179,7 +180,7 @@ def _read(config: DataConfig) -> Source:
             raise DataError("`dataset`=arrays needs `data_dir`=FILE, the images.npz of a run that was given arrays.")
         return _resized(arrays.load(expanded(config.data_dir)), config.image_size)
     if config.dataset == "digits":
-        return _resized(_read_digits(), config.image_size)
+        return _resized(digits.read(), config.image_size)
     if config.data_dir:
         found = cifar_archives.find(config.dataset, expanded(config.data_dir))
         if found is not None:
@@ -193,16 +194,6 @@ def _resized(source: Source, image_size: int) -> Source:
 
     val, test = (split and resized(split) for split in (source.val, source.test))
     return dataclasses.replace(source, train=resized(source.train), val=val, test=test)
-
-
-def _read_digits() -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey levels 0..16 scaled to 0..255."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    split = Split(images, digits.target.astype(np.int32))
-    return Source(split, None, tuple(str(name) for name in digits.target_names), flip=False)
 
 
 def _check_shapes(name: str, train: Split, *others: Split) -> None:

@@ -154,7 +154,7 @@ FAST = Preset(
     ),
 )  # fmt: skip
 DEMO = Preset(
-    help="the whole pipeline on a laptop CPU in minutes, on scikit-learn's digits",
+    help="the whole pipeline on a laptop CPU in minutes, on handwritten digits",
     data=DataConfig(dataset="digits", val_fraction=0.2),
     compute=ComputeConfig(),
     enas=EnasConfig(

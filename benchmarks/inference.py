@@ -75,6 +75,8 @@ ZOO: dict[str, Callable[[], keras.Model]] = {
     "resnet50_64_0.85": lambda: known.resnet50(64, 0.85),
     "resnet50_224_0.85": lambda: known.resnet50(224, 0.85),
 }
+TURN_S = 0.02
+"""How long an engine is called before the next one's turn."""
 PARTS = ("paper", "layers", "threads", "zoo")
 
 
@@ -426,18 +428,27 @@ def _bound(call: Call, images: np.ndarray) -> Callable[[], Any]:
 
 
 def timed(calls: dict[str, Callable[[], Any]], seconds: float, *, cpu_time: bool) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns until each had its time, three times at least. Each must have
-    been called before.
+    """Median seconds of each call; they take turns until each had its time, three turns at least. Each must have been
+    called before.
+
+    A turn is calls for `TURN_S`, at least one: of small networks most calls find their weights and their code in the
+    caches, as those of a program do that does nothing else.
     """
     walls: dict[str, list[float]] = {name: [] for name in calls}
     works: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds * len(calls)
-    while len(next(iter(walls.values()))) < 3 or time.perf_counter() < end:
+    turns = 0
+    while turns < 3 or time.perf_counter() < end:
+        turns += 1
         for name, call in calls.items():
-            wall, work = time.perf_counter(), time.process_time()
-            call()
-            works[name].append(time.process_time() - work)
-            walls[name].append(time.perf_counter() - wall)
+            turn = time.perf_counter() + TURN_S
+            while True:
+                wall, work = time.perf_counter(), time.process_time()
+                call()
+                works[name].append(time.process_time() - work)
+                walls[name].append(time.perf_counter() - wall)
+                if time.perf_counter() >= turn:
+                    break
     result = {name: float(np.median(values)) for name, values in walls.items()}
     if cpu_time:
         result = {name: min(wall, float(np.median(works[name]))) for name, wall in result.items()}

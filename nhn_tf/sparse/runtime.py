@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nhn_tf.sparse import library
 from nhn_tf.sparse.assembly import MachineCode
 from nhn_tf.sparse.program import file_format
 from nhn_tf.sparse.program.operations import Program
@@ -135,6 +136,28 @@ class SparseRuntime:
           nhn_tf.storage.files.WriteError: the file cannot be written.
         """
         file_format.save(path, self.program, dtype=dtype)
+
+    def export_library(
+        self, path: str | os.PathLike[str], *, processor: str | None = None, prefix: str = "nhn"
+    ) -> None:
+        """Writes the network as a library for C programs on Linux, and what they include beside it, `network.h`.
+
+        Three functions, `nhn_load`, `nhn_run` and `nhn_free`, which threads may share, compute what this runtime does,
+        on one thread a call. The library needs neither Python nor llvmlite, but a processor that can do as much as the
+        one that it is made for.
+
+        Args:
+          path: ends in .so for a shared library, which a linker must be found for (cc, gcc, clang or ld), or in .o for
+            an object file to link with a program, made for any processor.
+          processor: None for this machine's, or "x86-64-v2", "x86-64-v3" (AVX2), "x86-64-v4" (AVX-512) or "aarch64".
+          prefix: what the functions' names begin with in place of "nhn"; networks in one program need different ones.
+
+        Raises:
+          ValueError: another end of `path`, or a processor that is not known, or a prefix that cannot be in C.
+          nhn_tf.errors.UserError: there is no linker, or it does not link such code.
+          nhn_tf.storage.files.WriteError: the file cannot be written.
+        """
+        library.write(self.program, path, processor=processor, prefix=prefix)
 
     def summary(self) -> str:
         """What was decided for each convolution, as text."""

@@ -1,4 +1,4 @@
-"""The machine's vector unit, and LLVM as the assembler for it. The only file that imports llvmlite."""
+"""The machine's vector unit, and LLVM as the assembler for it and for others. The only file that imports llvmlite."""
 
 from __future__ import annotations
 
@@ -25,6 +25,29 @@ class Host:
     registers: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """One that code is made for elsewhere than where it runs.
+
+    Attributes:
+      triple: of the system, as LLVM writes it.
+      cpu: the least that it can do, by LLVM's name.
+      lanes: float32 values in one vector register.
+    """
+
+    triple: str
+    cpu: str
+    lanes: int
+
+
+PROCESSORS = {
+    "x86-64-v4": Processor("x86_64-unknown-linux-gnu", "x86-64-v4", 16),
+    "x86-64-v3": Processor("x86_64-unknown-linux-gnu", "x86-64-v3", 8),
+    "x86-64-v2": Processor("x86_64-unknown-linux-gnu", "x86-64-v2", 4),
+    "aarch64": Processor("aarch64-unknown-linux-gnu", "generic", 4),
+}
+"""By name: with AVX-512, with AVX2, without either, and 64-bit Arm with NEON."""
+
 HOSTS = {16: Host(16, 32), 8: Host(8, 16), 4: Host(4, 16)}
 """By lanes: AVX-512, AVX2, and 128 bits (SSE, or NEON, which has more registers than are counted on here)."""
 
@@ -47,12 +70,54 @@ def _initialized() -> Any:
     return llvm
 
 
-def _target_machine() -> Any:
+def _target_machine(**options: Any) -> Any:
     """LLVM's description of this machine; a new one each time, since an engine frees its own."""
     llvm = _initialized()
     features = llvm.get_host_cpu_features().flatten()
     triple = llvm.Target.from_default_triple()
-    return triple.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2)
+    return triple.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2, **options)
+
+
+def _module(ir: str, machine: Any) -> Any:
+    """LLVM's module of a text, optimised for a machine."""
+    llvm = _initialized()
+    module = llvm.parse_assembly(ir)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_unrolling = False  # The kernels are unrolled as far as the registers go.
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
+def _machine_for(processor: Processor | None) -> Any:
+    """LLVM's description of a processor, None being this machine, for code that may lie anywhere."""
+    llvm = _initialized()
+    if processor is None:
+        return _target_machine(reloc="pic")
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(processor.triple)
+    return target.create_target_machine(cpu=processor.cpu, opt=2, reloc="pic")
+
+
+def assembles(processor: Processor | None) -> bool:
+    """Whether modules for a processor, or this machine, may have inline assembly; LLVM ends the process if not."""
+    llvm = _initialized()
+    llvm.initialize_native_asmparser()
+    return processor is None or processor.triple.split("-")[0] == llvm.get_default_triple().split("-")[0]
+
+
+def object_code(ir: str, processor: Processor | None) -> bytes:
+    """A module of LLVM IR as an object file for a processor, or this machine, whose code may lie anywhere."""
+    target = _machine_for(processor)
+    return target.emit_object(_module(ir, target))
+
+
+def assembly(ir: str, processor: Processor | None) -> str:
+    """As `object_code`, to be read."""
+    target = _machine_for(processor)
+    return target.emit_assembly(_module(ir, target))
 
 
 @functools.cache
@@ -76,12 +141,7 @@ class NativeCode:
 
     def __init__(self, ir: str, entry: str, arguments: list[Any]):
         llvm, machine = _initialized(), _target_machine()
-        module = llvm.parse_assembly(ir)
-        module.verify()
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        options.loop_unrolling = False  # The kernels are unrolled as far as the registers go.
-        passes = llvm.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(module, passes)
+        module = _module(ir, machine)
         self._module = module
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()

@@ -7,11 +7,13 @@ import math
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from nhn_tf import stages
 from nhn_tf.report import choices, drawing, figures
+from nhn_tf.runs.board import Board
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.settings import PRESETS
@@ -145,6 +147,17 @@ def test_the_graph_has_every_layer_with_its_inputs_and_shape(smoke_run):
     logits = shown[model.output_names[0]]
     assert logits.op == "Dense" and len(logits.input) == 1
     assert [dim.size for dim in logits.attr["_output_shapes"].list.shape[0].dim] == [-1, 10]
+
+
+@JAX
+def test_a_graph_is_shown_once_however_often_a_training_goes_on(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    for first_step in (0, 0, 3):  # twice from the beginning
+        board = Board(tmp_path, first_step=first_step)
+        showing.NetworkView(board, model, 5)
+        board.curves({"loss": 1.0}, first_step + 1)
+        board.flush()
+    assert [point.step for point in events.read(tmp_path)["train", "__run_graph__"][1]] == [0]
 
 
 # Interruptions; `test_resume.py` compares the events of every stage that it stops or kills.

@@ -7,6 +7,7 @@ several seeds (`pipeline.py --seeds`) it writes family.md and family.json into t
 
 Flags:
   --model_dir: the run's directory
+  --quiet: tell only warnings, errors and the result
   --debug: show the traceback of an error
 """
 
@@ -22,6 +23,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     flags.DEFINE_string("model_dir", None, "the run's directory")
+    flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result")
     flags.DEFINE_boolean("debug", False, "show the traceback of an error")
     entry.guarded(lambda: (__doc__ or "").strip(), report)
 

@@ -79,8 +79,9 @@ class StageFlags:
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
         flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0, upper_bound=2**31 - 1, **on)
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
+        flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result", **on)
         flags.DEFINE_boolean("debug", False, "show the traceback of an error", **on)
-        own = ["preset", "model_dir", "seed", "overwrite", "debug"]
+        own = ["preset", "model_dir", "seed", "overwrite", "quiet", "debug"]
         if choices:
             flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")

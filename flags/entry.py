@@ -16,7 +16,7 @@ from absl import flags
 from flags import backend_choice, define
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
-from nhn_tf.storage import stopping
+from nhn_tf.storage import stopping, terminal
 
 if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
@@ -87,6 +87,7 @@ def guarded(
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stopping.listen()
+    terminal.take_over()
     try:
         result = _act(help_text, action, takes_arguments)
         sys.stdout.flush()  # at the very end a reader who has gone would be an error
@@ -118,10 +119,11 @@ def _act(
     rest = FLAGS(sys.argv)[1:]
     if rest and not takes_arguments:
         raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
+    out = terminal.be_quiet() if "quiet" in FLAGS and FLAGS.quiet else sys.stdout
     result = action(*rest)
     if result is None:
         return {}
-    print(json.dumps(result, sort_keys=True))
+    print(json.dumps(result, sort_keys=True), file=out)
     return result
 
 

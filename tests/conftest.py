@@ -91,10 +91,10 @@ def stop(monkeypatch):
 
 
 QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-"""What keeps Chromium from asking anything of the network by itself."""
+"""What keeps Chromium from asking anything of the network by itself, and lets TensorBoard draw without a GPU."""
 
 
 @pytest.fixture(scope="module")

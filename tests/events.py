@@ -11,7 +11,8 @@ from tensorboard.util import tensor_util
 
 ALL = {plugin_event_accumulator.TENSORS: 0}
 TIMES = {"epoch_seconds", "epoch_images_per_second"}
-KINDS = {"scalars": "scalar", "images": "image", "histograms": "histogram", "text": "text", "hparams": "HParams"}
+KINDS = {"scalars": "scalar", "images": "image", "histograms": "histogram", "text": "text", "hparams": "HParams",
+         "graphs": "graph"}  # fmt: skip
 
 
 class Point(NamedTuple):

@@ -55,6 +55,19 @@ def told(browser, address, tag):
     return wait(lambda: next((text for text in browser.execute_script(card) if "validation" in text), None))
 
 
+def texts(browser, selector):
+    """What elements say; the older dashboards live in nested shadow roots."""
+    script = (
+        "const found = [];"
+        "const look = root => {"
+        "  root.querySelectorAll(arguments[0]).forEach(element => found.push(element.textContent.trim()));"
+        "  root.querySelectorAll('*').forEach(element => element.shadowRoot && look(element.shadowRoot));"
+        "};"
+        "look(document); return found"
+    )
+    return browser.execute_script(script, selector)
+
+
 def test_train_and_validation_of_stages_lie_in_one_chart(browser, address, tmp_path):
     text = told(browser, address, "epoch_loss")
     assert text.startswith("epoch_loss")
@@ -62,23 +75,62 @@ def test_train_and_validation_of_stages_lie_in_one_chart(browser, address, tmp_p
         assert run in text
     lines = "return document.querySelectorAll('scalar-card line-chart').length"
     assert wait(lambda: browser.execute_script(lines)) == 1
+    time.sleep(3)  # it draws in a thread of its own
     browser.save_screenshot(tmp_path / "curves.png")
 
 
 def test_every_stage_has_a_row_in_the_hparams_table(browser, address, smoke_run, tmp_path):
     browser.set_window_size(1500, 1000)
     browser.get(f"{address}/#hparams")
-    # The dashboard lives in nested shadow roots.
-    texts = (
-        "const found = [];"
-        "const look = root => root.querySelectorAll('*').forEach(element => {"
-        "  if (element.shadowRoot) look(element.shadowRoot);"
-        "  if (element.tagName == 'VAADIN-GRID-CELL-CONTENT') found.push(element.innerText.trim());"
-        "});"
-        "look(document); return found"
-    )
     error = f"{smoke_run.stage('final').metrics['test_error']:.3f}".rstrip("0")
-    cells = wait(lambda: (seen := browser.execute_script(texts)) and any(error in cell for cell in seen) and seen)
+    cells = wait(
+        lambda: (seen := texts(browser, "vaadin-grid-cell-content")) and any(error in cell for cell in seen) and seen
+    )
     assert {"enas", "base", "prune", "pruned", "lds_location", "lds_direction", "final"} <= set(cells)
     assert {"test error, %", "live parameters", "score"} <= set(cells)
     browser.save_screenshot(tmp_path / "table.png")
+
+
+def test_pictures_step_through_time(browser, address, smoke_run, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.set_window_size(1500, 1000)
+    browser.get(f"{address}/?tagFilter=^population$#timeseries")
+    picture = "return document.querySelector('image-card img')?.src"
+    last = wait(lambda: browser.execute_script(picture))
+    slider = browser.find_element("css selector", "image-card input")
+    assert int(slider.get_attribute("max")) == smoke_run.stage("lds_location").config["config"]["cycles"] - 1
+    browser.save_screenshot(tmp_path / "picture.png")
+    slider.send_keys(Keys.HOME)
+    first = wait(lambda: (seen := browser.execute_script(picture)) != last and seen)
+    sizes = [len(fetched(source)) for source in (first, last)]
+    assert min(sizes) > 1000 and fetched(first) != fetched(last)
+
+
+def test_kernels_are_drawn_as_histograms_of_every_epoch(browser, address, smoke_run, tmp_path):
+    browser.set_window_size(1500, 1000)
+    browser.get(f"{address}/?tagFilter=^kernel_std/layer0_op$#timeseries")
+    drawn = (
+        "return [...document.querySelectorAll('histogram-card')].map("
+        "card => [card.innerText, card.querySelectorAll('tb-histogram g.histogram').length])"
+    )
+    cards = wait(lambda: (seen := browser.execute_script(drawn)) and all(count for _, count in seen) and seen)
+    epochs = smoke_run.stage("base").config["config"]["epochs"]
+    assert [count for text, count in cards if "2-base" in text] == [epochs]
+    browser.save_screenshot(tmp_path / "histograms.png")
+
+
+def test_commands_can_be_read(browser, address, tmp_path):
+    browser.set_window_size(1500, 1000)
+    browser.get(f"{address}/#text")
+    read = wait(lambda: [text for text in texts(browser, "code") if "python" in text])
+    assert any("python search.py --stage=enas" in text for text in read)
+    browser.save_screenshot(tmp_path / "text.png")
+
+
+def test_the_graph_of_a_network_is_drawn(browser, address, tmp_path):
+    browser.set_window_size(1500, 1000)
+    browser.get(f"{address}/#graphs")
+    names = wait(lambda: (seen := texts(browser, "g.node title")) and "logits" in " ".join(seen) and seen)
+    assert {"images", "stem_conv", "layer0_op", "global_pool", "logits"} <= set(names)
+    browser.save_screenshot(tmp_path / "graph.png")

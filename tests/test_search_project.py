@@ -288,8 +288,16 @@ def test_a_py_dataset_that_shuffles_itself_is_searched_on_to_the_same_bits():
 
 
 def test_an_objective_that_is_not_measured_is_refused():
-    with pytest.raises(ValueError, match=r"`objective` must be \"val_accuracy\"\. Received: 'val_loss'"):
+    with pytest.raises(ValueError, match=r"`objective` must be \"val_accuracy\", .* `reward` .* Received: 'val_loss'"):
         make(objective="val_loss")
+
+
+def test_an_objective_of_keras_tuner_is_taken_at_its_word():
+    tuner = pytest.importorskip("keras_tuner")
+    assert make(objective=tuner.Objective("val_accuracy", "max")).objective == "val_accuracy"
+    for name, direction in (("val_accuracy", "min"), ("val_loss", "min")):
+        with pytest.raises(ValueError, match=f"Received: '{name}', '{direction}'\\."):
+            make(objective=tuner.Objective(name, direction))
 
 
 def test_images_and_labels_are_searched_as_arrays():

@@ -7,15 +7,18 @@ import math
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from nhn_tf import stages
 from nhn_tf.report import choices, drawing, figures
+from nhn_tf.runs.board import Board
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.settings import PRESETS
-from nhn_tf.stages import showing
+from nhn_tf.stages import networks, showing
+from nhn_tf.stages.feed import load_feed
 from nhn_tf.stages.recording import FitRecorder
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.locations import LocationSpace
@@ -128,6 +131,33 @@ def test_texts_tell_the_command_and_the_genotype(smoke_run):
     assert genotype.count("add-on of layer") == len(left.addons) > 0
     first = genotype.split("    add-on")[0]
     assert Genotype.from_enas_text(first, left.space) == dataclasses.replace(left.without_addons(), masks=None)
+
+
+@JAX
+def test_the_graph_has_every_layer_with_its_inputs_and_shape(smoke_run):
+    from tensorboard.backend.event_processing import plugin_event_accumulator
+
+    stage = smoke_run.stage("final")
+    reader = plugin_event_accumulator.EventAccumulator(str(stage / "tensorboard" / "train"))
+    reader.Reload()
+    shown = {node.name: node for node in reader.Graph().node}
+    model = networks.inherited(stage, load_feed(smoke_settings("final")).data)
+    assert set(shown) == {layer.name for layer in model.layers}
+    assert all(parent in shown for node in shown.values() for parent in node.input)
+    logits = shown[model.output_names[0]]
+    assert logits.op == "Dense" and len(logits.input) == 1
+    assert [dim.size for dim in logits.attr["_output_shapes"].list.shape[0].dim] == [-1, 10]
+
+
+@JAX
+def test_a_graph_is_shown_once_however_often_a_training_goes_on(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    for first_step in (0, 0, 3):  # twice from the beginning
+        board = Board(tmp_path, first_step=first_step)
+        showing.NetworkView(board, model, 5)
+        board.curves({"loss": 1.0}, first_step + 1)
+        board.flush()
+    assert [point.step for point in events.read(tmp_path)["train", "__run_graph__"][1]] == [0]
 
 
 # Interruptions; `test_resume.py` compares the events of every stage that it stops or kills.

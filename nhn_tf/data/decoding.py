@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from nhn_tf.data import pictures
 from nhn_tf.data.splits import Choice, DataError
 from nhn_tf.settings import MAX_IMAGE_SIZE
-from nhn_tf.storage import files
+from nhn_tf.storage import files, terminal
 
 # Part of the cache's key: raise it when decoding changes.
 _DECODER_VERSION = 2
@@ -81,7 +80,7 @@ def decode_all(root: Path, paths: Sequence[str], *, image_size: int, cache_dir: 
         pass
     except (files.DamagedFileError, KeyError, TypeError, ValueError) as error:
         _logger.warning("Decoding %s again: %s", root, error)
-    print(f"Decoding {len(paths):,} images of {root} (kept in {cache}).", file=sys.stderr)
+    terminal.note(f"Decoding {len(paths):,} images of {root} (kept in {cache}).")
     decoded = _decode(root, paths, image_size)
     try:
         files.remove_leftovers(cache_dir, of=_CACHE_NAME, older_than_s=3600)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nhn_tf.data import skipped_files
 from nhn_tf.data.splits import Dataset
-from nhn_tf.storage import files
+from nhn_tf.storage import files, terminal
 
 NAMED: Final = 10
 """Files that are named on the screen; a text file names them all."""
@@ -31,16 +31,16 @@ def tell(dataset: Dataset, *, where: Path, cache_dir: Path) -> None:
     parts = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
     counts = np.bincount(np.concatenate([split.labels for split in parts.values()]), minlength=dataset.num_classes)
     height, width, channels = dataset.image_shape
-    _print(
+    terminal.note(
         f"{where}: {sum(map(len, parts.values())):,} images of {dataset.num_classes} classes, {width} x {height}, "
         f"{'grey' if channels == 1 else 'colour'} ({', '.join(f'{len(s):,} {name}' for name, s in parts.items())})"
     )
     listed = [f"{name} {count:,}" for name, count in zip(dataset.class_names, counts, strict=True)]
     more = f", and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    _print(f"  classes: {', '.join(listed[:LISTED])}{more}")
+    terminal.note(f"  classes: {', '.join(listed[:LISTED])}{more}")
     for name, choice in dataset.choices.items():
         if name != "image_size" or choice.value:  # 0 leaves them as they are
-            _print(f"  `{name}`={choice.value} was chosen: {choice.why}")
+            terminal.note(f"  `{name}`={choice.value} was chosen: {choice.why}")
     for name in ("validation", "test"):
         present = set(parts[name].labels.tolist())
         if missing := [c for label, c in enumerate(dataset.class_names) if label not in present]:

@@ -17,6 +17,7 @@ import numpy as np
 from nhn_tf.data import pictures
 from nhn_tf.data.paths import home
 from nhn_tf.data.splits import DataError, Source, Split
+from nhn_tf.storage import terminal
 
 # Handwriting and house numbers: a mirrored 3 is no 3. (Clothes of fashion_mnist may be mirrored.)
 _NOT_FLIPPED = ("mnist", "svhn", "digits", "omniglot", "cmaterdb")
@@ -139,7 +140,7 @@ def _download(name: str, builder: Any) -> None:
     """Downloads and prepares a data set, saying so first; fails at once where there is no network."""
     urls = dict(getattr(builder, "url_infos", None) or {})
     size = f" ({sum(info.size for info in urls.values()) / 2**20:,.0f} MiB)" if urls else ""
-    print(f"Downloading data set '{name}'{size} to {builder.data_dir}, once.", file=sys.stderr, flush=True)
+    terminal.note(f"Downloading data set '{name}'{size} to {builder.data_dir}, once.")
     # TFDS itself would retry for minutes. It asks the original host, or its own mirror.
     if urls and not any(_reachable(url) for url in (next(iter(urls)), _MIRROR)):
         host = urllib.parse.urlsplit(next(iter(urls))).hostname

@@ -57,13 +57,13 @@ class Board:
 
     def __init__(self, directory: str | os.PathLike[str], *, first_step: int = 0):
         self._directory = Path(directory)
-        self._first_step = first_step
+        self.first_step = first_step
         self._writers: dict[str, EventWriter] = {}
 
     def run(self, name: str) -> EventWriter:
         """The run called so."""
         if name not in self._writers:
-            self._writers[name] = EventWriter(self._directory / name, first_step=self._first_step)
+            self._writers[name] = EventWriter(self._directory / name, first_step=self.first_step)
         return self._writers[name]
 
     def curves(self, row: Mapping[str, float], step: int) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard events without TensorFlow: scalars, images, histograms, text and HParams through the `tensorboard` package.
+"""TensorBoard events without TensorFlow: scalars, images, histograms, text, graphs and HParams through the `tensorboard` package.
 
 Event files are the one kind of file that grows by appending; TensorBoard itself leaves out a last record that is cut
 off. Nothing of a run is read back from them.
@@ -10,10 +10,11 @@ import io
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto import attr_value_pb2, event_pb2, graph_pb2, summary_pb2, tensor_shape_pb2
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -68,6 +69,19 @@ class EventWriter:
         metadata = text_metadata.create_summary_metadata(display_name="", description="")
         tensor = tensor_util.make_tensor_proto([markdown])
         self._add(step, summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
+
+    def graph(self, nodes: Iterable[tuple[str, str, Iterable[str], Iterable[int | None]]]) -> None:
+        """Adds the graph of a network: of each node its name, its type, the names of those it reads, its shape.
+
+        A name with slashes stands within boxes of what is in front of them; of a shape None is unknown.
+        """
+        definition = graph_pb2.GraphDef()
+        for name, kind, parents, shape in nodes:
+            node = definition.node.add(name=name, op=kind, input=parents)
+            sizes = [tensor_shape_pb2.TensorShapeProto.Dim(size=-1 if n is None else n) for n in shape]
+            shapes = attr_value_pb2.AttrValue.ListValue(shape=[tensor_shape_pb2.TensorShapeProto(dim=sizes)])
+            node.attr["_output_shapes"].CopyFrom(attr_value_pb2.AttrValue(list=shapes))
+        self._add_event(event_pb2.Event(graph_def=definition.SerializeToString()))
 
     def hparams(self, tag: str, data: plugin_data_pb2.HParamsPluginData) -> None:
         """Adds a message of the HParams plugin under a tag that it knows."""

@@ -87,6 +87,7 @@ class AddonSearch(Searcher):
 
     unit = "cycle"
     objective_metric = "mean_fitness"
+    own_objective = "a `fitness` of a subclass"
     better: ClassVar[Mapping[str, str]] = {
         "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
         "best_fitness": "max", "mean_fitness": "max", "median_fitness": "max", "best_so_far": "max",

@@ -29,7 +29,7 @@ from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, joined, part_of
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
-from nhn_tf.search.searcher import Searcher, data_shape, whole_number
+from nhn_tf.search.searcher import OBJECTIVE, Searcher, data_shape, whole_number
 from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
@@ -99,7 +99,7 @@ class EnasSearch(Searcher):
         *,
         input_shape: Sequence[int],
         num_classes: int,
-        objective: str = "val_accuracy",
+        objective: Any = OBJECTIVE,
         reward: Reward | None = None,
         max_trials: int | None = None,
         seed: int = 0,

@@ -38,6 +38,7 @@ from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream, generator
 from nhn_tf.values.space import Space
 
+OBJECTIVE: Final = "val_accuracy"
 LATER: Final = {"paired_fitness": False}
 """Settings that states of older searches lack, as those were made."""
 
@@ -81,7 +82,8 @@ class Searcher(abc.ABC):
     Args:
       space: the architectures to search.
       config: the search's settings; they say how long it runs unless `search` is told otherwise.
-      objective: what is maximised, "val_accuracy"; something else is a search's own `reward` or `fitness`.
+      objective: what is maximised, "val_accuracy", or a `keras_tuner.Objective` of that; for something else ENAS has
+        `reward`, and a subclass of the other searches its own `fitness`.
       seed: of every random choice, at least 0.
       directory: where the state and history.npz are saved after each epoch, in `project_name`; `None` saves nothing.
       project_name: a directory within `directory`.
@@ -113,6 +115,7 @@ class Searcher(abc.ABC):
     sources: tuple[str, ...] = ()  # of all final candidates
     unit = "epoch"  # what an epoch of this search is called
     objective_metric = ""  # the metric that Keras's callbacks know as "val_accuracy"; "" where there is none
+    own_objective = "`reward`"  # what takes the objective's place
     better: ClassVar[Mapping[str, str]] = {}
     """Of each metric "max" or "min", whichever is better; "" where neither is."""
 
@@ -121,7 +124,7 @@ class Searcher(abc.ABC):
         space: Space,
         config: GradientConfig,
         *,
-        objective: str = "val_accuracy",
+        objective: Any = OBJECTIVE,
         seed: int = 0,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
@@ -130,11 +133,17 @@ class Searcher(abc.ABC):
     ) -> None:
         if logger is not None and not callable(getattr(logger, "info", None)):
             raise TypeError(f"`logger` must be a logging.Logger. Received: {type(logger).__name__}.")
-        if objective != "val_accuracy":
-            raise ValueError(f'`objective` must be "val_accuracy". Received: {objective!r}.')
+        named = getattr(objective, "name", objective), getattr(objective, "direction", "max")
+        if named != (OBJECTIVE, "max"):
+            received = repr(objective) if isinstance(objective, str) else ", ".join(map(repr, named))
+            raise ValueError(
+                f'`objective` must be "{OBJECTIVE}", the one metric that a search measures of every architecture, or a '
+                f"keras_tuner.Objective that maximises it; {self.own_objective} searches for something else. "
+                f"Received: {received}."
+            )
         self.space = space
         self.config = config
-        self.objective = objective
+        self.objective = OBJECTIVE
         self.seed = whole_number("seed", seed, 0)
         self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
         self._project = None if self.project_dir is None else Project(self.project_dir)

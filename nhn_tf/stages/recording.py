@@ -95,7 +95,7 @@ class FitRecorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._view.epoch(epoch + 1)
-        self._monitor.epoch({**(logs or {}), "lr": rate})
+        self._monitor.epoch({**(logs or {}), "lr": rate, "gradient_norm": self.model.optimizer.gradient_norm})
         self._save(epoch + 1, 0)
 
     def _save(self, epoch: int, step: int) -> None:
@@ -139,7 +139,7 @@ class SearchRecorder:
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
         self._view.epoch(epoch + 1)
-        self._monitor.epoch(metrics)
+        self._monitor.epoch({**metrics, "gradient_norm": searcher.supernet.optimizer.gradient_norm})
         searcher.save_history(self._monitor.directory)
         self._saver.save(self.checkpoint(searcher))
 

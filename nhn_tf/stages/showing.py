@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nhn_tf import pruning
+from nhn_tf.models import keras_graph
 from nhn_tf.pruning.criteria import kernel_std
 from nhn_tf.report import choices, drawing, figures
 from nhn_tf.runs.board import TENSORBOARD, TRAIN, Board
@@ -42,7 +43,7 @@ def is_due(epoch: int, total: int, most: int) -> bool:
 
 
 class NetworkView:
-    """A network in training: how its prunable kernels vary, and which share of them is left.
+    """A network in training: its graph, how its prunable kernels vary, and which share of them is left.
 
     Args:
       board: where it is shown.
@@ -59,6 +60,9 @@ class NetworkView:
         except ValueError:  # it has none
             self._layers = {}
         self._is_masked = bool(pruning.masked_layers(model))
+        if not board.first_step:  # else an earlier process has shown it
+            nodes = keras_graph.trace(model).nodes.values()
+            board.run(TRAIN).graph((node.name, node.kind.__name__, node.parents, node.shape) for node in nodes)
 
     def epoch(self, epoch: int) -> None:
         """Shows the network after epoch `epoch` (from 1), if it is due."""

@@ -144,6 +144,11 @@ class Nesterov(keras.optimizers.SGD):
         self.assign(self._diverged_at, ops.where(healthy, step, since))
         self.assign(self._gradient_norm, ops.where(finite, norm, last))
 
+    @property
+    def gradient_norm(self) -> float:
+        """Of the whole gradient, before clipping, at the last step where it was finite; 0 before there was one."""
+        return float(ops.convert_to_numpy(self._gradient_norm)) if self.built else 0.0
+
     def divergence(self) -> Divergence | None:
         """The first step whose gradient was not finite, or None."""
         if not self.built:
@@ -152,7 +157,7 @@ class Nesterov(keras.optimizers.SGD):
         if step == _NEVER:
             return None
         rate = self._learning_rate(step) if callable(self._learning_rate) else self._learning_rate
-        return Divergence(step, float(ops.convert_to_numpy(rate)), float(ops.convert_to_numpy(self._gradient_norm)))
+        return Divergence(step, float(ops.convert_to_numpy(rate)), self.gradient_norm)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "l2": self.l2}

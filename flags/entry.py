@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import backend_choice, define
+from flags import backend_choice, define, own
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.storage import stopping
@@ -57,6 +57,11 @@ def main(
 def check_backend() -> None:
     """Refuses a Keras backend that is not supported or not installed, before Keras tries to load it."""
     backend_choice.prepare()
+
+
+def define_own_ops() -> None:
+    """Defines --own_ops for a script that reads runs."""
+    flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own, if the network has any")
 
 
 def has_accelerator() -> bool:
@@ -118,6 +123,10 @@ def _act(
     rest = FLAGS(sys.argv)[1:]
     if rest and not takes_arguments:
         raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
+    if "own_ops" in FLAGS and FLAGS.own_ops:
+        check_backend()
+        for name in FLAGS.own_ops:
+            own.module(name, "own_ops")
     result = action(*rest)
     if result is None:
         return {}

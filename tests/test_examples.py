@@ -54,3 +54,15 @@ def test_a_pretrained_network_within_a_model_is_pruned(photos, tmp_path):
     assert "base/block_1_expand (Conv2D)" in out
     assert out.count("test accuracy") == 3
     assert not any(isinstance(x, keras.Model) for x in keras.saving.load_model(tmp_path / "small.keras").layers)
+
+
+@pytest.mark.slow
+def test_an_op_of_ones_own_is_searched_and_the_search_taken_up_again(tmp_path):
+    asked = ("own_op.py", tmp_path, "--epochs=1", "--filters=4", f"--directory={tmp_path}")
+    out = run(*asked)
+    rows = [line.split() for line in out.strip().splitlines()[-3:]]
+    assert [len(row) for row in rows] == [1, 2, 3] and {row[0] for row in rows} <= {"0", "2", "dilated3x3"}
+    found = keras.saving.load_model(tmp_path / "own_op.keras")
+    dilated = [layer for layer in found.layers if getattr(layer, "dilation_rate", None) == (2, 2)]
+    assert len(dilated) == sum(row[0] == "dilated3x3" for row in rows)
+    assert run(*asked) == out  # finished: it is read

@@ -79,7 +79,7 @@ class StageFlags:
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
         flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0, upper_bound=2**31 - 1, **on)
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
-        flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own, see --ops", **on)
+        flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own", **on)
         flags.DEFINE_boolean("debug", False, "show the traceback of an error", **on)
         own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "debug"]
         if choices:

@@ -14,6 +14,7 @@ from nhn_tf.layers import MaskedConv2D, own_op
 from nhn_tf.models import MacroSupernet, complexity, network
 from nhn_tf.models.extract import extract
 from nhn_tf.models.superset import tile_genes
+from nhn_tf.report import drawing
 from nhn_tf.report.placement import lay_out
 from nhn_tf.runs import RunDirectory
 from nhn_tf.settings import EnasConfig
@@ -176,6 +177,8 @@ def test_a_picture_names_own_ops():
     boxes = lay_out(genotype).of("layer")
     assert [box.label for box in boxes] == ["dilated", "3×3 conv", "identity"]
     assert boxes[0].detail == "layer 0: dilated"
+    legend = [text.get_text() for text in drawing.draw(genotype).axes[0].get_legend().texts]
+    assert legend[:2] == ["3×3 convolution", "ops of your own"]
 
 
 def test_own_ops_are_pruned_compacted_counted_and_compiled_where_keras_knows_their_layers():

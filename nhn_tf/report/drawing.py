@@ -192,10 +192,13 @@ def _legend_entries(layout: Layout, separable_as_dense: bool) -> list[tuple[obje
     ops = {box.op.name: box.op for box in layout.of("layer") if box.op}
     names = OPS | ({"separable_conv": "separable, built as full"} if separable_as_dense else {})
     entries: list[tuple[object, str]] = []
-    for op in sorted(ops.values(), key=lambda op: (op.kind == "own", not op.has_batch_norm, op.kernel_size, op.kind)):
+    ours = [op for op in ops.values() if op.kind != "own"]
+    for op in sorted(ours, key=lambda op: (not op.has_batch_norm, op.kernel_size, op.kind)):
         fill = fill_of(op)
         patch = Patch(facecolor=fill, edgecolor=darker(fill), hatch=hatch_of(op))
         entries.append((patch, described(op, names)))
+    if len(ours) < len(ops):
+        entries.append((Patch(facecolor=PURPLE, edgecolor=darker(PURPLE)), "ops of your own"))
     if layout.skips:
         lines = tuple(Line2D([], [], color=color, linewidth=1.4) for color in (SKIP_LINE, FAR_SKIP_LINE))
         entries.append((lines, "skip within, across segments"))

@@ -80,8 +80,9 @@ class StageFlags:
         flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0, upper_bound=2**31 - 1, **on)
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
         flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own", **on)
+        flags.DEFINE_list("tracker", [], "who is told of each stage, with commas: mlflow, or module:Class", **on)
         flags.DEFINE_boolean("debug", False, "show the traceback of an error", **on)
-        own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "debug"]
+        own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "tracker", "debug"]
         if choices:
             flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")

@@ -20,6 +20,7 @@ from nhn_tf.storage import stopping
 
 if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
+    from nhn_tf.runs.tracking import Tracker
 
 FLAGS = flags.FLAGS
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
@@ -47,8 +48,9 @@ def main(
         from nhn_tf import stages as stage_functions  # Keras loads only once the flags are known to be right
 
         done: dict[str, Any] = {}
+        told = trackers()
         for stage in groups.get(chosen, (chosen,)):
-            done = stage_functions.run(stage, run_directory(), settings(asked, stage))
+            done = stage_functions.run(stage, run_directory(), settings(asked, stage, told))
         return done
 
     guarded(lambda: stage_flags.help_text(doc), action)
@@ -160,8 +162,8 @@ def run_directory() -> RunDirectory:
     return RunDirectory(FLAGS.model_dir or os.path.join("runs", FLAGS.preset))
 
 
-def settings(asked: dict[str, Any], stage: str) -> Settings:
-    """The configurations of `StageFlags.configured` as a stage wants them."""
+def settings(asked: dict[str, Any], stage: str, told: tuple[Tracker, ...]) -> Settings:
+    """The configurations of `StageFlags.configured` as a stage wants them; `told` are its trackers."""
     from nhn_tf.runs import Settings
 
     return Settings(
@@ -171,4 +173,15 @@ def settings(asked: dict[str, Any], stage: str) -> Settings:
         seed=FLAGS.seed,
         preset=define.chosen_preset(FLAGS)[1],
         overwrite=FLAGS.overwrite,
+        trackers=told,
     )
+
+
+def trackers() -> tuple[Tracker, ...]:
+    """The trackers that the flags name."""
+    from nhn_tf.runs.tracking import resolve
+
+    try:
+        return resolve(name.strip() for name in FLAGS.tracker)
+    except TypeError as error:
+        raise UserError(str(error)) from None

@@ -22,6 +22,8 @@ from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import OpError, op_named
 
+UNITS: Final = ("epoch", "cycle")
+"""What the first column of a metrics.csv counts."""
 MOST_BYTES: Final = 2**16
 """Of a file with an architecture: 64 layers take 5,000."""
 
@@ -47,7 +49,19 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
         if ready.done is None:
             return body(stage)(ready, feed, settings).to_json()
         print(f"{name}: already finished in {ready.record.path} ({ready.done.wall_s:.0f} s); nothing to do")
+        if settings.trackers:
+            _catch_up(ready, ready.done)
         return ready.done.to_json()
+
+
+def _catch_up(stage: ReadyStage, done: Done) -> None:
+    """Tells the trackers of a finished stage what they have missed of it."""
+    tracking = stage.tracking()
+    try:
+        tracking.catch_up([{k: v for k, v in row.items() if k not in UNITS} for row in stage.record.history])
+    except UserError as error:
+        print(f"warning: trackers are not told of its epochs: {error}")
+    tracking.end(done.metrics)
 
 
 def body(stage: stages.Stage) -> Callable[[ReadyStage, Feed, Settings], Done]:

@@ -13,6 +13,7 @@ Flags:
   --float16: keep weights as float16 where the format allows it (nhn): half the size, rounded; export.md tells the error
   --data_dir: where the data set lies, if it has moved since the run
   --quiet: tell only warnings, errors and the result
+  --own_ops: modules to import that register ops of your own, if the network has any
   --debug: show the traceback of an error
 """
 
@@ -32,6 +33,7 @@ def main() -> None:
     flags.DEFINE_boolean("float16", False, "keep weights as float16 where the format allows it")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
     flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result")
+    entry.define_own_ops()
     flags.DEFINE_boolean("debug", False, "show the traceback of an error")
     entry.guarded(lambda: (__doc__ or "").strip(), export)
 

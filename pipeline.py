@@ -37,13 +37,14 @@ from nhn_tf.storage import files
 
 if TYPE_CHECKING:
     from nhn_tf.runs import Settings
+    from nhn_tf.runs.tracking import Tracker
 
 FLAGS = flags.FLAGS
 OWN_IMAGES = ("folder", "csv", "arrays")
 OWN_MINUTES = 20
 """For images of one's own where neither preset nor time is given."""
 # What may be given beside --repeat: it decides nothing about the result.
-WITH_REPEAT = {"repeat", "model_dir", "quiet", "debug", "data_dir", "cache_dir", "eval_batch_size",
+WITH_REPEAT = {"repeat", "model_dir", "quiet", "debug", "own_ops", "tracker", "data_dir", "cache_dir", "eval_batch_size",
                "steps_per_execution", "on_nan", "checkpoint_minutes"}  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
         baseline=FLAGS.baseline,
         overwrite=FLAGS.overwrite,
         typed=of_stages(stage_flags.typed()),
+        trackers=entry.trackers(),
     )
 
 
@@ -116,7 +118,8 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     entry.check_backend()
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
-    return pipeline.run(entry.run_directory(), settings_of(preset, FLAGS.seed), overwrite=FLAGS.overwrite)
+    settings = settings_of(preset, FLAGS.seed, trackers=entry.trackers())
+    return pipeline.run(entry.run_directory(), settings, overwrite=FLAGS.overwrite)
 
 
 def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
@@ -135,9 +138,10 @@ def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
         controls = pipeline.chosen_controls(wanted)
     except ValueError as error:
         raise UserError(str(error)) from None
+    told = entry.trackers()
     return pipeline.run_family(
         FLAGS.model_dir or os.path.join("runs", FLAGS.preset),
-        {seed: settings_of(preset, seed, controls) for seed in seeds},
+        {seed: settings_of(preset, seed, controls, trackers=told) for seed in seeds},
         overwrite=FLAGS.overwrite,
     )
 
@@ -161,11 +165,14 @@ def configured(stage_flags: StageFlags) -> Preset:
     return dataclasses.replace(PRESETS[FLAGS.preset], **stage_flags.configured(*NAMES))
 
 
-def settings_of(preset: Preset, seed: int, controls: Sequence[str] = ()) -> "dict[str, Settings]":
+def settings_of(
+    preset: Preset, seed: int, controls: Sequence[str] = (), *, trackers: "Sequence[Tracker]"
+) -> "dict[str, Settings]":
     """What each stage and control is asked to do, in their order."""
     from nhn_tf.runs import Settings
 
-    return {name: Settings.of(preset, name, seed=seed, name=FLAGS.preset) for name in (*NAMES, *controls)}
+    how: dict[str, Any] = {"seed": seed, "name": FLAGS.preset, "trackers": trackers}
+    return {name: Settings.of(preset, name, **how) for name in (*NAMES, *controls)}
 
 
 def repeat(stage_flags: StageFlags) -> dict[str, Any]:
@@ -178,7 +185,7 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
     entry.check_backend()
     from nhn_tf.stages import pipeline
 
-    return pipeline.repeat(FLAGS.repeat, FLAGS.model_dir, **stage_flags.typed())
+    return pipeline.repeat(FLAGS.repeat, FLAGS.model_dir, trackers=entry.trackers(), **stage_flags.typed())
 
 
 if __name__ == "__main__":

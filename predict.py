@@ -13,6 +13,7 @@ Flags:
   --top: how many classes a line names, 0 for all (default: 3)
   --json: a JSON object a line: {"picture": .., "class": .., "probabilities": {class: probability, ..}}, or "error"
   --data_dir: where the data set lies, if it has moved since the run and the run must be exported first
+  --own_ops: modules to import that register ops of your own, if the network has any
   --debug: show the traceback of an error
 """
 
@@ -35,6 +36,7 @@ def main() -> None:
     flags.DEFINE_integer("top", 3, "how many classes a line names, 0 for all", lower_bound=0)
     flags.DEFINE_boolean("json", False, "a JSON object a line")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
+    entry.define_own_ops()
     flags.DEFINE_boolean("debug", False, "show the traceback of an error")
     unread: list[Path] = []
     entry.guarded(

@@ -8,6 +8,7 @@ several seeds (`pipeline.py --seeds`) it writes family.md and family.json into t
 Flags:
   --model_dir: the run's directory
   --quiet: tell only warnings, errors and the result
+  --own_ops: modules to import that register ops of your own, if the network has any
   --debug: show the traceback of an error
 """
 
@@ -24,6 +25,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     flags.DEFINE_string("model_dir", None, "the run's directory")
     flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result")
+    entry.define_own_ops()
     flags.DEFINE_boolean("debug", False, "show the traceback of an error")
     entry.guarded(lambda: (__doc__ or "").strip(), report)
 

@@ -79,9 +79,11 @@ class StageFlags:
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
         flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0, upper_bound=2**31 - 1, **on)
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
+        flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own", **on)
+        flags.DEFINE_list("tracker", [], "who is told of each stage, with commas: mlflow, or module:Class", **on)
         flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result", **on)
         flags.DEFINE_boolean("debug", False, "show the traceback of an error", **on)
-        own = ["preset", "model_dir", "seed", "overwrite", "quiet", "debug"]
+        own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "tracker", "quiet", "debug"]
         if choices:
             flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")
@@ -242,13 +244,11 @@ def _presets_in_words() -> str:
 
 def _help(parts: dict[str, dataclasses.Field], text: str) -> str:
     """A setting's description, which is given, unit, range, source and its default in each preset."""
-    part, field = next(iter(parts.items()))
+    field = next(iter(parts.values()))
     meta = field.metadata
     notes = [f"in {meta['unit']}"] if meta["unit"] else []
     if meta["low"] is not None or meta["high"] is not None:
         notes.append(settings.describe_range(field))
-    elif typing.get_origin(_type_of(part, field.name)) is tuple:
-        notes.append(f"among {','.join(meta['choices'])}")
     if meta["source"]:
         notes.append(f"source: {meta['source']}")
     return f"{text} ({'; '.join([*notes, f'default: {_defaults(parts)}'])})"

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import backend_choice, define
+from flags import backend_choice, define, own
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
 from nhn_tf.storage import stopping, terminal
 
 if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
+    from nhn_tf.runs.tracking import Tracker
 
 FLAGS = flags.FLAGS
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
@@ -47,8 +48,9 @@ def main(
         from nhn_tf import stages as stage_functions  # Keras loads only once the flags are known to be right
 
         done: dict[str, Any] = {}
+        told = trackers()
         for stage in groups.get(chosen, (chosen,)):
-            done = stage_functions.run(stage, run_directory(), settings(asked, stage))
+            done = stage_functions.run(stage, run_directory(), settings(asked, stage, told))
         return done
 
     guarded(lambda: stage_flags.help_text(doc), action)
@@ -57,6 +59,11 @@ def main(
 def check_backend() -> None:
     """Refuses a Keras backend that is not supported or not installed, before Keras tries to load it."""
     backend_choice.prepare()
+
+
+def define_own_ops() -> None:
+    """Defines --own_ops for a script that reads runs."""
+    flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own, if the network has any")
 
 
 def has_accelerator() -> bool:
@@ -120,6 +127,10 @@ def _act(
     if rest and not takes_arguments:
         raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
     out = terminal.be_quiet() if "quiet" in FLAGS and FLAGS.quiet else sys.stdout
+    if "own_ops" in FLAGS and FLAGS.own_ops:
+        check_backend()
+        for name in FLAGS.own_ops:
+            own.module(name, "own_ops")
     result = action(*rest)
     if result is None:
         return {}
@@ -153,8 +164,8 @@ def run_directory() -> RunDirectory:
     return RunDirectory(FLAGS.model_dir or os.path.join("runs", FLAGS.preset))
 
 
-def settings(asked: dict[str, Any], stage: str) -> Settings:
-    """The configurations of `StageFlags.configured` as a stage wants them."""
+def settings(asked: dict[str, Any], stage: str, told: tuple[Tracker, ...]) -> Settings:
+    """The configurations of `StageFlags.configured` as a stage wants them; `told` are its trackers."""
     from nhn_tf.runs import Settings
 
     return Settings(
@@ -164,4 +175,15 @@ def settings(asked: dict[str, Any], stage: str) -> Settings:
         seed=FLAGS.seed,
         preset=define.chosen_preset(FLAGS)[1],
         overwrite=FLAGS.overwrite,
+        trackers=told,
     )
+
+
+def trackers() -> tuple[Tracker, ...]:
+    """The trackers that the flags name."""
+    from nhn_tf.runs.tracking import resolve
+
+    try:
+        return resolve(name.strip() for name in FLAGS.tracker)
+    except TypeError as error:
+        raise UserError(str(error)) from None

@@ -1,13 +1,17 @@
 """The examples run as their first lines say."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+
+from nhn_tf.runs import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,12 +30,21 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-def run(example: str, folder: Path, *arguments: str) -> str:
+def begin(example: str, folder: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "examples" / example), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def end(process: subprocess.Popen) -> str:
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors[-2000:]
+    return out
+
+
+def run(example: str, folder: Path, *arguments: str) -> str:
+    return end(begin(example, folder, *arguments))
 
 
 @pytest.mark.slow
@@ -54,3 +67,45 @@ def test_a_pretrained_network_within_a_model_is_pruned(photos, tmp_path):
     assert "base/block_1_expand (Conv2D)" in out
     assert out.count("test accuracy") == 3
     assert not any(isinstance(x, keras.Model) for x in keras.saving.load_model(tmp_path / "small.keras").layers)
+
+
+@pytest.mark.slow
+def test_an_op_of_ones_own_is_searched_and_the_search_taken_up_again(tmp_path):
+    asked = ("own_op.py", tmp_path, "--epochs=1", "--filters=4", f"--directory={tmp_path}")
+    out = run(*asked)
+    rows = [line.split() for line in out.strip().splitlines()[-3:]]
+    assert [len(row) for row in rows] == [1, 2, 3] and {row[0] for row in rows} <= {"0", "2", "dilated3x3"}
+    found = keras.saving.load_model(tmp_path / "own_op.keras")
+    dilated = [layer for layer in found.layers if getattr(layer, "dilation_rate", None) == (2, 2)]
+    assert len(dilated) == sum(row[0] == "dilated3x3" for row in rows)
+    assert run(*asked) == out  # finished: it is read
+
+
+@pytest.mark.slow
+def test_processes_share_a_sweep_and_resume_what_a_killed_one_left(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    shorter = ["enas_epochs=1", "base_epochs=1", "lds_location_cycles=1", "lds_direction_cycles=1"]
+    sweep = ["sweep_optuna.py", tmp_path, "sweep", *shorter, "--preset=smoke", "--trials=2"]
+    killed = begin(*sweep)
+    while not (tmp_path / "sweep" / "trial_0" / "2-base" / "config.json").exists():
+        assert killed.poll() is None, killed.communicate()[1][-2000:]
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    searched = (tmp_path / "sweep" / "trial_0" / "1-enas" / "done.json").stat().st_mtime_ns
+    outs = [end(process) for process in [begin(*sweep), begin(*sweep)]]
+
+    assert (tmp_path / "sweep" / "trial_0" / "1-enas" / "done.json").stat().st_mtime_ns == searched
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "sweep" / "study.log"))
+    study = optuna.load_study(study_name="nhn_tf", storage=optuna.storages.JournalStorage(backend))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    pids = set()
+    for trial in study.trials:
+        directory = RunDirectory(tmp_path / "sweep" / f"trial_{trial.number}")
+        final = directory.stage("final")
+        assert trial.values == [100 * (1 - final.metrics["val_accuracy"]), final.metrics["live_params"]]
+        config = directory.stage("base").config["config"]
+        assert (config["filters"], config["epochs"]) == (trial.params["base_filters"], 1)
+        pids.add(directory.journal.read()["calls"][-1]["pid"])
+    assert len(pids) == 2
+    assert all("validation error" in out and "live parameters" in out for out in outs)

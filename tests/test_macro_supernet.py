@@ -39,7 +39,7 @@ def inputs(genes, count=BATCH, seed=0):
 
 def of_one_architecture(arrays, genes, space=SPACE):
     """A supernet's arrays restricted to what the static graph of `genes` holds, under the same paths."""
-    convolutions = [i for i in range(len(space.ops)) if space.op(i).is_convolution]
+    convolutions = [i for i in range(len(space.ops)) if space.op(i).has_batch_norm]
     restricted = {}
     for path, value in arrays.items():
         layer, _, variable = path.split("/", 1)[1].partition("/")

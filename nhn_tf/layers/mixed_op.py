@@ -1,6 +1,6 @@
 """One layer of a supernet: every op of the space with its own weights, of which only the chosen one is computed.
 
-Letters: B batch, H W spatial, C channels, n ops of the space, m convolutions among them.
+Letters: B batch, H W spatial, C channels, n ops of the space, m among them that batch norm follows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops as K
 
-from nhn_tf.layers import backend
+from nhn_tf.layers import backend, own_op
 from nhn_tf.layers.batch_norm import EPSILON, MOMENTUM
 from nhn_tf.layers.smooth_init import SmoothInit
 from nhn_tf.values.space import Op, op_named
@@ -94,6 +94,8 @@ class StackedBatchNorm(keras.layers.Layer):
 class MixedOp(keras.layers.Layer):
     """1x1 convolution, BN, ReLU, then the chosen op; a convolution is followed by BN and ReLU (ENAS, macro search).
 
+    So is an op of one's own that says so (`values.space.register_op`).
+
     Every op has its own weights for all of it. The 1x1 convolution and its BN stand outside the switch, on weights
     stacked [n, ...] from which the choice picks; only the op itself and its BN are inside. The switch's branches are
     pure: they return the batch's statistics, which are assigned outside, to the chosen op's alone. That keeps the
@@ -136,10 +138,12 @@ class MixedOp(keras.layers.Layer):
         self.epsilon = epsilon
         self.use_batch_statistics = use_batch_statistics
         self.supports_jit = backend.supports_jit()
-        self._convolutions = [index for index, op in enumerate(self.ops) if op.is_convolution]
+        self._normalized = [index for index, op in enumerate(self.ops) if op.has_batch_norm]
+        own = (op for op in self.ops if op.kind == "own")
+        self._own = {op.name: own_op.make(op, filters, op.name, dtype=self.dtype_policy) for op in own}
         bn = {"momentum": momentum, "epsilon": epsilon, "dtype": self.dtype_policy}
         self.in_bn = StackedBatchNorm(len(self.ops), name="in_bn", **bn)
-        self.op_bn = StackedBatchNorm(len(self._convolutions), name="op_bn", **bn) if self._convolutions else None
+        self.op_bn = StackedBatchNorm(len(self._normalized), name="op_bn", **bn) if self._normalized else None
 
     def build(self, inputs_shape: tuple[Any, ...], choice_shape: tuple[()] | None = None) -> None:
         channels = inputs_shape[-1]
@@ -150,12 +154,15 @@ class MixedOp(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / channels)),
         )
         self._op_kernels = [self._add_kernels(op) for op in self.ops]
+        for op in self.ops:
+            if op.kind == "own":
+                own_op.apply(op, self._own[op.name], keras.Input((*inputs_shape[1:-1], self.filters)))
         for bn in (self.in_bn, self.op_bn):
             if bn is not None:
                 bn.build((*inputs_shape[:-1], self.filters))
 
     def _add_kernels(self, op: Op) -> tuple[Any, ...]:
-        """The weights of one op: none, a kernel, or a depthwise and a pointwise kernel."""
+        """The weights of one of ENAS's ops: none, a kernel, or a depthwise and a pointwise kernel."""
         window, smooth = (op.kernel_size, op.kernel_size), (lambda i: SmoothInit(i) if self.smooth_init else i)
         if op.kind == "conv":
             shape = (*window, self.filters, self.filters)
@@ -185,17 +192,17 @@ class MixedOp(keras.layers.Layer):
 
         if self.op_bn is None:
             return self._switch(choice, [self._pooling(op) for op in self.ops], x)
-        among_convolutions = K.stack([one_hot[index] for index in self._convolutions])
-        chosen = self.op_bn.select(among_convolutions)
+        among_normalized = K.stack([one_hot[index] for index in self._normalized])
+        chosen = self.op_bn.select(among_normalized)
         branches = [
             self._convolution(op, weights, self.op_bn, chosen, by_batch=by_batch)
-            if op.is_convolution
+            if op.has_batch_norm
             else self._pooling(op, chosen.mean, chosen.variance)
             for op, weights in zip(self.ops, self._op_kernels, strict=True)
         ]
         y, mean, variance = self._switch(choice, branches, x)
         if learning:
-            self.op_bn.update(among_convolutions, mean, variance)
+            self.op_bn.update(among_normalized, mean, variance)
         return y
 
     def _switch(self, choice: Any, branches: list[Callable[[Any], Any]], x: Any) -> Any:
@@ -204,24 +211,30 @@ class MixedOp(keras.layers.Layer):
     def _convolution(
         self, op: Op, weights: tuple[Any, ...], bn: StackedBatchNorm, chosen: _Statistics, *, by_batch: bool
     ) -> Callable[[Any], tuple[Any, Any, Any]]:
-        """The branch x -> (y, mean, variance) of a convolution."""
+        """The branch x -> (y, mean, variance) of a convolution, or of another op that batch norm follows."""
 
-        def branch(x: Any) -> tuple[Any, Any, Any]:
-            convolve = _convolve
+        def convolve(x: Any) -> Any:
+            if op.kind == "own":
+                return K.cast(self._own[op.name](x), x.dtype)
             if op.kind == "separable_conv":
                 x = K.depthwise_conv(x, weights[0], strides=1, padding="same", data_format="channels_last")
-                convolve = backend.pointwise
-            y, mean, variance = bn.normalize(convolve(x, weights[-1]), chosen, by_batch=by_batch)
+                return backend.pointwise(x, weights[1])
+            return K.conv(x, weights[0], strides=1, padding="same", data_format="channels_last")
+
+        def branch(x: Any) -> tuple[Any, Any, Any]:
+            y, mean, variance = bn.normalize(convolve(x), chosen, by_batch=by_batch)
             return K.relu(y), mean, variance
 
         return branch
 
     def _pooling(self, op: Op, *unused: Any) -> Callable[[Any], Any]:
-        """The branch x -> y of a pooling, or x -> (y, *unused) beside convolutions."""
+        """The branch x -> y of a pooling or the like, or x -> (y, *unused) beside convolutions."""
 
         def branch(x: Any) -> Any:
             if op.kind == "avg_pool":
                 y = K.average_pool(x, op.kernel_size, strides=1, padding="same", data_format="channels_last")
+            elif op.kind == "own":
+                y = K.cast(self._own[op.name](x), x.dtype)
             else:
                 y = backend.max_pool(x)
             return (y, *unused) if unused else y
@@ -249,7 +262,3 @@ def pick(one_hot: Any, stack: Any) -> Any:
     """The entry of stack [n, ...] that `one_hot` [n] points at; its gradient is zero for the others."""
     stack = K.convert_to_tensor(stack)
     return K.tensordot(K.cast(one_hot, stack.dtype), stack, axes=1)
-
-
-def _convolve(x: Any, kernel: Any) -> Any:
-    return K.conv(x, kernel, strides=1, padding="same", data_format="channels_last")

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from nhn_tf.layers import BatchNorm, FactorizedReduction
+from nhn_tf.layers import BatchNorm, FactorizedReduction, own_op
 from nhn_tf.layers.batch_norm import EPSILON, MOMENTUM
 from nhn_tf.layers.mixed_op import MixedOp, StackedBatchNorm
 from nhn_tf.models.macro_supernet import MacroSupernet
@@ -63,18 +63,22 @@ def _op(mixed: MixedOp, choice: int, layer: int, x: Any) -> Any:
     x = _convolve(x, _array(mixed.in_kernel)[choice], name("in_conv"))
     x = _norm(x, _stacked(mixed.in_bn, choice), name("in_bn"))
     x = layers.ReLU(name=name("in_relu"), dtype="float32")(x)
-    if not op.is_convolution:
+    if op.kind == "own":
+        own = own_op.make(op, mixed.filters, name("op"), dtype="float32")
+        x = _with(own, x, *mixed._own[op.name].get_weights())
+        if not op.has_batch_norm:
+            return x
+    elif not op.has_batch_norm:
         kind = layers.AveragePooling2D if op.kind == "avg_pool" else layers.MaxPooling2D
         return kind(op.kernel_size, strides=1, padding="same", name=name("op"), dtype="float32")(x)
-    kernels = [_array(kernel) for kernel in mixed._op_kernels[choice]]
-    if op.kind == "conv":
-        x = _convolve(x, kernels[0], name("op"))
+    elif op.kind == "conv":
+        x = _convolve(x, _array(mixed._op_kernels[choice][0]), name("op"))
     else:
         separable = layers.SeparableConv2D(
             mixed.filters, op.kernel_size, padding="same", use_bias=False, name=name("op"), dtype="float32"
         )
-        x = _with(separable, x, *kernels)
-    place = [index for index, other in enumerate(mixed.ops) if other.is_convolution].index(choice)
+        x = _with(separable, x, *map(_array, mixed._op_kernels[choice]))
+    place = [index for index, other in enumerate(mixed.ops) if other.has_batch_norm].index(choice)
     x = _norm(x, _stacked(mixed.op_bn, place), name("op_bn"))
     return layers.ReLU(name=name("op_relu"), dtype="float32")(x)
 

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MixedOp, SmoothInit, backend
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MixedOp, SmoothInit, backend, own_op
 from nhn_tf.models.superset import Superset
 from nhn_tf.values import names
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.space import Space
+from nhn_tf.values.space import Space, op_named
 
 
 @keras.saving.register_keras_serializable("nhn_tf")
@@ -63,6 +63,9 @@ class MacroSupernet(Superset):
         self.smooth_init = smooth_init
         self.use_batch_statistics = use_batch_statistics
         self.seed = seed
+        for op in map(op_named, space.ops):
+            if op.kind == "own":
+                own_op.check(op, filters)
         self._static = None if static_genes is None else Genotype.from_genes(space, np.asarray(static_genes))
 
         kernel = SmoothInit("he_normal") if smooth_init else "he_normal"

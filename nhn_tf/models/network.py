@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit
+from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, MaskedConv2D, SmoothInit, own_op
 from nhn_tf.values import names
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
@@ -230,10 +230,15 @@ class _Blocks:
     def op(self, x: Any, op: Op, layer: int) -> Any:
         """The op of a layer; a convolution with its BN and, but in the form "release", ReLU."""
         name, bn, relu = (names.layer(layer, part) for part in ("op", "op_bn", "op_relu"))
-        if not op.is_convolution:
+        if op.kind == "own":
+            x = own_op.apply(op, own_op.maskable(own_op.make(op, self.filters, name)), x)
+            if not op.has_batch_norm:
+                return x
+            x = BatchNorm(name=bn)(x)
+        elif not op.has_batch_norm:
             pool = keras.layers.AveragePooling2D if op.kind == "avg_pool" else keras.layers.MaxPooling2D
             return pool(op.kernel_size, strides=1, padding="same", name=name)(x)
-        if op.kind == "conv" or self.form.separable_as_dense:
+        elif op.kind == "conv" or self.form.separable_as_dense:
             x = self.masked_bn(x, op.kernel_size, name, bn)
         else:
             separable = keras.layers.SeparableConv2D(

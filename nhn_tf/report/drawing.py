@@ -14,7 +14,7 @@ from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon, Rectan
 from matplotlib.path import Path
 
 from nhn_tf.report import figures
-from nhn_tf.report.placement import LAYER, MARGIN, OPS, PITCH, AddonLine, Box, Layout, Skip, lay_out
+from nhn_tf.report.placement import LAYER, MARGIN, OPS, PITCH, AddonLine, Box, Layout, Skip, described, lay_out
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.space import Op, op_named
 
@@ -22,6 +22,7 @@ YELLOW: Final = "#FFD95A"
 ORANGE: Final = "#FF9F45"
 TEAL: Final = "#9BD8CF"
 BLUE: Final = "#A9CBEF"
+PURPLE: Final = "#D6B6E4"
 PLAIN: Final = "#ECEFF1"
 BAND: Final = "#F6F8F9"
 ADDON_LINE: Final = "#C2185B"
@@ -89,7 +90,9 @@ def draw(
 def fill_of(op: Op | None) -> str:
     if op is None:
         return PLAIN
-    if op.is_convolution:
+    if op.kind == "own":
+        return PURPLE
+    if op.has_batch_norm:
         return YELLOW if op.kernel_size == 3 else ORANGE
     return TEAL if op.kind == "avg_pool" else BLUE
 
@@ -189,10 +192,13 @@ def _legend_entries(layout: Layout, separable_as_dense: bool) -> list[tuple[obje
     ops = {box.op.name: box.op for box in layout.of("layer") if box.op}
     names = OPS | ({"separable_conv": "separable, built as full"} if separable_as_dense else {})
     entries: list[tuple[object, str]] = []
-    for op in sorted(ops.values(), key=lambda op: (not op.is_convolution, op.kernel_size, op.kind)):
+    ours = [op for op in ops.values() if op.kind != "own"]
+    for op in sorted(ours, key=lambda op: (not op.has_batch_norm, op.kernel_size, op.kind)):
         fill = fill_of(op)
         patch = Patch(facecolor=fill, edgecolor=darker(fill), hatch=hatch_of(op))
-        entries.append((patch, f"{op.kernel_size}×{op.kernel_size} {names[op.kind]}"))
+        entries.append((patch, described(op, names)))
+    if len(ours) < len(ops):
+        entries.append((Patch(facecolor=PURPLE, edgecolor=darker(PURPLE)), "ops of your own"))
     if layout.skips:
         lines = tuple(Line2D([], [], color=color, linewidth=1.4) for color in (SKIP_LINE, FAR_SKIP_LINE))
         entries.append((lines, "skip within, across segments"))

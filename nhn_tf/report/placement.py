@@ -9,7 +9,7 @@ All lengths are inches; x grows to the right, y downwards, and the column of lay
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from nhn_tf.values import names
@@ -151,9 +151,14 @@ def _column(genotype: Genotype) -> list[Box]:
     return column
 
 
+def described(op: Op, kinds: Mapping[str, str] = OPS) -> str:
+    """An op in words: "3×3 convolution"; one of the user's own by its name."""
+    return op.name if op.kind == "own" else f"{op.kernel_size}×{op.kernel_size} {kinds[op.kind]}"
+
+
 def _op_label(op: Op) -> str:
     words = {"conv": "conv", "separable_conv": "sep conv", "avg_pool": "avg pool", "max_pool": "max pool"}
-    return f"{op.kernel_size}×{op.kernel_size} {words[op.kind]}"
+    return described(op, words)
 
 
 def _kept(genotype: Genotype, layer: int) -> str:
@@ -165,7 +170,7 @@ def _kept(genotype: Genotype, layer: int) -> str:
 def _told(genotype: Genotype, layer: int) -> str:
     """The layer in words."""
     op = op_named(genotype.ops[layer])
-    told = [f"layer {layer}: {op.kernel_size}×{op.kernel_size} {OPS[op.kind]}"]
+    told = [f"layer {layer}: {described(op)}"]
     if joined := genotype.skips[layer]:
         told.append("skips from " + ", ".join(f"layer {output - 1}" if output else "the stem" for output in joined))
     mask = genotype.masks.get(names.layer(layer, "op")) if genotype.masks is not None else None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nhn_tf.storage import files, terminal
 from nhn_tf.runs.board import TENSORBOARD, Board
+from nhn_tf.runs.tracking import Tracking
 
 HEARTBEAT_SECONDS = 20.0
 LIVE_SECONDS = 0.1
@@ -31,6 +32,7 @@ class Monitor:
       history: rows of the epochs that an earlier process finished; they open the new metrics.csv.
       behind_s: seconds that the run will take after the stage, if they are planned.
       images: that an epoch trains on, for their rate; 0 where it is not to be told.
+      tracking: what tells trackers, if there is something.
 
     Attributes:
       board: where TensorBoard looks.
@@ -46,6 +48,7 @@ class Monitor:
         history: list[dict[str, float]] | None = None,
         behind_s: float | None = None,
         images: int = 0,
+        tracking: Tracking | None = None,
     ):
         self.directory = Path(directory)
         self.label = label
@@ -54,6 +57,7 @@ class Monitor:
         self.history = list(history or [])
         self._behind_s = behind_s
         self._images = images
+        self._tracking = tracking
         self._first = len(self.history)
         self._first_step: int | None = None
         self._steps = 1
@@ -66,6 +70,8 @@ class Monitor:
         self.board = Board(self.directory / TENSORBOARD, first_step=self._first + 1 if self._first else 0)
         if terminal.live and self._first < total:
             terminal.live.show(f"{label} {unit} {self._first + 1}/{total}")
+        if tracking:
+            tracking.catch_up([self._without_unit(row) for row in self.history])
 
     def step(self, step: int, steps: int, *, doing: str | None = None) -> None:
         """Says that the epoch, or what is being done besides, is at `step` of `steps`; once in a while."""
@@ -111,8 +117,13 @@ class Monitor:
         self._epoch_started = self._last_beat = now
         self._first_step = self._last_step = None
         self.write_csv()
-        self.board.curves({name: value for name, value in {**row, **rate}.items() if name != self.unit}, done)
+        self.board.curves({**self._without_unit(row), **rate}, done)
         self.board.flush()
+        if self._tracking:
+            self._tracking.metrics(done, self._without_unit(row))
+
+    def _without_unit(self, row: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in row.items() if name != self.unit}
 
     def _where(self) -> str:
         return f"{self.label} {self.unit} {len(self.history)}/{self.total}"

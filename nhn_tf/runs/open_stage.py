@@ -26,6 +26,7 @@ from nhn_tf.runs.journal import Journal
 from nhn_tf.runs.record import Done, StageRecord
 from nhn_tf.runs.session import Session
 from nhn_tf.runs.settings import Settings, changes, config_digest, identity
+from nhn_tf.runs.tracking import Tracking
 from nhn_tf.storage import files
 from nhn_tf.storage.checkpoints import Checkpoint, Checkpoints
 from nhn_tf.values.genotype import Genotype
@@ -115,7 +116,14 @@ class ReadyStage:
         self.journal.note_stage(self.name, noted, resumed=resumed)
         session = Session(record.path / TENSORBOARD, self.name, self.settings, run=record.run)
         session.write(self.input_genotype)
-        return OpenStage(record.path, self.name, config, self.journal, session)
+        tracking = self.tracking()
+        tracking.begin()
+        return OpenStage(record.path, self.name, config, self.journal, session, tracking)
+
+    def tracking(self) -> Tracking:
+        """What tells the trackers of the stage."""
+        record, settings = self.record, self.settings
+        return Tracking(settings.trackers, record.path, self.name, run=record.run, settings=settings.tracked())
 
 
 def ready(
@@ -188,18 +196,28 @@ class OpenStage:
       config: the content of its config.json.
       journal: the run's.
       session: what TensorBoard is told of the stage as a whole.
+      tracking: what tells trackers.
 
     Attributes:
       rate_scale: what is left of the learning rate after divergences.
     """
 
-    def __init__(self, path: Path, name: str, config: Mapping[str, Any], journal: Journal, session: Session):
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        config: Mapping[str, Any],
+        journal: Journal,
+        session: Session,
+        tracking: Tracking,
+    ):
         self.path = path
         self.name = name
         self.rate_scale = 1.0
         self._config = config
         self._journal = journal
         self._session = session
+        self.tracking = tracking
         self._checkpoints = Checkpoints(path / "checkpoint")
         self._started = time.monotonic()
 
@@ -263,4 +281,5 @@ class OpenStage:
         self._journal.note_results(self.name, {name: getattr(done, name) for name in journal.RESULTS})
         files.write_sealed(self / "done.json", done.to_json())
         shutil.rmtree(self / "checkpoint", ignore_errors=True)
+        self.tracking.end(done.metrics)
         return done

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nhn_tf.runs.tracking import Tracker
 from nhn_tf.storage import files
 from nhn_tf.settings import stages
 from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset
@@ -43,6 +44,7 @@ class Settings:
       preset: where the settings come from; "" where none is named.
       overwrite: discard what the stage has left and begin again.
       behind_s: seconds that the stages behind this one are planned to take, for its progress lines; None without a plan.
+      trackers: who is told of the stage, see `runs.tracking`; they decide nothing.
     """
 
     config: Config
@@ -52,11 +54,15 @@ class Settings:
     preset: str = ""
     overwrite: bool = False
     behind_s: float | None = None
+    trackers: tuple[Tracker, ...] = dataclasses.field(default=(), compare=False)
 
     @classmethod
-    def of(cls, preset: Preset, stage: str, *, seed: int = 0, name: str = "") -> Settings:
+    def of(
+        cls, preset: Preset, stage: str, *, seed: int = 0, name: str = "", trackers: Sequence[Tracker] = ()
+    ) -> Settings:
         """A stage's settings as a preset has them; `name` is the preset's, if it has one."""
-        return cls(preset.stage(stage), preset.data, preset.compute, seed=seed, preset=name)
+        own = preset.stage(stage)
+        return cls(own, preset.data, preset.compute, seed=seed, preset=name, trackers=tuple(trackers))
 
     def expect(self, kind: type[ConfigT]) -> ConfigT:
         """The stage's configuration, which must be of the stage's own class.
@@ -83,6 +89,13 @@ class Settings:
         if self.seed:
             parts.append(f"--seed={self.seed}")
         return " ".join(parts)
+
+    def tracked(self) -> dict[str, Any]:
+        """The settings by name, as trackers are told: the stage's own under theirs, `data.flip`, `compute.precision`."""
+        sections = {"data.": self.data, "compute.": self.compute, "": self.config}
+        values = {f"{section}{name}": v for section, part in sections.items() for name, v in part.to_json().items()}
+        values = {name: ",".join(v) if isinstance(v, list) else v for name, v in values.items()}
+        return {"preset": self.preset, "seed": self.seed, **values}
 
     def to_json(self) -> dict[str, Any]:
         return {

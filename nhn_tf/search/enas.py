@@ -37,7 +37,7 @@ from nhn_tf.training import optimizers
 from nhn_tf.values.comparison import RANDOM_SEARCH, Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream, generator
-from nhn_tf.values.space import Space
+from nhn_tf.values.space import OpError, Space
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +187,8 @@ class EnasSearch(Searcher):
                 reward=reward,
             )
             searcher.restore(arrays, values)
+        except OpError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise files.DamagedFileError(f"{directory} holds no search of architectures ({error}).") from None
         return searcher

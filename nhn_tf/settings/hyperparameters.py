@@ -152,7 +152,9 @@ class EnasConfig(SgdConfig):
 
     num_layers: int = setting(12, "layers of the space", low=1, high=MAX_LAYERS, source="paper, section 2.1")
     num_segments: int = setting(3, "stretches of equal map size", low=1, high=3, source="paper, section 2.3")
-    ops: tuple[str, ...] = setting(OP_NAMES, "operations a layer may choose", choices=OP_NAMES, source="ENAS")
+    ops: tuple[str, ...] = setting(
+        OP_NAMES, f"operations a layer may choose, among {','.join(OP_NAMES)}, and registered ones", source="ENAS"
+    )
     supernet_filters: int = setting(
         36, "channels of every layer of the supernet", unit="channels", low=2, high=1024, source="ENAS"
     )

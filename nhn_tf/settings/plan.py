@@ -10,6 +10,7 @@ from typing import Any
 from nhn_tf.errors import UserError
 from nhn_tf.settings.presets import Preset
 from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
+from nhn_tf.values.space import OpError
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -92,6 +93,8 @@ class Plan:
         """
         try:
             return cls.from_json(journal["plan"]) if journal.get("plan") is not None else None
+        except OpError:
+            raise
         except ValueError as error:
             raise UserError(
                 f"{where} has a plan of another version of this program: {error}\n"

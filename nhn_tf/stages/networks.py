@@ -17,6 +17,7 @@ from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.hits import Hits
 from nhn_tf.values.predictions import Predictions
+from nhn_tf.values.space import OpError
 
 
 def form_of(run: Path) -> Form:
@@ -34,6 +35,8 @@ def inherited(
     """The network of a finished stage, with its weights unless `init` is "scratch"."""
     try:
         model = build(source.genotype(), data, form=form_of(source.run), dropout=dropout)
+    except OpError:
+        raise
     except ValueError as error:
         raise RunError(
             f"the network of stage '{source.name}' in {source.run} is not of the base's form ({error}).\n"

@@ -21,6 +21,7 @@ from nhn_tf.runs import RunDirectory, Settings, journal
 from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.session import code
+from nhn_tf.runs.tracking import Tracker, resolve
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
@@ -53,6 +54,7 @@ def pipeline(
     overwrite: bool = False,
     time_limit: str | float | None = None,
     baseline: bool = True,
+    trackers: Sequence[str | Tracker] = (),
     **changes: Any,
 ) -> dict[str, Any]:
     """Searches, trains, prunes, grows and reports; called again, it resumes where it stopped.
@@ -74,6 +76,7 @@ def pipeline(
       time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
         machine; `changes` stand all the same.
       baseline: with a time limit, whether to train a plain network too, for as long as the base.
+      trackers: who is told of every stage while it goes on, "mlflow" or objects of one's own: see `runs.tracking`.
       **changes: settings, as `pipeline.py` names them: those of one stage carry its name, such as `base_epochs`.
 
     Returns:
@@ -87,6 +90,7 @@ def pipeline(
         raise ValueError("`x` and `y` must be given together.")
     if x is None and (val, test, class_names) != (None, None, None):
         raise ValueError("`val`, `test` and `class_names` go with `x` and `y`.")
+    told = resolve(trackers)
     limit_s = None if time_limit is None else parse_seconds(str(time_limit))
     chosen, name = _preset(preset, timed=limit_s is not None)
     chosen = chosen.replaced(**changes)
@@ -99,8 +103,8 @@ def pipeline(
         chosen = chosen.replaced(dataset="arrays", data_dir=str(path))
     if limit_s is not None:
         options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": of_stages(changes)}
-        return run_timed(directory, chosen, limit_s=limit_s, seed=seed, **options)
-    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name) for stage in NAMES}
+        return run_timed(directory, chosen, limit_s=limit_s, seed=seed, trackers=told, **options)
+    settings = {stage: Settings.of(chosen, stage, seed=seed, name=name, trackers=told) for stage in NAMES}
     return run(directory, settings, overwrite=overwrite)
 
 
@@ -223,6 +227,7 @@ def run_timed(
     baseline: bool = True,
     overwrite: bool = False,
     typed: Mapping[str, Any] = {},
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Plans a run for a time limit, runs it, and reports; resumed, it follows the plan that it began with.
 
@@ -234,6 +239,7 @@ def run_timed(
       baseline: whether to train the plain network too.
       overwrite: discard what the run has left first.
       typed: settings that stand whatever is planned, as `Preset.replaced` takes them.
+      trackers: who is told of every stage.
 
     Returns:
       As `run`, and under "left_out" why which stages were left out.
@@ -269,7 +275,7 @@ def run_timed(
     for stage in plan.stages:
         since, finished = time.monotonic(), directory.stage(stage).is_done
         _note(directory, plan, seed)
-        settings = Settings.of(plan.preset, stage, seed=seed)
+        settings = Settings.of(plan.preset, stage, seed=seed, trackers=trackers)
         done = runner.run(stage, directory, dataclasses.replace(settings, behind_s=plan.behind(stage)))
         rows.append((stage, done, ""))
         print(f"\n{table(rows)}\n", flush=True)
@@ -330,13 +336,18 @@ def _reported(directory: RunDirectory, rows: Sequence[Row], plan: Plan | None = 
 
 
 def repeat(
-    path: str | os.PathLike[str], model_dir: str | os.PathLike[str] | None = None, **changes: Any
+    path: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str] | None = None,
+    *,
+    trackers: Sequence[Tracker] = (),
+    **changes: Any,
 ) -> dict[str, Any]:
     """Runs a run once more from its journal, and compares what each stage leaves with what it left the first time.
 
     Args:
       path: the run.json of the run.
       model_dir: where to; by default beside the run, `-repeat` behind its name.
+      trackers: who is told of every stage.
       **changes: settings that decide nothing about the result, such as `data_dir`.
 
     Returns:
@@ -358,7 +369,8 @@ def repeat(
         same[stage] = noted[stage].same(done)
         return {True: "same bits: ", False: "OTHER BITS: ", None: "was not finished: "}[same[stage]]
 
-    settings = {name: stage.settings for name, stage in noted.items()}
+    told = tuple(trackers)
+    settings = {name: dataclasses.replace(stage.settings, trackers=told) for name, stage in noted.items()}
     return {**run(directory, settings, remark=compare), "same": same}
 
 

@@ -69,7 +69,7 @@ def _layers_to_prune(model: keras.Model, source: StageRecord, config: PruneConfi
             f"the network of stage '{source.name}' in {source.run} has no full 3x3 or 5x5 convolution to prune.\n"
             f"Search with `ops` that include one, and train the base with `separable_as_dense`."
         )
-    kinds = {KXK: list(pruning.prunable(model))}
+    kinds = {KXK: list(_convolutions(model))}
     if config.pointwise_sparsity:
         convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
         pointwise = [layer.name for layer in convolutions if layer.kernel_size == (1, 1)]
@@ -78,6 +78,11 @@ def _layers_to_prune(model: keras.Model, source: StageRecord, config: PruneConfi
         else:
             print("warning: the network has no 1x1 convolution for `pointwise_sparsity` to prune")
     return kinds
+
+
+def _convolutions(model: keras.Model) -> dict[str, Any]:
+    """The k x k convolutions that lose kernels, by name; those within an op of several layers are left whole."""
+    return {path: layer for path, layer in pruning.prunable(model).items() if "/" not in path}
 
 
 def _maskable(model: keras.Model, kinds: Mapping[str, Sequence[str]], source: StageRecord) -> keras.Model:
@@ -288,7 +293,7 @@ def _picture_sensitivities(
     seed: int,
 ) -> None:
     """The histogram of k x k kernels' sensitivities with the threshold drawn in, as a file and for TensorBoard."""
-    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in pruning.prunable(model).items()}
+    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in _convolutions(model).items()}
     scores = pruning.score(kernels, criterion, seed=seed)
     png, (height, width) = std_histogram(scores, thresholds, criterion=criterion)
     with files.atomic_write(stage / "sensitivities.png") as file:

@@ -13,6 +13,7 @@ from nhn_tf.runs import Settings, journal
 from nhn_tf.settings import PRESETS, ComputeConfig, DataConfig
 from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 from nhn_tf.stages.feed import load_feed
+from nhn_tf.values.space import OpError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ def read(path: str | os.PathLike[str], changes: Mapping[str, Any] = {}) -> dict[
         raise RunError(f"`repeat`={path}: no stage of that run has begun; there is nothing to repeat.")
     try:
         return {name: _noted(name, noted[name], changes) for name in (*NAMES, *CONTROL_NAMES) if name in noted}
+    except OpError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"`repeat`={path} is of another version of this program: {error}") from None
 

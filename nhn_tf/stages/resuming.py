@@ -207,4 +207,5 @@ def _monitor(
         history=history,
         behind_s=settings.behind_s,
         images=images,
+        tracking=stage.tracking,
     )

@@ -14,13 +14,16 @@ import keras
 
 from nhn_tf import training
 from nhn_tf.errors import UserError
+from nhn_tf.layers import own_op
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
 from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, stages
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.space import op_named
+from nhn_tf.values.space import OpError, op_named
 
+UNITS: Final = ("epoch", "cycle")
+"""What the first column of a metrics.csv counts."""
 MOST_BYTES: Final = 2**16
 """Of a file with an architecture: 64 layers take 5,000."""
 
@@ -46,7 +49,19 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
         if ready.done is None:
             return body(stage)(ready, feed, settings).to_json()
         print(f"{name}: already finished in {ready.record.path} ({ready.done.wall_s:.0f} s); nothing to do")
+        if settings.trackers:
+            _catch_up(ready, ready.done)
         return ready.done.to_json()
+
+
+def _catch_up(stage: ReadyStage, done: Done) -> None:
+    """Tells the trackers of a finished stage what they have missed of it."""
+    tracking = stage.tracking()
+    try:
+        tracking.catch_up([{k: v for k, v in row.items() if k not in UNITS} for row in stage.record.history])
+    except UserError as error:
+        print(f"warning: trackers are not told of its epochs: {error}")
+    tracking.end(done.metrics)
 
 
 def body(stage: stages.Stage) -> Callable[[ReadyStage, Feed, Settings], Done]:
@@ -79,8 +94,11 @@ def check(settings: Mapping[str, Settings]) -> None:
     base = next((config for config in configs if isinstance(config, BaseConfig)), None)
     if enas is None or base is None or base.genotype:
         return
-    kinds = {op_named(name).kind for name in enas.ops}
-    if not kinds & ({"conv", "separable_conv"} if base.separable_as_dense else {"conv"}):
+    ops = [op_named(name) for name in enas.ops]
+    full = {"conv", "separable_conv"} if base.separable_as_dense else {"conv"}
+    widths = {enas.supernet_filters, *(base.filters * base.width_growth**i for i in range(enas.num_segments))}
+    own = [own_op.check(op, filters) for op in ops if op.kind == "own" for filters in widths]
+    if not any(op.kind in full for op in ops) and not any(map(own_op.is_full_convolution, own)):
         raise UserError(
             "the search can find no full convolution, and nothing else can be pruned.\n"
             "Give `enas_ops` that include one, or leave `base_separable_as_dense` on."
@@ -139,6 +157,8 @@ def _read_architecture(given: str) -> Genotype:
     try:
         text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
         return Genotype.from_enas_text(text)
+    except OpError:
+        raise
     except FileNotFoundError:
         raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: there is no such file.") from None
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from nhn_tf.storage import files
 from nhn_tf.values import names
 from nhn_tf.values.masks import Masks
-from nhn_tf.values.space import OP_NAMES, Space
+from nhn_tf.values.space import OP_NAMES, OpError, Space, op_named
 
 SCHEMA = 1
 
@@ -129,13 +130,14 @@ class Genotype:
         rows = (genes[space.skip_slice(layer)] for layer in range(space.num_layers))
         return cls(space, ops, tuple(tuple(int(i) for i in np.flatnonzero(row)) for row in rows))
 
-    # ENAS's text form: a row for each layer, the op's code and then one bit for each earlier output.
+    # ENAS's text form: a row for each layer, the op's code (its name, if it is one of one's own) and then one bit for
+    # each earlier output.
 
     def to_enas_text(self) -> str:
         rows = []
         for layer, (name, joined) in enumerate(zip(self.ops, self.skips, strict=True)):
             bits = [str(int(i in joined)) for i in range(layer)]
-            rows.append(" ".join([str(OP_NAMES.index(name)), *bits]))
+            rows.append(" ".join([str(OP_NAMES.index(name)) if name in OP_NAMES else name, *bits]))
         return "\n".join(rows) + "\n"
 
     @classmethod
@@ -143,35 +145,31 @@ class Genotype:
         """Reads ENAS's text form, laid out in rows or all on one line.
 
         Args:
-          text: integers separated by white space, L (L + 1) / 2 of them.
-          space: the space it belongs to; by default the full one (every op, 3 segments) of as many layers.
+          text: integers separated by white space, L (L + 1) / 2 of them; the first of a row may be the name of a
+            registered op.
+          space: the space it belongs to; by default the full one (ENAS's ops and those named, 3 segments) of as many
+            layers.
 
         Raises:
+          OpError: it names an op that is not registered.
           ValueError: the numbers do not make whole rows, or a code is out of range.
         """
-        try:
-            numbers = [int(word) for word in text.split()]
-        except ValueError:
-            raise ValueError(f"an ENAS architecture is written in integers only. Received: {text[:80]!r}.") from None
+        words = text.split()
         layers = 0
-        while (layers + 1) * (layers + 2) // 2 <= len(numbers):
+        while (layers + 1) * (layers + 2) // 2 <= len(words):
             layers += 1
-        if layers == 0 or layers * (layers + 1) // 2 != len(numbers):
+        if layers == 0 or layers * (layers + 1) // 2 != len(words):
             raise ValueError(
                 f"an ENAS architecture of L layers has L (L + 1) / 2 numbers (1, 3, 6, ... 78 ...). "
-                f"Received: {len(numbers)}."
+                f"Received: {len(words)}."
             )
         ops, skips, start = [], [], 0
         for layer in range(layers):
-            code, *bits = numbers[start : start + layer + 1]
+            op, *bits = words[start : start + layer + 1]
             start += layer + 1
-            if not 0 <= code < len(OP_NAMES):
-                raise ValueError(f"row {layer}: the op's code must lie in 0..{len(OP_NAMES) - 1}. Received: {code}.")
-            if set(bits) - {0, 1}:
-                raise ValueError(f"row {layer}: skip bits must be 0 or 1. Received: {bits}.")
-            ops.append(OP_NAMES[code])
-            skips.append(tuple(i for i, bit in enumerate(bits) if bit))
-        space = space or Space(num_layers=layers)
+            ops.append(_op_name(op, layer))
+            skips.append(tuple(i for i, bit in enumerate(bits) if _integer(bit, layer, "skip bits must be", (0, 1))))
+        space = space or Space(num_layers=layers, ops=tuple(dict.fromkeys((*OP_NAMES, *ops))))
         if space.num_layers != layers:
             raise ValueError(f"the space has {space.num_layers} layers. Received: text of {layers} rows.")
         return cls(space, tuple(ops), tuple(skips))
@@ -233,6 +231,7 @@ class Genotype:
 
         Raises:
           FileNotFoundError: no genotype.json there.
+          OpError: it names an op that is not registered.
           files.DamagedFileError: a file is damaged, or the two do not belong together.
         """
         directory = Path(directory)
@@ -249,7 +248,26 @@ class Genotype:
             raise files.DamagedFileError(
                 f"{path} names masks, but there is no masks.npz beside it. Restore a copy."
             ) from None
-        except files.DamagedFileError:
+        except (files.DamagedFileError, OpError):
             raise
         except ValueError as error:
             raise files.DamagedFileError(f"{path} is damaged: {error} Restore a copy.") from None
+
+
+def _op_name(word: str, layer: int) -> str:
+    """The name of the op that stands first in a row: by its code, or as it is."""
+    if word[:1].isalpha():
+        return op_named(word).name
+    return OP_NAMES[_integer(word, layer, "the op's code must lie in", range(len(OP_NAMES)))]
+
+
+def _integer(word: str, layer: int, rule: str, legal: Collection[int]) -> int:
+    try:
+        number = int(word)
+    except ValueError:
+        raise ValueError(
+            f"row {layer}: an ENAS architecture is written in integers only, but for own ops. Received: {word!r}."
+        ) from None
+    if number not in legal:
+        raise ValueError(f"row {layer}: {rule} {min(legal)}..{max(legal)}. Received: {number}.")
+    return number

@@ -6,30 +6,51 @@ Source: ENAS (Pham et al. 2018, section 2.3 "macro search"), used by the NHN pap
 An architecture's genes are one int32 vector `[G]`: L op indices into `Space.ops`, then the skip bits row by row
 (layer 1 has one bit, layer 2 has two, ...). Outputs are numbered 0 for the stem and i for layer i - 1; layer k reads
 output k, and its bit i < k joins output i.
+
+Ops of one's own (`register_op`) are known by name in the process that registers them; this file keeps what makes their
+layers without looking at it, `layers/own_op.py` calls it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Literal
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 import numpy as np
 
-OpKind = Literal["conv", "separable_conv", "avg_pool", "max_pool"]
+from nhn_tf.errors import UserError
+
+OpKind = Literal["conv", "separable_conv", "avg_pool", "max_pool", "own"]
+Factory = Callable[[int, str], Any]
+"""(filters, name) -> a new Keras layer called `name`, from [B, H, W, filters] to the same shape."""
+
+_NAME: Final = re.compile("[a-z][a-z0-9_]{0,23}")
+
+
+class OpError(UserError):
+    """An op is not registered in this process, or what makes its layer does not do what it must."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """One operation of the space: its name, what it computes, and the side of its window."""
+    """One operation of the space.
+
+    Attributes:
+      name: by which a space and a genotype know it.
+      kind: what it computes; "own" is whatever the layer does that `factory` makes.
+      kernel_size: side of its window; 0 of an op of one's own.
+      has_batch_norm: whether batch norm and ReLU follow, as behind every convolution.
+      factory: makes the layer of an op of one's own.
+    """
 
     name: str
     kind: OpKind
     kernel_size: int
-
-    @property
-    def is_convolution(self) -> bool:
-        return self.kind in ("conv", "separable_conv")
+    has_batch_norm: bool = True
+    factory: Factory | None = None
 
 
 # In the order of ENAS's integer codes.
@@ -38,23 +59,74 @@ OPS: tuple[Op, ...] = (
     Op("sep_conv3x3", "separable_conv", 3),
     Op("conv5x5", "conv", 5),
     Op("sep_conv5x5", "separable_conv", 5),
-    Op("avg_pool3x3", "avg_pool", 3),
-    Op("max_pool3x3", "max_pool", 3),
+    Op("avg_pool3x3", "avg_pool", 3, has_batch_norm=False),
+    Op("max_pool3x3", "max_pool", 3, has_batch_norm=False),
 )
 OP_NAMES: tuple[str, ...] = tuple(op.name for op in OPS)
 # A network of more would take hours to build; the paper's has 12 layers, ENAS's largest published one 24.
 MAX_LAYERS = 64
+
+_own: dict[str, Op] = {}
+"""What this process has registered, by name."""
+
+
+def register_op(name: str, factory: Factory, *, batch_norm: bool = True, replace: bool = False) -> None:
+    """Lets spaces of this process choose an op of one's own.
+
+        space.register_op("dilated3x3", lambda filters, name: keras.layers.Conv2D(
+            filters, 3, dilation_rate=2, padding="same", use_bias=False, name=name))
+        Space(num_layers=6, num_segments=3, ops=("conv3x3", "dilated3x3"))
+
+    The layer keeps height, width and channels, and holds no state but trained weights: the supernet computes it within
+    a switch, where neither batch norm nor dropout can stand. Of several layers it is made as one, such as a
+    `keras.Sequential`, each part of which is given a name, so that weights are found again. It brings its own
+    initializers; `smooth_init` does not touch them. The 1x1 convolutions around an op are ours.
+
+    A `keras.layers.Conv2D` of 3x3 or 5x5 without groups is masked and pruned in the derived network as our own
+    convolutions are; the stages leave the weights of any other layer whole.
+
+    The name stands for the op in genotypes, their text form and a run's settings, and for one computation for ever:
+    whoever changes what `factory` makes gives it another name. Every process that reads such a genotype registers the
+    op first.
+
+    `export.py` writes what Keras's own layers compute: it names a layer of a class of one's own and writes nothing.
+
+    Args:
+      name: up to 24 small letters, digits and underscores, a letter in front.
+      factory: (filters, name) -> a new Keras layer of that name, [B, H, W, filters] to the same shape.
+      batch_norm: whether batch norm and ReLU follow, as behind ENAS's convolutions; nothing follows its poolings.
+      replace: put another in place of one that is registered; otherwise registering the very same twice is allowed.
+
+    Raises:
+      OpError: the name is taken or no name, or `factory` cannot be called.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OpError(f"an op's name must be up to 24 of a-z, 0-9 and _, a letter in front. Received: {name!r}.")
+    if not callable(factory):
+        raise OpError(f"what makes the layer of op {name!r} must be callable. Received: {factory!r}.")
+    op = Op(name, "own", 0, has_batch_norm=batch_norm, factory=factory)
+    if name in OP_NAMES:
+        raise OpError(f"{name!r} is an op of ENAS's. Give yours another name.")
+    if not replace and _own.get(name, op) != op:
+        raise OpError(f"another op is registered as {name!r}. Give yours another name, or `replace=True`.")
+    _own[name] = op
 
 
 def op_named(name: str) -> Op:
     """The op of that name.
 
     Raises:
-      ValueError: no op has that name.
+      OpError: no op has that name.
     """
-    if name not in OP_NAMES:
-        raise ValueError(f"`ops` must be among {', '.join(OP_NAMES)}. Received: {name!r}.")
-    return OPS[OP_NAMES.index(name)]
+    if name in OP_NAMES:
+        return OPS[OP_NAMES.index(name)]
+    if name not in _own:
+        raise OpError(
+            f"`ops` must be among {', '.join((*OP_NAMES, *_own))}. Received: {name!r}, which is not registered in this "
+            "process.\nImport the module that calls `space.register_op` for it first; scripts do, with "
+            "--own_ops=MODULE."
+        )
+    return _own[name]
 
 
 @dataclasses.dataclass(frozen=True)

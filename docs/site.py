@@ -41,7 +41,7 @@ def _target(page: str, link: str) -> str:
     """Where on the site a link leads, from the site's root."""
     folder = "." if page == "index.md" else posixpath.join("docs", posixpath.dirname(page))
     name = posixpath.normpath(posixpath.join(folder, link))
-    if name.startswith("docs/"):
+    if name.startswith("docs/") and not name.endswith(".py"):
         return name.removeprefix("docs/")
     return "index.md" if name == "README.md" else f"source/{name}.md"
 

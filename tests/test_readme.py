@@ -89,7 +89,7 @@ def test_the_example_on_arrays_runs_in_less_time_than_written(tmp_path, monkeypa
     images, labels = digits()
     code = example("nhn_tf.run.pipeline")
     assert code.count('"20m"') == 1
-    run(code.replace('"20m"', '"2m"'), {"images": images[..., 0], "labels": labels})
+    run(code.replace('"20m"', '"5m"'), {"images": images[..., 0], "labels": labels})
     assert (tmp_path / "runs/mine/report/report.html").exists()
 
 

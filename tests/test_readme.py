@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nhn_tf.data import digits
 from nhn_tf.export import write_exports
 from tests.snippets import ROOT, fences, section
 
@@ -75,18 +76,16 @@ def test_a_newcomers_commands_make_a_classifier_of_a_folder_and_predict_a_new_pi
     assert [name for name in ("new.jpg", "another.png") if name in predicted.stdout] == ["new.jpg", "another.png"]
 
 
-def digits():
-    """float32 [B, 8, 8, 1] and their labels [B]: two hundred of scikit-learn's digits."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    return (data.images[:200, ..., None] / 16).astype("float32"), data.target[:200]
+def some_digits():
+    """float32 [B, 8, 8, 1] and their labels [B]."""
+    data = digits.read().train.take(np.arange(200))
+    return data.images.astype("float32") / 255, data.labels
 
 
 @pytest.mark.slow
 def test_the_example_on_arrays_runs_in_less_time_than_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    images, labels = digits()
+    images, labels = some_digits()
     code = example("nhn_tf.run.pipeline")
     assert code.count('"20m"') == 1
     run(code.replace('"20m"', '"5m"'), {"images": images[..., 0], "labels": labels})
@@ -97,7 +96,7 @@ def test_the_examples_on_a_model_run_one_after_another(tmp_path, monkeypatch, ca
     """What is pruned is compacted, compiled, saved and profiled."""
     pytest.importorskip("llvmlite")
     monkeypatch.chdir(tmp_path)
-    images, labels = digits()
+    images, labels = some_digits()
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),

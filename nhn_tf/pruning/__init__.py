@@ -5,6 +5,8 @@
     recalibrate(pruned, images)              # batch norm's statistics, which lag behind
     small = compact(pruned)                  # the same outputs from fewer weights
     small.save("small.keras")
+
+`check` names what of a model stays as it is, and why.
 """
 
 from nhn_tf.pruning.api import propose, prune

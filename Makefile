@@ -1,5 +1,6 @@
 # make demo   the whole pipeline on handwritten digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
+# make docs   the documentation as a site in site/, from an environment of its own, .venv-docs
 # make test-browser   the report and TensorBoard in headless Chromium; needs Debian's chromium and chromium-driver
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ MODEL_DIR ?= runs/demo
 TF := .venv/bin/python
 JAX := .venv-jax/bin/python
 
-.PHONY: demo test test-slow test-browser lint install clean
+.PHONY: demo test test-slow test-browser lint docs install clean
 
 demo: .venv/.installed
 	$(TF) pipeline.py --preset=demo --model_dir=$(MODEL_DIR)
@@ -17,7 +18,7 @@ test: lint .venv-jax/.installed
 	$(TF) -m pytest -n 2 -m "not slow and not browser"
 	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 -m "jax and not slow"
 
-test-slow: .venv/.installed .venv-jax/.installed
+test-slow: .venv/.installed .venv-jax/.installed .venv-docs/.installed
 	$(TF) -m pytest -m slow
 	KERAS_BACKEND=jax $(JAX) -m pytest -m "(jax and slow) or jax_slow"
 
@@ -28,6 +29,9 @@ lint: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: .venv-docs/.installed
+	.venv-docs/bin/mkdocs build
 
 install: .venv/.installed
 
@@ -42,5 +46,10 @@ install: .venv/.installed
 	$(JAX) -m pip uninstall --quiet --yes nhn-tf
 	touch $@
 
+.venv-docs/.installed: docs/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r docs/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-jax build *.egg-info
+	rm -rf .venv .venv-jax .venv-docs site build *.egg-info

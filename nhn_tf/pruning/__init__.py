@@ -1,10 +1,12 @@
 """Pruning of k x k kernels in any functional Keras 3 model, and compaction to a smaller model.
 
-print(check(model))                      # what can be pruned, compacted and compiled, before it costs anything
-pruned = prune(model, sparsity=0.85)     # a masked copy; compile it and train on
-recalibrate(pruned, images)              # batch norm's statistics, which lag behind
-small = compact(pruned)                  # the same outputs from fewer weights
-small.save("small.keras")
+    print(check(model))                      # what can be pruned, compacted and compiled, before it costs anything
+    pruned = prune(model, sparsity=0.85)     # a masked copy; compile it and train on
+    recalibrate(pruned, images)              # batch norm's statistics, which lag behind
+    small = compact(pruned)                  # the same outputs from fewer weights
+    small.save("small.keras")
+
+`check` names what of a model stays as it is, and why.
 """
 
 from nhn_tf.pruning.api import propose, prune

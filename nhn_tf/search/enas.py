@@ -70,7 +70,7 @@ class EnasSearch(Searcher):
         most, and ranks last. For a search to resume to the same bits it must be a pure function.
       max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
-      seed, directory, project_name, overwrite, logger: as for `Searcher`.
+      seed: as for `Searcher`, as are `directory`, `project_name`, `overwrite` and `logger`.
 
     Attributes:
       supernet: the shared weights.

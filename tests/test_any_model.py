@@ -183,6 +183,13 @@ class Forgetful(layers.Layer):
         return inputs * self.factor
 
 
+def test_a_lambda_that_came_from_a_file_is_copied(tmp_path):
+    between(layers.Lambda(lambda x: 2 * x + 1)).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
+    images = images_of(model)
+    np.testing.assert_array_equal(pruning.prune(model, sparsity=0.0)(images), model(images))
+
+
 def test_a_layer_that_cannot_be_made_again_is_named():
     with pytest.raises(ValueError, match=r"layer 'odd' \(Nameless\) cannot be copied: `from_config`.*get_config"):
         pruning.prune(between(Nameless(2.0, name="odd")), sparsity=0.5)

@@ -501,6 +501,30 @@ def test_keras_computes_operations_of_several_tensors():
     assert (runtime.input_shapes, runtime.output_shapes) == (((8, 8, 4),), ((3,),))
 
 
+def test_text_and_large_identifiers_reach_kerass_layers_as_they_are():
+    images = keras.Input((8, 8, 3))
+    word, number = keras.Input((1,), dtype="string", name="word"), keras.Input((1,), dtype="int32")
+    words = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot", name="words")
+    numbers = layers.IntegerLookup(vocabulary=[2**24, 2**24 + 1], output_mode="one_hot", name="numbers")
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(images))
+    model = keras.Model([images, word, number], layers.Concatenate()([pooled, words(word), numbers(number)]))
+    runtime = nhn_tf.sparse.compile(model, fallback="keras")
+    assert set(runtime.keras_layers) == {"word", "words", "numbers"}
+    zeros = np.zeros((2, 8, 8, 3), np.float32)
+    found = runtime(zeros, np.array([["b"], ["?"]], object), np.array([[2**24 + 1], [7]], np.int32))
+    np.testing.assert_array_equal(found[:, 4:], [[0, 0, 1, 0, 0, 1], [1, 0, 0, 1, 0, 0]])
+
+
+def test_whole_numbers_wrap_around_as_in_keras():
+    images = keras.Input((4, 4, 2), dtype="uint8")
+    shifted = layers.Rescaling(1.0)(images - 100)
+    model = keras.Model(images, layers.Conv2D(1, 1, kernel_initializer="ones")(shifted))
+    with pytest.raises(ValueError, match="it must compute with floating point numbers. Received: uint8"):
+        nhn_tf.sparse.compile(model)
+    found = nhn_tf.sparse.compile(model, fallback="keras")(np.full((1, 4, 4, 2), 90, np.uint8))
+    np.testing.assert_array_equal(found, np.full((1, 4, 4, 1), 2.0 * 246))
+
+
 def test_maps_beyond_the_limits_are_kerass():
     images = keras.Input((1100, 16, 1))
     small = layers.AveragePooling2D((110, 1))(images)

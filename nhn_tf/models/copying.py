@@ -89,7 +89,10 @@ def carry(source: Any, target: Any, **instead: np.ndarray) -> None:
 
 
 def _is_foreign_function(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
+    """Whether a function is not Keras's own; a lambda that Keras has loaded from a file says that it is."""
+    if not isinstance(value, types.FunctionType):
+        return False
+    return not value.__module__.startswith("keras.") or value.__name__ == "<lambda>"
 
 
 def _with_layers_within(layer: Any) -> list[Any]:

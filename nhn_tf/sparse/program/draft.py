@@ -77,6 +77,8 @@ class Draft:
     def _reader(self, node: Node) -> Reader:
         if reason := obstacle(node, self._readers):
             raise Refusal(reason)
+        if node.parents and "float" not in node.dtype:  # Whole numbers wrap around, and divide otherwise.
+            raise Refusal(f"it must compute with floating point numbers. Received: {node.dtype}")
         return self._readers[node.kind]
 
     def add(self, op: Op) -> int:

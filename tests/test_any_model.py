@@ -213,6 +213,15 @@ def test_the_comparison_leaves_no_trace_in_the_model():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
 
 
+def test_a_layer_that_stands_as_an_activation_may_wait_for_its_first_call():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation=layers.BatchNormalization())(layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, x)
+    pruned = pruning.prune(model, sparsity=0.0)  # It warns where it could not compare the two.
+    images = images_of(model)
+    np.testing.assert_allclose(answers(pruned, images), answers(model, images), rtol=1e-5, atol=1e-6)
+
+
 def test_errors_are_relative_to_the_largest_output():
     one, other = np.array([[100.0, 1.0]], "float32"), np.array([[100.0, 1.1]], "float32")
     assert agreement.relative_error([one], [other]) == pytest.approx(0.001)

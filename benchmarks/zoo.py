@@ -4,6 +4,9 @@
     python benchmarks/zoo.py --only=resnet,se    # those whose names contain one of these
     python benchmarks/zoo.py --results=zoo.json  # keeps each result as it comes; what is there is not run again
 
+The file names, under `settings`, the processor, versions and parameters that each result comes from, by number. A bare
+list of results, which it was before, is read too; those stay without.
+
 Each network is pruned (half of its kernels; where it has no 3x3 or 5x5 ones, of whatever it has), trained two steps,
 saved and loaded, compacted, loaded again by a process that knows Keras alone, and compiled without fallback; after each
 step its answers to random images are compared with those of the step before. The last line is JSON.
@@ -13,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -21,21 +26,28 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import keras
 import numpy as np
 from keras import layers as L
 
-import nhn_tf.layers  # noqa: F401
+import nhn_tf.layers
 from nhn_tf import pruning, sparse
 from nhn_tf.models import agreement
+from nhn_tf.runs import journal
 from nhn_tf.storage import files
 
 TOLERANCE: Final = 1e-5
-"""Largest relative error that is not called wrong, in float32; in half precision it is 0.05, and no figure."""
+"""Largest relative error that is not called wrong, in float32."""
+
+HALF_TOLERANCE: Final = 0.05
+"""The same in half precision, where it is no figure."""
 
 SIDE: Final = 32
+SPARSITY: Final = 0.5
+STEPS: Final = 2
+SEED: Final = 0
 NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 
 
@@ -483,7 +495,12 @@ for _name, _options in {
 
 @dataclasses.dataclass
 class Result:
-    """How far a network came; `error` is the largest relative one of all steps."""
+    """How far a network came.
+
+    Attributes:
+      error: the largest relative one of all steps.
+      setting: number of that in which it ran, in the file of results; None where that was not kept.
+    """
 
     network: str
     pruned: bool = False
@@ -494,6 +511,7 @@ class Result:
     wrong: bool = False
     error: float = 0.0
     note: str = ""
+    setting: int | None = None
 
 
 READER: Final = """
@@ -511,7 +529,7 @@ sys.exit(3 if "nhn_tf" in sys.modules else 0)
 def run(name: str) -> Result:
     """Takes one network through everything."""
     keras.backend.clear_session()
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(SEED)
     result = Result(name)
     model = NETWORKS[name]()
     if isinstance(model, keras.Model) and getattr(model, "outputs", None):
@@ -525,26 +543,25 @@ def run(name: str) -> Result:
         result.refused = outlook.refusal.splitlines()[0]
         return result
     half = any("16" in str(layer.compute_dtype) for layer in model.layers)
-    tolerance = 100 * TOLERANCE if half else TOLERANCE
     inputs = agreement.sample_inputs(model)
 
     def compare(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         if not all(np.isfinite(one).all() for one in expected):  # Any two NaN agree: nothing would be shown.
             raise RuntimeError("the network's own answers are not finite")
         error = agreement.relative_error(found, expected)
-        result.error = max(result.error, 0.0 if half and error <= 0.05 else error)
-        result.wrong |= error > (0.05 if half else tolerance)
+        result.error = max(result.error, 0.0 if half and error <= HALF_TOLERANCE else error)
+        result.wrong |= error > (HALF_TOLERANCE if half else TOLERANCE)
 
     try:
         pruned = pruning.prune(model, sparsity=0.0, **options)
         compare(agreement.run(pruned, inputs)[0], agreement.run(model, inputs)[0])
-        pruned = pruning.prune(model, sparsity=0.5, **options)
+        pruned = pruning.prune(model, sparsity=SPARSITY, **options)
         result.pruned = True
     except ValueError as error:
         result.refused = str(error).splitlines()[0]
         return result
     try:
-        _two_steps(pruned, inputs)
+        _train(pruned, inputs)
         with tempfile.TemporaryDirectory() as folder:
             pruned.save(f"{folder}/pruned.keras")
             loaded = keras.saving.load_model(f"{folder}/pruned.keras")
@@ -571,7 +588,7 @@ def run(name: str) -> Result:
 
 def _shake(model: keras.Model) -> None:
     """Moves biases and statistics from their special initial values, as training would."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     for variable in model.variables:
         if variable.name in ("moving_variance", "gamma"):
             variable.assign(rng.uniform(0.8, 1.2, variable.shape))
@@ -579,13 +596,13 @@ def _shake(model: keras.Model) -> None:
             variable.assign(rng.normal(0.0, 0.05, variable.shape))
 
 
-def _two_steps(model: keras.Model, inputs: list[np.ndarray]) -> None:
+def _train(model: keras.Model, inputs: list[np.ndarray]) -> None:
     structure = agreement.structured(model, inputs)
     answers = model.predict(structure, verbose=0)
     y = keras.tree.map_structure(lambda answer: np.zeros(np.shape(answer), "float32"), answers)
     loss = keras.tree.map_structure(lambda _: "mse", y)
     model.compile(keras.optimizers.SGD(1e-4, clipnorm=1.0), loss, jit_compile=False)
-    model.fit(structure, y, batch_size=2, epochs=2, verbose=0)
+    model.fit(structure, y, batch_size=2, epochs=STEPS, verbose=0)
 
 
 def _read_elsewhere(name: str, folder: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -633,6 +650,32 @@ def summary(results: list[Result]) -> dict[str, float]:
     }
 
 
+def setting() -> dict[str, Any]:
+    """Where, with what and how networks run here."""
+    packages = ("keras", keras.backend.backend(), "numpy", "llvmlite")
+    installed = {package: importlib.metadata.version(package) for package in packages}
+    return {
+        "cpu": journal.device(),
+        "versions": {"python": platform.python_version(), "nhn_tf": nhn_tf.__version__, **installed},
+        "parameters": {
+            "tolerance": TOLERANCE,
+            "half_tolerance": HALF_TOLERANCE,
+            "sparsity": SPARSITY,
+            "steps": STEPS,
+            "seed": SEED,
+        },
+    }
+
+
+def kept(path: Path | None) -> tuple[list[dict[str, Any]], dict[str, Result]]:
+    """The settings and results, by network, of a file; none where there is no such file."""
+    if path is None or not path.exists():
+        return [], {}
+    found = files.read_json(path)
+    settings, entries = ([], found) if isinstance(found, list) else (found["settings"], found["results"])
+    return settings, {entry["network"]: Result(**entry) for entry in entries}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="parts of names, by commas")
@@ -641,16 +684,16 @@ def main() -> None:
     wanted = [part for part in arguments.only.split(",") if part]
     names = [name for name in NETWORKS if not wanted or any(part in name for part in wanted)]
     warnings.simplefilter("ignore")
-    known: dict[str, Result] = {}
-    if arguments.results and arguments.results.exists():
-        known = {entry["network"]: Result(**entry) for entry in files.read_json(arguments.results)}
+    settings, known = kept(arguments.results)
+    if (here := setting()) not in settings:
+        settings.append(here)
     print(f"{'network':24} pruned compacted compiled  error    note")
     for name in names:
         if name not in known:
-            known[name] = attempt(name)
+            known[name] = dataclasses.replace(attempt(name), setting=settings.index(here))
             if arguments.results:
-                kept = [dataclasses.asdict(known[other]) for other in NETWORKS if other in known]
-                files.write_json(arguments.results, kept)
+                results = [dataclasses.asdict(known[other]) for other in NETWORKS if other in known]
+                files.write_json(arguments.results, {"settings": settings, "results": results})
         print(row(known[name]), flush=True)
     print(json.dumps(summary([known[name] for name in names])))
 

@@ -183,6 +183,13 @@ class Forgetful(layers.Layer):
         return inputs * self.factor
 
 
+def test_a_lambda_that_came_from_a_file_is_copied(tmp_path):
+    between(layers.Lambda(lambda x: 2 * x + 1)).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
+    images = images_of(model)
+    np.testing.assert_array_equal(pruning.prune(model, sparsity=0.0)(images), model(images))
+
+
 def test_a_layer_that_cannot_be_made_again_is_named():
     with pytest.raises(ValueError, match=r"layer 'odd' \(Nameless\) cannot be copied: `from_config`.*get_config"):
         pruning.prune(between(Nameless(2.0, name="odd")), sparsity=0.5)
@@ -204,6 +211,15 @@ def test_the_comparison_leaves_no_trace_in_the_model():
     pruning.compact(pruning.prune(model, sparsity=0.5))
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
+
+
+def test_a_layer_that_stands_as_an_activation_may_wait_for_its_first_call():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation=layers.BatchNormalization())(layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, x)
+    pruned = pruning.prune(model, sparsity=0.0)  # It warns where it could not compare the two.
+    images = images_of(model)
+    np.testing.assert_allclose(answers(pruned, images), answers(model, images), rtol=1e-5, atol=1e-6)
 
 
 def test_errors_are_relative_to_the_largest_output():
@@ -351,6 +367,84 @@ def test_a_subclass_that_computes_what_its_parent_does_is_pruned():
     np.testing.assert_allclose(
         answers(pruning.compact(pruned), images_of(model)), answers(pruned, images_of(model)), atol=1e-5
     )
+
+
+def joined(inputs):
+    """A model of two inputs, of which it takes the second from the first."""
+    small, large = keras.Input((8, 8, 3), name="small"), keras.Input((8, 8, 3), name="large")
+    kept = layers.Conv2D(4, 3, name="kept")(layers.Conv2D(4, 3, name="stem")(large))
+    return keras.Model(inputs(small, large), layers.Subtract()([layers.Conv2D(4, 5)(small), kept]))
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize(
+    ("inputs", "call"),
+    [
+        (lambda small, large: [small, large], lambda model, one, other: model([one, other])),
+        (lambda small, large: [small, large], lambda model, one, other: model({"large": other, "small": one})),
+        (lambda small, large: {"small": small, "large": large}, lambda model, a, b: model({"small": a, "large": b})),
+        (lambda small, large: [large, small], lambda model, one, other: model([other, one], training=False)),
+    ],
+)
+def test_models_within_of_several_inputs_are_read_as_keras_reads_them(inputs, call):
+    one, other = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    model = shake(keras.Model([one, other], layers.Flatten()(call(joined(inputs), one, layers.ReLU()(other)))))
+    arrays = agreement.sample_inputs(model)
+    halved = pruning.prune(model, sparsity=0.5)
+    expected = agreement.run(halved, arrays)[0]
+    assert agreement.relative_error(agreement.run(pruning.compact(halved), arrays)[0], expected) < 1e-5
+
+
+class Doubled(keras.Model):
+    """Functional but for what it computes."""
+
+    def __init__(self):
+        inputs = keras.Input((8, 8, 3))
+        super().__init__(inputs, layers.Conv2D(4, 3)(layers.Conv2D(4, 3)(inputs)), name="doubled")
+
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training)
+
+
+def test_a_model_that_computes_otherwise_than_its_graph_says_is_refused():
+    inputs = keras.Input((8, 8, 3))
+    for model in (Doubled(), keras.Model(inputs, layers.Flatten()(Doubled()(inputs)))):
+        assert "model 'doubled' must compute what its graph of layers says" in pruning.check(model).refusal
+        with pytest.raises(ValueError, match="Received: type Doubled, which has a `call` of its own"):
+            pruning.prune(model, sparsity=0.5)
+
+
+@pytest.mark.jax
+def test_a_model_of_own_class_that_computes_its_graph_is_pruned():
+    class Trained(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((8, 8, 3))
+            super().__init__(inputs, layers.Conv2D(4, 3)(layers.Conv2D(4, 3)(inputs)))
+
+        def train_step(self, *args):
+            raise NotImplementedError
+
+    model = shake(Trained())
+    images = images_of(model)
+    np.testing.assert_allclose(answers(pruning.prune(model, sparsity=0.0), images), answers(model, images), rtol=1e-5)
+
+
+class Renamed(layers.Layer):
+    """Whose configuration has no name, since Keras finds none among its arguments."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+
+    def call(self, inputs):
+        return inputs + 1
+
+
+def test_a_copy_has_its_layers_name_though_the_configuration_has_none():
+    layer = Renamed()
+    assert "name" not in layer.get_config()
+    model = between(layer)
+    small = pruning.compact(pruning.prune(model, sparsity=0.5))
+    assert small.get_layer(layer.name) is not layer
 
 
 def test_the_graph_names_calls_by_path_and_number():

@@ -58,7 +58,7 @@ def test_a_model_costs_what_its_layers_do():
 
 
 def test_unknown_types_are_counted_by_their_parameters_and_named():
-    model = model_of(layers.ConvLSTM1D(2, 3, name="recurrent"), layers.ReLU())
+    model = model_of(layers.ConvLSTM1D(2, 3, name="recurrent"), layers.Dropout(0.2))
     # Four gates of 2 units: kernels [3, 3, 8] and [3, 2, 8], biases [8].
     assert complexity.layer_costs(model)["recurrent"] == Cost(72 + 48 + 8, 72 + 48 + 8, 0, 0)
     assert complexity.uncounted(model) == {"recurrent": "ConvLSTM1D"}

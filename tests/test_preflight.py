@@ -26,7 +26,7 @@ def test_the_share_within_reach_is_that_of_the_pruned_layers_multiply_adds():
     assert pruning.check(model_of(layers.ReLU()), layers="all").reach == pytest.approx((64 * 160 + 8) / total)
     found = {layer.name: layer.prune for layer in outlook.layers if layer.prune is not None}
     assert found["conv"] == ""
-    assert found["stem"] == "a stem: it reads the images"
+    assert found["stem"] == "a stem: it reads the model's input"
     assert found["point"].startswith("its kernels are 1x1, not asked for")
     assert outlook.ok
 

@@ -180,6 +180,9 @@ def test_summary_lists_every_layer_with_weights_and_the_totals():
         ({}, "exactly one of `threshold` and `sparsity`"),
         ({"threshold": 0.1, "sparsity": 0.1}, "exactly one of `threshold` and `sparsity`"),
         ({"sparsity": 1.0}, r"in \[0, 1\). Received: 1.0"),
+        ({"sparsity": "0.5"}, r"in \[0, 1\). Received: '0.5'"),
+        ({"threshold": "0.1"}, "finite and at least 0. Received: '0.1'"),
+        ({"sparsity": 0.5, "seed": 0.5}, "`seed` must be a whole number .* Received: 0.5"),
         ({"sparsity": 0.5, "criterion": "size"}, "std, l1, l2, random"),
         ({"sparsity": 0.5, "scope": "model"}, "global, layer"),
         ({"sparsity": 0.5, "layers": ["grouped"]}, "Received: grouped. It has: stem, three, five, one, logits"),
@@ -203,6 +206,18 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_layers_are_chosen_by_name_pattern_or_all():
     assert list(pruning.prunable(MODEL, "all")) == ["three", "five", "one", "logits"]
     assert list(pruning.prunable(MODEL, include=["o*"], exclude=["five"])) == ["three", "one"]
+
+
+def test_dense_networks_and_decoders_are_pruned_behind_their_first_layer():
+    table, code = keras.Input((6,)), keras.Input((4,))
+    dense = keras.Model(table, layers.Dense(3, name="c")(layers.Dense(8, name="b")(layers.Dense(8, name="a")(table))))
+    assert list(pruning.prunable(dense, "all")) == ["b", "c"]
+    maps = layers.Reshape((2, 2, 4))(layers.Dense(16)(code))
+    decoder = keras.Model(code, layers.Conv2D(3, 3, name="conv")(layers.Conv2DTranspose(4, 3, strides=2)(maps)))
+    assert list(pruning.prunable(decoder)) == ["conv"]
+    single = keras.Model(table, layers.Dense(3, name="a")(table))
+    with pytest.raises(ValueError, match="nothing to prune: no Conv2D, no Dense layer .* Pass names in `include`"):
+        pruning.prune(single, sparsity=0.5, layers="all")
 
 
 def test_each_kind_of_connection_meets_the_target_by_itself():

@@ -28,6 +28,20 @@ def test_recalibrated_statistics_are_those_of_all_the_data(kind):
     assert norm.momentum == 0.99
 
 
+def test_images_for_several_inputs_are_nested_as_the_model_takes_them():
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=(10, 4, 4, 2)).astype("float32") for _ in range(2))
+    for given in ([left, right], {"left": left, "right": right}):
+        inputs = [keras.Input((4, 4, 2), name=name) for name in ("left", "right")]
+        inputs = dict(zip(given, inputs, strict=True)) if isinstance(given, dict) else inputs
+        norm = layers.BatchNormalization()
+        model = keras.Model(inputs, norm(layers.Add()(keras.tree.flatten(inputs))))
+        pruning.recalibrate(model, given, batch_size=5)
+        np.testing.assert_allclose(array(norm.moving_mean), (left + right).mean((0, 1, 2)), atol=1e-6)
+    with pytest.raises(ValueError, match="`data` must hold images, or yield batches of them. Received: NoneType"):
+        pruning.recalibrate(model, None)
+
+
 def norms() -> keras.Model:
     inputs = keras.Input((4, 4, 2))
     inner = keras.Sequential([keras.Input((4, 4, 2)), layers.BatchNormalization(name="within")])
@@ -78,6 +92,33 @@ def test_the_distilled_loss_by_hand():
     p, q = softmax(theirs / 2), softmax(mine / 2)
     assert found == pytest.approx(0.75 * labels + 0.25 * 4 * (p * np.log(p / q)).sum(-1).mean(), rel=1e-4)
     assert float(distiller.compute_loss(x, y, distiller(x), training=False)) == pytest.approx(labels, rel=1e-4)
+
+
+@pytest.mark.jax
+def test_weights_of_samples_count_for_the_teacher_too():
+    distiller = pruning.Distiller(classifier(0), classifier(1), weight=1.0)
+    distiller.compile("sgd", CROSSENTROPY)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 2)).astype("float32")
+    each = [float(distiller.compute_loss(one[None], np.zeros(1), distiller(one[None]))) for one in x]
+    for weights in (np.array([0.5, 0.0]), np.array([[0.5], [0.0]])):
+        found = float(distiller.compute_loss(x, np.zeros(2), distiller(x), sample_weight=weights))
+        assert found == pytest.approx(0.5 * each[0] / 2, rel=1e-4)
+    assert each[1] > 0
+
+
+@pytest.mark.jax
+def test_a_distiller_comes_back_from_a_file(tmp_path):
+    distiller = pruning.Distiller(
+        pruning.prune(classifier(0), sparsity=0.5), classifier(1), temperature=2.0, weight=0.25
+    )
+    distiller.compile("sgd", CROSSENTROPY)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    x, y = np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype("float32"), np.zeros(4)
+    expected, found = (float(one.compute_loss(x, y, one(x), training=True)) for one in (distiller, loaded))
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert pruning.masks_of(loaded.student) == pruning.masks_of(distiller.student)
+    assert not loaded.teacher.trainable
 
 
 @pytest.mark.jax_slow

@@ -75,6 +75,8 @@ def run(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarr
         given,
         training=False,
     )
+    if len(after) != len(before):  # Layers that stand as activations are built only when they are first called.
+        return run(model, inputs)
     drawn = any(
         variable.name == "seed_generator_state" and (keras.ops.convert_to_numpy(new) != old).any()
         for variable, old, new in zip(variables, before, after, strict=True)

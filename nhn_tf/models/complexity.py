@@ -125,7 +125,7 @@ def uncounted(model: keras.Model) -> dict[str, str]:
     return {
         name: type(node.layer).__name__
         for name, node in nodes.items()
-        if node.kind not in COUNTED and bool(getattr(node.layer, "variables", None))
+        if node.kind not in COUNTED and any(v.name not in STATE for v in getattr(node.layer, "variables", ()))
     }
 
 

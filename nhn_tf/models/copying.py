@@ -42,7 +42,9 @@ def remake(layer: Any, kind: Any = None, **changes: Any) -> Any:
         if isinstance(layer, keras.layers.Lambda):
             config["dtype"] = keras.dtype_policies.get(config.get("dtype"))
             return type(layer)(**{**config, **changes})  # `from_config` takes no function.
-        return (kind or type(layer)).from_config({**config, **changes})
+        made = (kind or type(layer)).from_config({**config, **changes})
+        made.name = changes.get("name", layer.name)  # Which Keras leaves out where `__init__` seems to take none.
+        return made
     except Exception as error:
         if kind is None and kind_of(layer) is not type(layer):
             return remake(layer, kind_of(layer), **changes)  # What it computes; only its own arguments are lost.
@@ -89,7 +91,10 @@ def carry(source: Any, target: Any, **instead: np.ndarray) -> None:
 
 
 def _is_foreign_function(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
+    """Whether a function is not Keras's own; a lambda that Keras has loaded from a file says that it is."""
+    if not isinstance(value, types.FunctionType):
+        return False
+    return not value.__module__.startswith("keras.") or value.__name__ == "<lambda>"
 
 
 def _with_layers_within(layer: Any) -> list[Any]:

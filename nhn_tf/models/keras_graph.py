@@ -17,6 +17,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale as LayerScale  # ConvNeXt's own layer has no public name.
+from keras.src.models import Functional  # Nor has the class of what `keras.Model(inputs, outputs)` makes.
 
 Shape = tuple[int | None, ...]
 
@@ -103,6 +104,16 @@ def check_functional(model: keras.Model) -> None:
         raise ValueError(
             "`model` must be a functional or Sequential Keras model, whose graph of layers can be followed. "
             f"Received: the subclassed model {model.name!r} of type {type(model).__name__}."
+        )
+    _check_call(model)
+
+
+def _check_call(model: keras.Model) -> None:
+    """Raises a ValueError where a model of which the graph is known computes otherwise than its graph."""
+    if type(model).call not in (Functional.call, keras.Sequential.call):
+        raise ValueError(
+            f"model {model.name!r} must compute what its graph of layers says. Received: type {type(model).__name__}, "
+            "which has a `call` of its own. Build the model of the layers that it calls."
         )
 
 
@@ -274,27 +285,18 @@ class _Tracer:
         """
         known = {id(tensor): name for tensor, name in zip(model.inputs, inputs, strict=True)}
         for call in _calls_of(model):
-            layer, parents = call.operation, [known[id(tensor)] for tensor in call.input_tensors]
+            layer = call.operation
             if is_functional(layer):
-                made = self.expand(layer, f"{prefix}{layer.name}/", parents, self._training(layer, call, training))
+                _check_call(layer)
+                given, called = _call_of_model(layer, call)
+                read = [known[id(tensor)] for tensor in given]
+                made = self.expand(layer, f"{prefix}{layer.name}/", read, training if called is None else called)
             elif len(call.outputs) == 1:
-                made = [self._add(call, prefix, parents, training)]
+                made = [self._add(call, prefix, [known[id(tensor)] for tensor in call.input_tensors], training)]
             else:
                 raise ValueError(f"layer {layer.name!r} has {len(call.outputs)} outputs; one is supported.")
             known |= {id(tensor): name for tensor, name in zip(call.outputs, made, strict=True)}
         return [known[id(tensor)] for tensor in model.outputs]
-
-    @staticmethod
-    def _training(model: keras.Model, call: Any, outer: bool | None) -> bool | None:
-        """With which `training` a model within the model runs."""
-        kwargs = dict(call.arguments.kwargs)
-        training = kwargs.pop("training", None)
-        if len(call.input_tensors) != len(model.inputs) or any(value is not None for value in kwargs.values()):
-            raise ValueError(
-                f"model {model.name!r} within the model must be called on its inputs, and on `training` at most. "
-                f"Received: {len(call.input_tensors)} tensors and {', '.join(kwargs) or 'nothing else'}."
-            )
-        return outer if training is None else training
 
     def _add(self, call: Any, prefix: str, parents: Sequence[str], training: bool | None) -> str:
         layer = call.operation
@@ -327,6 +329,22 @@ class _Tracer:
             return tuple(call.outputs[0].shape)
         args, keywords = filled(call_args, kwargs, [keras.KerasTensor(node.shape, node.dtype) for node in read])
         return tuple(call.operation.compute_output_spec(*args, **keywords).shape)
+
+
+def _call_of_model(model: keras.Model, call: Any) -> tuple[list[Any], bool | None]:
+    """For each input of a model within the model the tensor that it is called on, and with which `training`."""
+    others = {**dict(zip(("inputs", "training", "mask"), call.arguments.args, strict=False)), **call.arguments.kwargs}
+    given, training = others.pop("inputs"), others.pop("training", None)
+    if isinstance(given, dict) and not isinstance(structure_of(model)[0], dict):
+        given = [given[tensor.name] for tensor in model.inputs]
+    tensors = keras.tree.flatten(given)
+    told = [key for key, value in others.items() if any(one is not None for one in keras.tree.flatten(value))]
+    if told or len(tensors) != len(model.inputs):
+        raise ValueError(
+            f"model {model.name!r} within the model must be called on its inputs, and on `training` at most. "
+            f"Received: {len(tensors)} tensors and {', '.join(told) or 'nothing else'}."
+        )
+    return tensors, training
 
 
 def takes_training(layer: Any) -> bool:

@@ -62,8 +62,8 @@ def prune(
       seed: of the `random` criterion.
       layers: names of the layers to prune, or "all": convolutions of every size and dense layers. By default
         convolutions with 3x3 or 5x5 kernels. Neither default nor "all" takes grouped convolutions, stems (no other
-        convolution between them and the model's input) and frozen layers (`trainable=False`), which a warning names. A
-        layer in a model within the model goes by its path (`base/conv`).
+        layer with kernels between them and the model's input) and frozen layers (`trainable=False`), which a warning
+        names. A layer in a model within the model goes by its path (`base/conv`).
       include: names or patterns of layers to prune besides.
       exclude: names or patterns of layers to leave whole.
       check: compare the copy's outputs, before a kernel goes, with the model's on random images.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -128,11 +129,13 @@ def check_target(
         raise ValueError(
             f"give exactly one of `threshold` and `sparsity`. Received: threshold={threshold}, sparsity={sparsity}."
         )
-    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
-        raise ValueError(f"`threshold` must be finite and at least 0. Received: {threshold}.")
+    if threshold is not None and not (
+        isinstance(threshold, numbers.Real) and math.isfinite(threshold) and threshold >= 0
+    ):
+        raise ValueError(f"`threshold` must be finite and at least 0. Received: {threshold!r}.")
     shares = list(sparsity.values()) if isinstance(sparsity, Mapping) else [0.0 if sparsity is None else sparsity]
-    if not shares or not all(0 <= share < 1 for share in shares):
-        raise ValueError(f"`sparsity` must be in [0, 1). Received: {sparsity}.")
+    if not shares or not all(isinstance(share, numbers.Real) and 0 <= share < 1 for share in shares):
+        raise ValueError(f"`sparsity` must be in [0, 1). Received: {sparsity!r}.")
     check_scope(scope)
 
 

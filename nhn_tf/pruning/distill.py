@@ -15,8 +15,8 @@ class Distiller(keras.Model):
     """Trains a student by labels and by a teacher's answers (Hinton et al. 2015).
 
     The loss is `(1 - weight) * loss(y, student) + weight * temperature^2 * KL(teacher || student)`, where both answers
-    are divided by the temperature before the softmax; `loss` is the one that `compile` is given. Metrics are the
-    student's, and `evaluate` and `predict` are the student's alone.
+    are divided by the temperature before the softmax; `loss` is the one that `compile` is given. Weights of samples
+    count for both. Metrics are the student's, and `evaluate` and `predict` are the student's alone.
 
     Args:
       student: to be trained, such as what `prune` returns; `PruningSchedule` prunes it.
@@ -62,6 +62,20 @@ class Distiller(keras.Model):
         self.temperature, self.weight, self.from_logits = temperature, weight, from_logits
         self.built = True
 
+    def get_config(self) -> dict[str, Any]:
+        own = {"temperature": self.temperature, "weight": self.weight, "from_logits": self.from_logits}
+        models = {"student": self.student, "teacher": self.teacher}
+        serialized = {name: keras.saving.serialize_keras_object(model) for name, model in models.items()}
+        return {"name": self.name, "trainable": self.trainable, **own, **serialized}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Distiller:
+        models = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("student", "teacher")
+        }
+        return cls(**{**config, **models})
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.student(inputs, training=training)
 
@@ -73,11 +87,18 @@ class Distiller(keras.Model):
             return labels
         softened = (self._soft(ops.stop_gradient(self.teacher(x, training=False))), self._soft(y_pred))
         teacher, student = (ops.log_softmax(logits, axis=-1) for logits in softened)
-        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
-        return (1 - self.weight) * labels + self.weight * self.temperature**2 * ops.mean(divergence)
+        divergence = _Divergence()(teacher, student, sample_weight)
+        return (1 - self.weight) * labels + self.weight * self.temperature**2 * divergence
 
     def _soft(self, outputs: Any) -> Any:
         """Logits divided by the temperature, float32."""
         outputs = ops.cast(outputs, "float32")
         logits = outputs if self.from_logits else ops.log(ops.maximum(outputs, keras.config.epsilon()))
         return logits / self.temperature
+
+
+class _Divergence(keras.losses.Loss):
+    """KL(teacher || student) of the logarithms of probabilities, [B, ..., classes]; Keras weights and averages it."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return ops.sum(ops.exp(y_true) * (y_true - y_pred), axis=-1)

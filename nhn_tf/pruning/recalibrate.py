@@ -23,12 +23,13 @@ def recalibrate(model: keras.Model, data: Any, *, batch_size: int = 128, steps: 
 
     Args:
       model: functional or Sequential; changed in place.
-      data: images as an array [N, ...], or whatever yields batches: images, or tuples of which the first is images.
+      data: images as an array [N, ...], nested as the model takes its inputs where it has several; or whatever yields
+        batches: images, or tuples of which the first is images.
       batch_size: into which an array is cut.
       steps: batches to look at; by default all of them.
 
     Raises:
-      ValueError: no batch came.
+      ValueError: no batch came, or `data` is none of these.
     """
     norms = [
         layer
@@ -42,7 +43,7 @@ def recalibrate(model: keras.Model, data: Any, *, batch_size: int = 128, steps: 
     try:
         for norm in norms:
             norm.momentum = 0.0  # So that the moving statistics become those of the batch.
-        for number, images in enumerate(_batches(data, batch_size)):
+        for number, images in enumerate(_batches(model, data, batch_size)):
             if steps is not None and number >= steps:
                 break
             moments.add(_updated(model, images), len(keras.tree.flatten(images)[0]))
@@ -90,12 +91,20 @@ def _updated(model: keras.Model, images: Any) -> dict[int, np.ndarray]:
     return {id(v): a.astype(np.float64) if a.dtype.kind == "f" else a for v, a in zip(variables, arrays, strict=True)}
 
 
-def _batches(data: Any, batch_size: int) -> Iterator[Any]:
+def _batches(model: keras.Model, data: Any, batch_size: int) -> Iterator[Any]:
     """The images of each batch."""
-    if hasattr(data, "shape") and hasattr(data, "dtype"):
-        for start in range(0, len(data), batch_size):
-            yield data[start : start + batch_size]
+    # A batch for several inputs is no array, so arrays in a list are the inputs.
+    listed = isinstance(data, (list, tuple)) and len(model.inputs) > 1 and all(map(_is_array, data))
+    if _is_array(data) or isinstance(data, dict) or listed:
+        for start in range(0, len(keras.tree.flatten(data)[0]), batch_size):
+            yield keras.tree.map_structure(lambda array: array[start : start + batch_size], data)  # noqa: B023
         return
     batches = (data[i] for i in range(len(data))) if isinstance(data, keras.utils.PyDataset) else data
+    if isinstance(batches, str) or not isinstance(batches, Iterable):
+        raise ValueError(f"`data` must hold images, or yield batches of them. Received: {type(data).__name__}.")
     for batch in batches:
         yield batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "shape") and hasattr(data, "dtype")

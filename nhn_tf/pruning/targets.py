@@ -58,9 +58,12 @@ def prunable(
     chosen |= matching("include", include, maskable)
     chosen -= matching("exclude", exclude, maskable)
     if not chosen:
+        what, how = ("Conv2D with 3x3 or 5x5 kernels", 'layers="all", or names')
+        if layers == "all":
+            what, how = ("Conv2D, no Dense layer", "names in `include`")
         raise ValueError(
-            "the model has nothing to prune: no Conv2D with 3x3 or 5x5 kernels and groups=1 behind its stem, or only "
-            f'frozen ones. Pass layers="all", or names. It has: {", ".join(maskable) or "none"}.'
+            f"the model has nothing to prune: no {what} and groups=1 behind its stem, or only frozen ones. Pass {how}. "
+            f"It has: {', '.join(maskable) or 'none'}."
         )
     return {name: layer for name, layer in maskable.items() if name in chosen}
 
@@ -141,14 +144,14 @@ def _unmaskable(layer: Any) -> str:
 
 def _reasons(model: keras.Model, candidates: Mapping[str, Any], *, every_size: bool) -> dict[str, str | None]:
     """Why candidates are not pruned by default; None where they are."""
-    behind = _behind_convolution(model)
+    behind = _behind_kernels(model)
     reasons: dict[str, str | None] = {}
     for name, layer in candidates.items():
         size = getattr(layer, "kernel_size", None)
         if not layer.trainable:
             reasons[name] = FROZEN
         elif not behind[name]:
-            reasons[name] = "a stem: it reads the images"
+            reasons[name] = "a stem: it reads the model's input"
         elif every_size or size in PRUNED_SIZES:
             reasons[name] = None
         else:
@@ -157,17 +160,13 @@ def _reasons(model: keras.Model, candidates: Mapping[str, Any], *, every_size: b
     return reasons
 
 
-def _behind_convolution(model: keras.Model) -> dict[str, bool]:
-    """Whether a convolution stands between a node and the model's inputs."""
+def _behind_kernels(model: keras.Model) -> dict[str, bool]:
+    """Whether a layer with kernels stands between a node and the model's inputs."""
     nodes = keras_graph.trace(model).nodes
     behind: dict[str, bool] = {}
     for name, node in nodes.items():
-        behind[name] = any(behind[parent] or _is_convolution(nodes[parent].layer) for parent in node.parents)
+        behind[name] = any(behind[parent] or _has_kernel(nodes[parent].layer) for parent in node.parents)
     return behind
-
-
-def _is_convolution(layer: Any) -> bool:
-    return isinstance(layer, (klayers.Conv2D, klayers.DepthwiseConv2D, klayers.SeparableConv2D))
 
 
 def _has_kernel(layer: Any) -> bool:

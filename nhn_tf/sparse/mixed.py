@@ -87,11 +87,25 @@ class MixedRuntime:
         for part in self._parts:
             if part.runtime is not None:
                 made = part.runtime(*(values[name] for name in part.inputs), threads=threads)
-                values |= zip(part.outputs, made if isinstance(made, tuple) else (made,), strict=True)
+                named = dict(zip(part.outputs, made if isinstance(made, tuple) else (made,), strict=True))
+                values = named | values  # Inputs stay as they are: numbers as large as identifiers are no float32.
             for node in part.nodes:
-                values[node.name] = _call(node, values)
+                values[node.name] = self._computed(node, values)
         outputs = tuple(np.asarray(values[name], np.float32) for name in self._graph.outputs)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def _computed(self, node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
+        """A layer's value at inference, by Keras."""
+        if not node.parents:
+            return values[node.name]
+        dtypes = [self._graph.nodes[parent].dtype for parent in node.parents]
+        inputs = [
+            keras.ops.convert_to_tensor(values[parent], dtype=None if dtype == "string" else dtype)
+            for parent, dtype in zip(node.parents, dtypes, strict=True)
+        ]
+        # As `predict` tells every layer; on its own, augmentation would train.
+        inference = {"training": False} if takes_training(node.layer) else {}
+        return keras.ops.convert_to_numpy(node.call(inputs, **inference))
 
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
         """Refuses.
@@ -102,16 +116,6 @@ class MixedRuntime:
         raise ValueError(
             f"{path} cannot hold the layers that Keras computes: {', '.join(self.keras_layers)}. Replace them first."
         )
-
-
-def _call(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
-    """A layer's value at inference, by Keras."""
-    if not node.parents:
-        return values[node.name]
-    inputs = [keras.ops.convert_to_tensor(values[parent]) for parent in node.parents]
-    # As `predict` tells every layer; on its own, augmentation would train.
-    inference = {"training": False} if takes_training(node.layer) else {}
-    return keras.ops.convert_to_numpy(node.call(inputs, **inference))
 
 
 def _unsupported(graph: Graph) -> tuple[str, ...]:

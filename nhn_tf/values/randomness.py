@@ -6,6 +6,7 @@ There is no generator state to save: whoever is interrupted asks for the same st
 from __future__ import annotations
 
 import enum
+import numbers
 from typing import Final
 
 import numpy as np
@@ -66,8 +67,8 @@ def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
     Raises:
       ValueError: a number lies outside its range, or there are more counters.
     """
-    if not 0 <= seed < _WORD**2:
-        raise ValueError(f"`seed` must lie in 0..{_WORD**2 - 1}. Received: {seed}.")
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < _WORD**2:
+        raise ValueError(f"`seed` must be a whole number in 0..{_WORD**2 - 1}. Received: {seed!r}.")
     if len(counters) > MAX_COUNTERS or not all(0 <= counter < _WORD for counter in counters):
         raise ValueError(f"`counters` must be at most {MAX_COUNTERS}, each in 0..{_WORD - 1}. Received: {counters}.")
     high, low = divmod(int(seed), _WORD)

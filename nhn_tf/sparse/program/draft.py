@@ -77,6 +77,8 @@ class Draft:
     def _reader(self, node: Node) -> Reader:
         if reason := obstacle(node, self._readers):
             raise Refusal(reason)
+        if node.parents and "float" not in node.dtype:  # Whole numbers wrap around, and divide otherwise.
+            raise Refusal(f"it must compute with floating point numbers. Received: {node.dtype}")
         return self._readers[node.kind]
 
     def add(self, op: Op) -> int:
@@ -108,16 +110,21 @@ class Draft:
         if kind_of(layer) is layers.ELU:
             return self.curve(value, "elu", float(layer.alpha))
         limit, slope, threshold = layer.max_value, float(layer.negative_slope), float(layer.threshold)
-        if threshold or (limit is not None and (slope or limit <= 0)):
-            raise Refusal(
-                "a ReLU may have a slope or a maximum. "
-                f"Received: max_value={limit}, negative_slope={slope}, threshold={threshold}"
-            )
-        if limit is None:
+        if limit == 0:
+            raise Refusal("a ReLU's maximum must be above 0. Received: max_value=0")
+        if limit is None and not threshold:
             return self.curve(value, "leaky_relu" if slope else "relu", slope)
-        if limit == 6:
-            return self.curve(value, "relu6")
-        return self.scaled(self.curve(self.scaled(value, 6 / limit), "relu6"), limit / 6)
+        above = self.curve(value, "hard_shrink", threshold) if threshold else value
+        if limit is None:
+            above = self.curve(above, "relu")
+        elif limit == 6:
+            above = self.curve(above, "relu6")
+        else:
+            above = self.scaled(self.curve(self.scaled(above, 6 / limit), "relu6"), limit / 6)
+        if not slope:
+            return above
+        below = self.curve(self.scaled(value, -1.0, threshold), "relu")
+        return self.add(ops.Elementwise(inputs=(above, self.scaled(below, -slope))))
 
     def curve(self, value: int, name: str, slope: float | None = None) -> int:
         """One of the runtime's activations of a value; without a `slope`, with Keras's."""

@@ -77,8 +77,11 @@ def _read_arithmetic(draft: Draft, node: Node, inputs: list[int]) -> int:
         None if isinstance(a, keras.KerasTensor) else _numbers(draft, inputs[0], a) for a in node.call_args
     )
     number = second if first is None else first
-    if number is None or (first is not None and node.kind in (_DIVIDE, _TRUE_DIVIDE)):
-        raise Refusal("it must compute with one value and one number behind it, or with two values")
+    if number is None:
+        raise Refusal("it must compute with one value and one number, or with two values")
+    if first is not None and node.kind in (_DIVIDE, _TRUE_DIVIDE):
+        dividend = draft.constant(first, draft.shapes[inputs[0]])
+        return draft.add(ops.Combine(inputs=(dividend, inputs[0]), kind="quotient"))
     one, none = np.ones_like(number), np.zeros_like(number)
     if node.kind is _ADD:
         return draft.affine(inputs[0], one, number)

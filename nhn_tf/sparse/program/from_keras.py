@@ -130,6 +130,8 @@ def _ungrouped(kernel: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _read_input(draft: Draft, node: Node, inputs: list[int]) -> int:
+    if node.dtype == "string":
+        raise Refusal("its values must be numbers. Received: text")
     return draft.add(ops.Input(inputs=(), size=shape_of(node)))
 
 

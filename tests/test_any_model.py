@@ -190,6 +190,35 @@ def test_a_lambda_that_came_from_a_file_is_copied(tmp_path):
     np.testing.assert_array_equal(pruning.prune(model, sparsity=0.0)(images), model(images))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Back(layers.Layer):
+    """Multiplies by the transposed kernel of another layer."""
+
+    def __init__(self, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = dense
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, keras.ops.transpose(self.dense.kernel))
+
+    def get_config(self):
+        return {**super().get_config(), "dense": keras.saving.serialize_keras_object(self.dense)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "dense": keras.saving.deserialize_keras_object(config["dense"])})
+
+
+def test_weights_that_layers_share_are_not_torn_apart():
+    dense = layers.Dense(4, name="dense")
+    model = between(layers.GlobalAveragePooling2D(), dense, Back(dense, name="back"))
+    refusal = "layers 'dense' and 'back' share the weights 'dense/kernel'"
+    assert refusal in pruning.check(model).refusal
+    for change in (lambda: pruning.prune(model, sparsity=0.5), lambda: pruning.compact(model)):
+        with pytest.raises(ValueError, match=refusal):
+            change()
+
+
 def test_a_layer_that_cannot_be_made_again_is_named():
     with pytest.raises(ValueError, match=r"layer 'odd' \(Nameless\) cannot be copied: `from_config`.*get_config"):
         pruning.prune(between(Nameless(2.0, name="odd")), sparsity=0.5)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import types
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -53,6 +54,23 @@ def remake(layer: Any, kind: Any = None, **changes: Any) -> Any:
             f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: `from_config` does not make it of what "
             f"`get_config` gives ({reason}). Give its class both, and keras.saving.register_keras_serializable."
         ) from None
+
+
+def check_unshared(layers: Mapping[str, Any]) -> None:
+    """Raises a ValueError where two layers share weights: their copies would have one each, and learn apart.
+
+    Args:
+      layers: path to layer, each once.
+    """
+    owners: dict[int, str] = {}
+    for path, layer in layers.items():
+        for variable in getattr(layer, "variables", ()):
+            owner = owners.setdefault(id(variable), path)
+            if owner != path:
+                raise ValueError(
+                    f"layers {owner!r} and {path!r} share the weights {variable.path!r}, and copies of them would not. "
+                    "Share weights by calling one layer twice."
+                )
 
 
 def carry(source: Any, target: Any, **instead: np.ndarray) -> None:

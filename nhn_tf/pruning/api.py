@@ -73,8 +73,8 @@ def prune(
 
     Raises:
       ValueError: both or neither of `threshold` and `sparsity`, values out of range, nothing to prune, NaN weights, a
-        layer that cannot be copied, or under the normalized scope one whose kernels begin at a score of 0; the message
-        names it.
+        layer that cannot be copied, layers that share weights, or under the normalized scope one whose kernels begin
+        at a score of 0; the message names it.
       DisagreementError: the copy does not compute what the model does (see `nhn_tf.models.agreement`).
     """
     criteria.check_target(threshold=threshold, sparsity=sparsity, scope=scope)
@@ -199,6 +199,7 @@ def copied(model: keras.Model) -> keras.Model:
 def _masked_clone(model: keras.Model, masked: Collection[str]) -> keras.Model:
     """A copy, models within it copied too, in which the layers of these paths are masked."""
     sources = keras_graph.layers_of(model)
+    copying.check_unshared(sources)
     new = {id(sources[path]) for path in masked if not isinstance(sources[path], Masked)}
 
     def clone(layer: Any) -> Any:

@@ -49,6 +49,7 @@ def compact(model: keras.Model, *, keep_masks: bool = False, multiple_of: int = 
     if multiple_of < 1:
         raise ValueError(f"`multiple_of` must be at least 1. Received: {multiple_of}.")
     analysis = analyse(model, multiple_of=multiple_of)
+    copying.check_unshared(keras_graph.layers_of(model))
     small = _rebuilt(model, analysis, cut_layers(analysis), keep_masks=keep_masks)
     if check:
         agreement.check_same(model, lambda inputs: agreement.run(small, inputs)[0], "the compacted network")

@@ -129,11 +129,13 @@ def check(model: keras.Model, goal: str = "sparse", **chosen: Any) -> Outlook:
 
 def _uncopied(model: keras.Model) -> str:
     """Why a layer cannot be copied; empty where all can."""
-    for layer in keras_graph.layers_of(model).values():
-        try:
+    layers = keras_graph.layers_of(model)
+    try:
+        copying.check_unshared(layers)
+        for layer in layers.values():
             copying.remake(layer)
-        except ValueError as error:
-            return str(error)
+    except ValueError as error:
+        return str(error)
     return ""
 
 

@@ -55,7 +55,7 @@ def test_layers_with_weights_are_counted(kind):
 
 
 WEIGHTLESS = {
-    *("Activation", "Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"),
+    *("Activation", "Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract", "CustomScaleLayer"),
     *("Permute", "Reshape", "Softmax", "Resizing"),
 }
 

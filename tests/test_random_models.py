@@ -119,6 +119,7 @@ UNARY = (
 
 JOINING = (
     lambda a, b: layers.Add()([a, b]),
+    lambda a, b: keras_graph.ScaledSum(0.3)([a, b]),
     lambda a, b: layers.Average()([a, b]),
     lambda a, b: layers.Maximum()([a, b]),
     lambda a, b: layers.Multiply()([a, b]),

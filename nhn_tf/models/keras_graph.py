@@ -16,8 +16,12 @@ from typing import Any, Final
 
 import keras
 import numpy as np
-from keras.src.applications.convnext import LayerScale as LayerScale  # ConvNeXt's own layer has no public name.
-from keras.src.models import Functional  # Nor has the class of what `keras.Model(inputs, outputs)` makes.
+from keras.src.applications.convnext import LayerScale as LayerScale  # These have no public names.
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.models import Functional
+
+ScaledSum = CustomScaleLayer
+"""Inception-ResNet's layer: its first input and a share of its second."""
 
 Shape = tuple[int | None, ...]
 

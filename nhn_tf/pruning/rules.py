@@ -13,7 +13,7 @@ from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.layers.masked_dense import MaskedDense
 from nhn_tf.layers.reduction import FactorizedReduction
 from nhn_tf.models import keras_graph
-from nhn_tf.models.keras_graph import operation
+from nhn_tf.models.keras_graph import ScaledSum, operation
 from nhn_tf.pruning import carrying, mixing
 from nhn_tf.pruning.channels import NotFollowedError, Rule, Site
 
@@ -56,6 +56,7 @@ RULES: Final[Mapping[type, Rule]] = {
             layers.Minimum,
             layers.Multiply,
             layers.Subtract,
+            ScaledSum,
             *(operation(function) for function in UNARY),
             *(operation(function, 2) for function in BINARY),
         ),

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
-from nhn_tf.models.keras_graph import LayerScale, Node, operation
+from nhn_tf.models.keras_graph import LayerScale, Node, ScaledSum, operation
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.draft import Draft, Reader, Refusal, float_weights
 
@@ -47,6 +47,10 @@ def _read_average(draft: Draft, node: Node, inputs: list[int]) -> int:
 
 def _read_subtract(draft: Draft, node: Node, inputs: list[int]) -> int:
     return _read_add(draft, node, [inputs[0], draft.scaled(inputs[1], -1.0)])
+
+
+def _read_scaled_sum(draft: Draft, node: Node, inputs: list[int]) -> int:
+    return _read_add(draft, node, [inputs[0], draft.scaled(inputs[1], node.layer.scale)])
 
 
 def _read_combined(kind: str) -> Reader:
@@ -163,6 +167,7 @@ READERS: Final[Mapping[type, Reader]] = {
     layers.PReLU: _read_prelu,
     layers.Rescaling: _read_rescaling,
     LayerScale: _read_layer_scale,
+    ScaledSum: _read_scaled_sum,
     **dict.fromkeys(ARITHMETIC, _read_arithmetic),
     operation(keras.ops.maximum, 2): _read_extreme("maximum"),
     operation(keras.ops.minimum, 2): _read_extreme("minimum"),

@@ -38,6 +38,14 @@ def bottleneck(filters, name):
     return keras.Sequential(parts, name=name)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Residual(keras.Sequential):
+    """Which does not compute what the graph of its layers says."""
+
+    def call(self, inputs, training=None, mask=None):
+        return inputs + super().call(inputs, training=training)
+
+
 def identity(filters, name):
     return layers.Activation("linear", name=name)
 
@@ -123,6 +131,7 @@ def test_the_very_same_op_may_be_registered_again_and_another_on_request():
         (lambda filters, name: layers.Dropout(0.5, name=name), "no state but trained weights"),
         (lambda filters, name: layers.Activation("relu", activity_regularizer="l2", name=name), "must add no loss"),
         (lambda filters, name: keras.Sequential([layers.Conv2D(filters, 1)], name=name), "give each layer within it"),
+        (lambda filters, name: Residual([layers.Conv2D(filters, 1, name="a")], name=name), "has a `call` of its own"),
     ],
 )
 def test_layers_that_cannot_stand_in_a_supernet_are_refused(factory, message):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import keras
+from keras.src.models import Functional  # It has no public name.
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.values.space import Op, OpError
@@ -59,9 +60,15 @@ def apply(op: Op, layer: keras.layers.Layer, x: Any) -> Any:
             f"op {op.name!r} must have no state but trained weights: batch norm and dropout cannot stand in it. "
             f"Received: {', '.join(fixed)}."
         )
-    parts = layer._flatten_layers(include_self=False)
-    if any(getattr(part, "activity_regularizer", None) for part in (layer, *parts)):
+    parts = layer._flatten_layers()
+    if any(getattr(part, "activity_regularizer", None) for part in parts):
         raise OpError(f"op {op.name!r} must add no loss: leave its activity_regularizer out.")
+    for part in parts:
+        if isinstance(part, (keras.Sequential, Functional)) and has_own_call(part):
+            raise OpError(
+                f"a model within op {op.name!r} must compute what its graph of layers says. Received: type "
+                f"{type(part).__name__}, which has a `call` of its own. Make a keras.Layer of it."
+            )
     return y
 
 
@@ -89,6 +96,11 @@ def maskable(layer: keras.layers.Layer) -> keras.layers.Layer:
     if not is_full_convolution(layer):
         return layer
     return MaskedConv2D.from_config(layer.get_config())
+
+
+def has_own_call(model: keras.Model) -> bool:
+    """Whether a model of which the graph is known may compute otherwise than its graph."""
+    return type(model).call not in (Functional.call, keras.Sequential.call)
 
 
 def is_full_convolution(layer: keras.layers.Layer) -> bool:

@@ -18,7 +18,8 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale as LayerScale  # These have no public names.
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from keras.src.models import Functional
+
+from nhn_tf.layers.own_op import has_own_call
 
 ScaledSum = CustomScaleLayer
 """Inception-ResNet's layer: its first input and a share of its second."""
@@ -114,7 +115,7 @@ def check_functional(model: keras.Model) -> None:
 
 def _check_call(model: keras.Model) -> None:
     """Raises a ValueError where a model of which the graph is known computes otherwise than its graph."""
-    if type(model).call not in (Functional.call, keras.Sequential.call):
+    if has_own_call(model):
         raise ValueError(
             f"model {model.name!r} must compute what its graph of layers says. Received: type {type(model).__name__}, "
             "which has a `call` of its own. Build the model of the layers that it calls."

@@ -1,4 +1,4 @@
-"""Searches with an op of one's own, a dilated 3x3 convolution beside ENAS's, on scikit-learn's digits.
+"""Searches with an op of one's own, a dilated 3x3 convolution beside ENAS's, on handwritten digits.
 
     python examples/own_op.py --epochs=20
     python pipeline.py --preset=demo --own_ops=examples.own_op --enas_ops=conv3x3,conv5x5,dilated3x3

@@ -1,4 +1,4 @@
-"""TensorBoard events without TensorFlow: scalars, images, histograms, text, graphs and HParams through the `tensorboard` package.
+"""TensorBoard events without TensorFlow, through the `tensorboard` package: scalars, images, text, graphs and so on.
 
 Event files are the one kind of file that grows by appending; TensorBoard itself leaves out a last record that is cut
 off. Nothing of a run is read back from them.

@@ -43,7 +43,7 @@ class Settings:
       seed: of everything random.
       preset: where the settings come from; "" where none is named.
       overwrite: discard what the stage has left and begin again.
-      behind_s: seconds that the stages behind this one are planned to take, for its progress lines; None without a plan.
+      behind_s: seconds that the stages behind this one are planned to take, for its progress lines; None if unplanned.
       trackers: who is told of the stage, see `runs.tracking`; they decide nothing.
     """
 
@@ -91,7 +91,7 @@ class Settings:
         return " ".join(parts)
 
     def tracked(self) -> dict[str, Any]:
-        """The settings by name, as trackers are told: the stage's own under theirs, `data.flip`, `compute.precision`."""
+        """The settings by name, as trackers are told: the stage's own as they are, `data.flip`, `compute.precision`."""
         sections = {"data.": self.data, "compute.": self.compute, "": self.config}
         values = {f"{section}{name}": v for section, part in sections.items() for name, v in part.to_json().items()}
         values = {name: ",".join(v) if isinstance(v, list) else v for name, v in values.items()}

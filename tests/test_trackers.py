@@ -202,6 +202,17 @@ def test_what_is_no_tracker_is_refused_before_anything_runs(tracker, error, mess
         resolve([tracker])
 
 
+def test_a_module_that_fails_or_exits_is_named_with_what_it_raised(tmp_path, monkeypatch):
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "fails.py").write_text("class Tracker:\n    def __init__(self):\n        1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name, error in (("exits:Tracker", SystemExit), ("fails:Tracker", ZeroDivisionError)):
+        with pytest.raises(UserError, match=f"`tracker`={name} cannot be made: {error.__name__}") as raised:
+            resolve(name)
+        assert isinstance(raised.value.__cause__, error)  # for --debug
+
+
 def lines_tracker():
     """The tracker that the documentation shows."""
     page = (ROOT / "docs" / "trackers.md").read_text(encoding="utf-8")

@@ -1,15 +1,15 @@
 """What other programs are told of a run while it goes on: MLflow, or a tracker of one's own.
 
 A tracker hears of every stage: that it begins, of each epoch's metrics, that it has ended. It hears of each once, also
-where a run is interrupted and resumed, and what it missed when it failed, or before it was given, it is told by the next
-call. `tracked.json` in the stage's directory notes what has been told. Nothing that a tracker does reaches the run.
+where a run is interrupted and resumed, and what it missed when it failed, or before it was given, the next call tells
+it. `tracked.json` in the stage's directory notes what has been told. Nothing that a tracker does reaches the run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
+import pkgutil
 import random
 import sys
 import uuid
@@ -81,17 +81,17 @@ def resolve(trackers: str | Iterable[str | Tracker]) -> tuple[Tracker, ...]:
 
 
 def _made(name: str) -> Tracker:
-    module, colon, attribute = BUILT_IN.get(name, name).partition(":")
-    if not (module and colon and attribute):
+    place = BUILT_IN.get(name, name)
+    if not all(place.partition(":")):
         raise UserError(f"`tracker` must be {', '.join(BUILT_IN)} or module:Class. Received: {name!r}.")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a script's path begins with where the script lies
     try:
-        return getattr(importlib.import_module(module), attribute)()
+        return pkgutil.resolve_name(place)()
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"`tracker`={name} cannot be made: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # a script that is no module may exit
+        raise UserError(f"`tracker`={name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 class Tracking:

@@ -29,7 +29,7 @@ from nhn_tf.settings.stages import NAMES as STAGES
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.masks import Masks
-from nhn_tf.values.space import MAX_LAYERS, Space
+from nhn_tf.values.space import MAX_LAYERS, OpError, Space
 from tests.test_datasets import folder_config, grey, png_header, save, write_folder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,6 +25,8 @@ from nhn_tf.storage import files
 
 # The settings that a user's own images need: `--help` describes them.
 FIRST = ("dataset", "data_dir", "image_size")
+RARE = ("own_ops", "tracker")
+"""Flags that `--helpfull` alone describes."""
 
 _DEFINERS: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -165,7 +167,7 @@ class StageFlags:
     def _first_flags(self, width: int) -> Iterator[str]:
         own, *groups = self._groups().items()
         yield from ("", "Flags:")
-        for name in (*own[1], *FIRST):
+        for name in (*(name for name in own[1] if name not in RARE), *FIRST):
             yield "  " + textwrap.shorten(f"--{name}: {self.values[name].help}", width - 2, placeholder=" ..")
         yield ""
         for title, names in groups:

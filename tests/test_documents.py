@@ -17,7 +17,7 @@ ABSL = {"help", "helpfull"}
 TUTORIALS = ("tutorial_images.md", "tutorial_model.md")
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 # A page that shows Python is run by a test: the tutorials here, the README and what goes on from it by test_readme.py.
-EXECUTED = {"README.md", "sparse.md", *TUTORIALS}
+EXECUTED = {"README.md", "sparse.md", "trackers.md", *TUTORIALS}
 
 
 @functools.cache

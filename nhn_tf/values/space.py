@@ -116,10 +116,13 @@ def op_named(name: str) -> Op:
     """The op of that name.
 
     Raises:
-      OpError: no op has that name.
+      ValueError: no op can have that name.
+      OpError: no op has it in this process.
     """
     if name in OP_NAMES:
         return OPS[OP_NAMES.index(name)]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"`ops` must be among {', '.join((*OP_NAMES, *_own))}. Received: {name!r}.")
     if name not in _own:
         raise OpError(
             f"`ops` must be among {', '.join((*OP_NAMES, *_own))}. Received: {name!r}, which is not registered in this "

@@ -65,6 +65,12 @@ def test_every_file_that_a_document_links_to_exists(document):
         assert (document.parent / target).exists(), target
 
 
+def test_every_page_stands_in_the_sites_navigation():
+    listed = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in DOCUMENTS[1:]]
+    assert sorted(listed) == sorted(["index.md", *pages])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_a_tutorial_runs_as_written(name, tmp_path, monkeypatch, capsys):

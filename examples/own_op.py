@@ -3,7 +3,7 @@
     python examples/own_op.py --epochs=20
     python pipeline.py --preset=demo --own_ops=examples.own_op --enas_ops=conv3x3,conv5x5,dilated3x3
 
-Interrupted, the first command goes on where it was.
+Interrupted, the first command goes on where it was. It needs `pip install -e .` once; the second does not.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     python examples/prune_your_model.py photos --epochs=60      # photos/train/CLASS/*.png, photos/test/CLASS/*.png
 
-Writes `small.keras`, which needs Keras alone, and `small.nhn`, which needs `nhn_tf.sparse` alone.
+Writes `small.keras`, which needs Keras alone, and `small.nhn`, which needs `nhn_tf.sparse` alone. Run
+`pip install -e ".[sparse]"` once before.
 """
 
 import argparse

@@ -3,6 +3,7 @@
     python examples/transfer_learning.py photos --epochs=10     # photos/train/CLASS/*.png, photos/test/CLASS/*.png
 
 MobileNetV2 has hardly any 3x3 kernels; nearly all of its multiply-adds are in 1x1 convolutions, so these are pruned.
+Run `pip install -e .` once before.
 """
 
 import argparse

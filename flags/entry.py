@@ -93,6 +93,7 @@ def guarded(
     Exits with 2 when the user made a mistake, with 128 + the signal when one has ended it (`nhn_tf.storage.stopping`).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _open_what_is_closed()
     stopping.listen()
     terminal.take_over()
     try:
@@ -114,6 +115,21 @@ def guarded(
         if stopped.signal != signal.SIGPIPE or stopped.saved:  # else as any program whose reader has had enough
             _say_how_to_go_on(stopped)
         sys.exit(128 + stopped.signal)
+
+
+def _open_what_is_closed() -> None:
+    """Gives a process that was begun without standard streams, `>&-`, ones that lead nowhere.
+
+    Else the first file that is opened would be where native code writes its messages.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
 
 
 def _act(

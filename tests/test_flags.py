@@ -179,6 +179,15 @@ def script(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_a_script_that_is_begun_without_standard_streams_ends_as_any_other():
+    for closed, told in ((">&-", "error: unknown flag --no_such_flag."), ("<&- >&- 2>&-", "")):
+        command = f'"{sys.executable}" search.py --no_such_flag {closed}'
+        streams = {"stderr": subprocess.PIPE, "text": True}
+        result = subprocess.run(command, shell=True, cwd=ROOT, timeout=120, check=False, **streams)
+        assert result.returncode == 2
+        assert result.stderr.startswith(told) and "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [

@@ -221,6 +221,22 @@ def test_the_scripts_import_modules_from_the_present_directory(tmp_path, monkeyp
         own.module("ops_in_ruins", "own_ops")
 
 
+def test_what_names_no_module_is_told_so_and_none_ends_the_script_by_itself(tmp_path, monkeypatch):
+    (tmp_path / "ops_that_exit.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "ops_that_need.py").write_text("import ops_nowhere.deeper\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("", "./ops_that_exit", "ops_that_exit.py", "a..b", "folder/ops"):
+        with pytest.raises(UserError, match="must name a module as Python does"):
+            own.module(name, "own_ops")
+    with pytest.raises(UserError, match=r"--own_ops=ops_nowhere\.deeper: there is no such module"):
+        own.module("ops_nowhere.deeper", "own_ops")
+    with pytest.raises(UserError, match="importing it fails: ModuleNotFoundError"):
+        own.module("ops_that_need", "own_ops")
+    with pytest.raises(UserError, match=r"importing it fails: SystemExit\(0\)"):
+        own.module("ops_that_exit", "own_ops")
+
+
 @pytest.mark.slow
 @pytest.mark.jax
 def test_a_search_with_own_ops_is_resumed_to_the_same_bits_and_its_network_is_trained_and_pruned(tmp_path, stop):

@@ -16,6 +16,7 @@ from nhn_tf.report import choices, drawing, figures
 from nhn_tf.runs.board import Board
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.monitor import Monitor
+from nhn_tf.search.history import History
 from nhn_tf.settings import PRESETS
 from nhn_tf.stages import networks, showing
 from nhn_tf.stages.feed import load_feed
@@ -234,6 +235,20 @@ def test_shares_of_ops_and_skips():
     ops, skips = choices.shares(genes, space)
     np.testing.assert_array_equal(ops, [[1, 0], [0.75, 0.25], [0, 1]])
     np.testing.assert_array_equal(skips, [[np.nan] * 3, [0.5, np.nan, np.nan], [0.5, 0.25, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("stage", "tag"),
+    [("enas", "epoch_reward"), ("lds_location", "epoch_fitness"), ("lds_direction", "epoch_fitness")],
+)
+def test_the_noise_of_what_is_measured_is_that_of_so_many_images(smoke_run, stage, tag):
+    measured, config = History.load(smoke_run.stage(stage).path).measured, smoke_settings(stage).config
+    images = config.reward_batch_size if stage == "enas" else config.fitness_batch_size
+    found = events.read(smoke_run.stage(stage) / "tensorboard")["validation", f"{tag}_noise"][1]
+    for number, point in enumerate(found):
+        scores = measured.scores[measured.tags == number]
+        assert point.value == pytest.approx(np.sqrt(scores * (1 - scores) / images).mean())
+    assert len(found) == measured.tags.max() + 1 and max(point.value for point in found) > 0
 
 
 def test_the_best_architecture_is_drawn_when_another_one_is_better(smoke_run):

@@ -279,6 +279,7 @@ def test_nan_rewards_count_as_zero_and_are_reported(caplog):
         metrics = searcher._train_controller(0)
     assert metrics["nan_rewards"] > 0
     assert metrics["reward"] == pytest.approx(0.5 * (6 - metrics["nan_rewards"]) / 6)
+    assert metrics["reward_noise"] == pytest.approx((0.25 / CONFIG.reward_batch_size) ** 0.5)
     assert math.isfinite(metrics["baseline"])
     assert "rewards in epoch 1 are NaN" in caplog.text
     for array in searcher.controller.state_arrays().values():
@@ -292,6 +293,7 @@ def test_what_is_not_finite_is_never_better_than_a_reward_below_zero(failed):
     metrics, scores = searcher.history[0], searcher.measured.scores
     assert 0 < metrics["nan_rewards"] == np.isnan(scores).sum() < len(scores)
     assert metrics["best_reward"] == np.nanmax(scores) <= -1
+    assert math.isnan(metrics["reward_noise"])
     assert -2 <= results["mean_val_reward"] <= results["val_reward"] <= -1
     ranked = [math.isnan(trial.score) for trial in searcher.get_ranked_trials()]
     assert ranked == sorted(ranked) and ranked[-1]

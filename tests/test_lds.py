@@ -187,6 +187,8 @@ def test_one_cycle_of_the_search_renews_the_population_by_rank(arrays):
     child = searcher.population.genes[2]
     assert ((child == first[1]) | (child == first[3])).all()
     assert (metrics["best_fitness"], metrics["mean_fitness"], metrics["median_fitness"]) == (0.8, 0.5, 0.5)
+    # On 8 images each: sqrt(0.2 * 0.8 / 8) twice, sqrt(0.4 * 0.6 / 8) twice.
+    assert metrics["fitness_noise"] == pytest.approx((0.02**0.5 + 0.03**0.5) / 2)
 
 
 def test_metrics_of_a_cycle(located):
@@ -364,12 +366,29 @@ def test_fitness_that_is_not_a_number_ranks_last_and_is_reported(arrays, caplog)
         metrics = searcher.run_epoch(0)
     assert metrics["nan_fitness"] == 1
     assert metrics["best_fitness"] == metrics["mean_fitness"] == 0.25
+    assert metrics["fitness_noise"] == pytest.approx((0.25 * 0.75 / 8) ** 0.5)
     assert "1 of 4 fitnesses in cycle 1 are NaN" in caplog.text
     np.testing.assert_array_equal(searcher.population.genes[:2], first[1:3])
     searcher.fitness = lambda *_: math.nan
     metrics = searcher.run_epoch(1)
     assert metrics["nan_fitness"] == 4
-    assert math.isnan(metrics["best_fitness"])
+    assert math.isnan(metrics["best_fitness"]) and math.isnan(metrics["fitness_noise"])
+
+
+@pytest.mark.parametrize(("count", "images"), [(2, 16), (5, 24)])
+def test_images_that_a_fitness_has_twice_lessen_its_noise_once(arrays, count, images):
+    class Known(LocationSearch):
+        def _train(self, genes, number):
+            return 0.5, 0.5
+
+        def fitness(self, genes, images, labels):
+            return 0.5
+
+    searcher = location(arrays, dataclasses.replace(LOCATION, fitness_batches=count), Known)
+    searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
+    assert searcher.run_epoch(0)["fitness_noise"] == pytest.approx((0.25 / images) ** 0.5)
+    searcher.fitness = lambda *_: 1.5  # no share of images
+    assert math.isnan(searcher.run_epoch(1)["fitness_noise"])
 
 
 def test_a_search_whose_add_ons_diverge_stops_and_says_where(arrays):

@@ -16,6 +16,7 @@ from nhn_tf.report import choices, drawing, figures
 from nhn_tf.runs.board import Board
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.monitor import Monitor
+from nhn_tf.search.history import History
 from nhn_tf.settings import PRESETS
 from nhn_tf.stages import networks, showing
 from nhn_tf.stages.feed import load_feed
@@ -236,6 +237,86 @@ def test_shares_of_ops_and_skips():
     np.testing.assert_array_equal(skips, [[np.nan] * 3, [0.5, np.nan, np.nan], [0.5, 0.25, np.nan]])
 
 
+@JAX
+def test_the_flattest_and_the_strongest_kernels_among_those_that_count():
+    kernels = {
+        "a": np.array([[1, 0, 5], [1, 4, 5]], np.float32).reshape(2, 1, 1, 3),  # deviations 0, 2, 0
+        "b": np.array([[0, 6], [1, 0]], np.float32).reshape(2, 1, 2, 1),  # 0.5, 3
+    }
+    every = {"a": np.ones((1, 3), bool), "b": np.ones((2, 1), bool)}
+    low, high = choices.flattest(kernels, every), choices.strongest(kernels, every)
+    assert [(square.layer, square.std, square.kernel.ravel().tolist()) for square in low] == [
+        ("a", 0, [1, 1]), ("a", 0, [5, 5]), ("b", 0.5, [0, 1]), ("a", 2, [0, 4]), ("b", 3, [6, 0]),
+    ]  # fmt: skip
+    assert [square.std for square in high] == [3, 2, 0.5, 0, 0]
+    few = {"a": np.array([[False, False, True]])}  # of b all count
+    assert [(square.layer, square.std) for square in choices.flattest(kernels, few)] == [("a", 0), ("b", 0.5), ("b", 3)]
+    many = {"a": np.zeros((3, 3, 20, 20), np.float32)}
+    assert len(choices.strongest(many, {})) == choices.SHEET
+
+
+@JAX
+def test_kernels_stand_in_the_middle_of_their_cells():
+    squares = [choices.Square("a", np.full((3, 3), 2.0), 0.0), choices.Square("b", np.full((1, 1), 7.0), 0.0)]
+    sheet = choices.tiled(squares, 3)
+    np.testing.assert_array_equal(sheet[:, :8], [
+        [2, 2, 2, np.nan, np.nan, np.nan, np.nan, np.nan],
+        [2, 2, 2, np.nan, np.nan, 7, np.nan, np.nan],
+        [2, 2, 2, np.nan, np.nan, np.nan, np.nan, np.nan],
+        [np.nan] * 8,
+    ])  # fmt: skip
+    assert np.isnan(sheet[:, 8:]).all()
+
+
+def test_pruning_shows_kernels_before_and_after_and_a_training_its_strongest_last(smoke_run, tmp_path):
+    """The pictures are those of the kernels that the stages have left in their files."""
+
+    def kernels(stage):
+        arrays = smoke_run.stage(stage).weights()
+        return {name: arrays[f"{name}/kernel"] for name in masks}
+
+    masks = smoke_run.stage("prune").genotype().masks
+    gone = {name: ~mask for name, mask in masks.items()}
+    base, left, trained = (kernels(stage) for stage in ("base", "prune", "pruned"))
+    kept, went = masks.kept, sum(int(mask.sum()) for mask in gone.values())
+    assert kept and went
+    sheets = [
+        {f"Before, the flattest of {went} that go": choices.flattest(base, gone),
+         f"Before, the strongest of {kept} that stay": choices.strongest(base, masks)},
+        {f"After, the flattest of {kept} that stay": choices.flattest(left, masks),
+         f"After, the strongest of {kept}": choices.strongest(left, masks)},
+    ]  # fmt: skip
+    shown = [square for sheet in sheets for squares in sheet.values() for square in squares]
+    scale = max(np.abs(square.kernel).max() for square in shown)
+    writer = EventWriter(tmp_path / "pruning")
+    for step, sheet in enumerate(sheets):
+        showing.show(writer, "kernels", choices.of_kernels(sheet, scale=scale), step)
+    writer.close()
+    epochs = smoke_settings("pruned").config.epochs
+    writer = EventWriter(tmp_path / "train")
+    strongest = {"The strongest kernels": choices.strongest(trained, masks)}
+    showing.show(writer, "kernels", choices.of_kernels(strongest), epochs)
+    writer.close()
+    expected = events.read(tmp_path)
+    assert events.read(smoke_run.stage("prune") / "tensorboard")["pruning", "kernels"] == expected["pruning", "kernels"]
+    assert events.read(smoke_run.stage("pruned") / "tensorboard")["train", "kernels"] == expected["train", "kernels"]
+    assert len(expected["pruning", "kernels"][1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "tag"),
+    [("enas", "epoch_reward"), ("lds_location", "epoch_fitness"), ("lds_direction", "epoch_fitness")],
+)
+def test_the_noise_of_what_is_measured_is_that_of_so_many_images(smoke_run, stage, tag):
+    measured, config = History.load(smoke_run.stage(stage).path).measured, smoke_settings(stage).config
+    images = config.reward_batch_size if stage == "enas" else config.fitness_batch_size
+    found = events.read(smoke_run.stage(stage) / "tensorboard")["validation", f"{tag}_noise"][1]
+    for number, point in enumerate(found):
+        scores = measured.scores[measured.tags == number]
+        assert point.value == pytest.approx(np.sqrt(scores * (1 - scores) / images).mean())
+    assert len(found) == measured.tags.max() + 1 and max(point.value for point in found) > 0
+
+
 def test_the_best_architecture_is_drawn_when_another_one_is_better(smoke_run):
     rows = smoke_run.stage("lds_location").history
     found = events.read(smoke_run.stage("lds_location") / "tensorboard")["train", "architecture"][1]
@@ -256,6 +337,7 @@ def test_a_paper_length_run_writes_less_than_50_mb(tmp_path):
     rng = np.random.default_rng(0)
     architectures, locations = space.sample(rng, 256), LocationSpace(space)
     codes = rng.integers(locations.num_sources, size=(20, locations.gene_length))
+    kernels = choices.strongest({"layer11_op": rng.normal(size=(5, 5, 36, 36))}, {})
     full = np.concatenate([architectures[0][: space.num_layers], np.ones(space.num_skips, np.int32)])  # every skip
     drawn = dataclasses.replace(Genotype.from_genes(space, full), addons=locations.to_addons(codes[0]))
     pictures = {
@@ -263,6 +345,7 @@ def test_a_paper_length_run_writes_less_than_50_mb(tmp_path):
         "population": figures.png(choices.of_population(codes, locations)),
         "architecture": figures.png(drawing.draw(drawn, title="The best")),
     }
+    sheet = figures.png(choices.of_kernels({f"The strongest of {side}": kernels for side in ("those", "these")}))
 
     def size(name, add):
         writer = EventWriter(tmp_path / name)
@@ -276,6 +359,7 @@ def test_a_paper_length_run_writes_less_than_50_mb(tmp_path):
         size(name, lambda writer, png=png, name=name: writer.image(name, png, 300, height=1, width=1))
         for name, png in pictures.items()
     )
+    a_sheet = size("kernels", lambda writer: writer.image("kernels", sheet, 300, height=1, width=1))
     written = 0
     for stage in STAGES:
         config = paper.stage(stage)
@@ -286,6 +370,6 @@ def test_a_paper_length_run_writes_less_than_50_mb(tmp_path):
         }
         layers = space.num_layers + locations.gene_length
         written += 20 * total * a_curve + layers * due[showing.HISTOGRAMS] * a_histogram
-        written += (due[showing.PICTURES] + 1) * a_picture
+        written += (due[showing.PICTURES] + 1) * a_picture + 2 * a_sheet
     print(f"{written / 1e6:.1f} MB; pictures of {', '.join(f'{len(png) / 1e3:.0f} kB' for png in pictures.values())}")
     assert 20e6 < written < 50e6

@@ -38,10 +38,12 @@ _CURVES: Final[Mapping[str, tuple[str, str]]] = {
     "reward": (VALIDATION, _REWARD),
     "baseline": ("baseline", _REWARD),
     "best_reward": ("best_so_far", _REWARD),
+    "reward_noise": (VALIDATION, f"{_REWARD}_noise"),
     "mean_fitness": (VALIDATION, _FITNESS),
     "median_fitness": ("median", _FITNESS),
     "best_fitness": ("best", _FITNESS),
     "best_so_far": ("best_so_far", _FITNESS),
+    "fitness_noise": (VALIDATION, f"{_FITNESS}_noise"),
     "base_accuracy": ("no_addons", _FITNESS),
 }
 """Column of metrics.csv -> (run, tag); every other one is `epoch_` and its name, in the run `TRAIN`."""

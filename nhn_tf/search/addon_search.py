@@ -23,7 +23,7 @@ from nhn_tf.models import AddonSupernet, GenedBatches, network, weights
 from nhn_tf.search.history import joined, part_of
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.searcher import Searcher, data_shape
-from nhn_tf.search.trials import Trial, rank
+from nhn_tf.search.trials import Trial, rank, sampling_noise
 from nhn_tf.settings import LdsConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
@@ -91,7 +91,7 @@ class AddonSearch(Searcher):
     better: ClassVar[Mapping[str, str]] = {
         "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
         "best_fitness": "max", "mean_fitness": "max", "median_fitness": "max", "best_so_far": "max",
-        "base_accuracy": "", "nan_fitness": "min",
+        "base_accuracy": "", "nan_fitness": "min", "fitness_noise": "",
     }  # fmt: skip
 
     def __init__(
@@ -263,6 +263,12 @@ class AddonSearch(Searcher):
         """
         return self.supernet.accuracy(genes, images, labels)
 
+    @property
+    def _fitness_images(self) -> int:
+        """Different images that a fitness is measured on."""
+        count = self.config.fitness_batches * self._fitness_batches.batch_size
+        return min(count, len(self._fitness_batches.split))
+
     def _fitness_metrics(self, cycle: int, fitness: np.ndarray) -> dict[str, float]:
         failed = np.isnan(fitness)
         if failed.any():
@@ -279,6 +285,7 @@ class AddonSearch(Searcher):
             "best_so_far": float(np.nanmax(seen)) if not np.isnan(seen).all() else math.nan,
             "base_accuracy": math.nan if self.base_accuracy is None else self.base_accuracy,
             "nan_fitness": float(failed.sum()),
+            "fitness_noise": sampling_noise(fitness, self._fitness_images),
         }
 
     # The end.

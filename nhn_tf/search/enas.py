@@ -30,7 +30,7 @@ from nhn_tf.search.history import History, Table, joined, part_of
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
 from nhn_tf.search.searcher import OBJECTIVE, Searcher, data_shape, whole_number
-from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank
+from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank, sampling_noise
 from nhn_tf.settings import EnasConfig
 from nhn_tf.storage import files
 from nhn_tf.training import optimizers
@@ -90,6 +90,7 @@ class EnasSearch(Searcher):
         "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
         "reward": "max", "baseline": "max", "best_reward": "max", "entropy": "", "skip_rate": "", "skip_kl": "min",
         "controller_loss": "min", "distinct": "", "nan_rewards": "min",
+        "reward_noise": "",
     }  # fmt: skip
 
     def __init__(
@@ -336,6 +337,9 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
+        noise = math.nan  # of a reward of the caller's own: unknown
+        if self._own_reward is None:
+            noise = sampling_noise(rewards, self._reward_batches.batch_size)
         rewards = without_nan(rewards)
         distinct = len(np.unique(genes, axis=0))
         if distinct == 1 and len(genes) > 1 and self.space.size() > 1:
@@ -365,6 +369,7 @@ class EnasSearch(Searcher):
             "controller_loss": mean["loss"],
             "distinct": distinct / len(genes),
             "nan_rewards": float(failed),
+            "reward_noise": noise,
         }
 
     @property

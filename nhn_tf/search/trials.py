@@ -50,6 +50,22 @@ def mean_score(trials: Sequence[Trial]) -> float:
     return float(np.mean(scores)) if scores else math.nan
 
 
+def sampling_noise(accuracies: np.ndarray, images: int) -> float:
+    """The standard error of an accuracy measured on `images` drawn images, sqrt(p (1 - p) / images): the mean of it.
+
+    Args:
+      accuracies: float [n]; NaN where one could not be measured.
+      images: that each was measured on.
+
+    Returns:
+      The mean over those that could be measured; NaN where none could, or where one is no share in [0, 1].
+    """
+    measured = accuracies[~np.isnan(accuracies)]
+    if not measured.size or measured.min() < 0 or measured.max() > 1:
+        return math.nan
+    return float(np.mean(np.sqrt(measured * (1 - measured) / images)))
+
+
 class Conclusion(NamedTuple):
     """What a search came to.
 

@@ -15,12 +15,12 @@ import numpy as np
 from nhn_tf import pruning, training
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import complexity, weights
-from nhn_tf.report.figures import std_histogram
+from nhn_tf.report import choices, figures
 from nhn_tf.runs import Done, OpenStage, ReadyStage, RunError, Settings, StageRecord
 from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.settings import BaseConfig, PruneConfig
-from nhn_tf.stages import networks
+from nhn_tf.stages import networks, showing
 from nhn_tf.stages.feed import Feed
 from nhn_tf.stages.resuming import fit
 from nhn_tf.storage import files
@@ -56,8 +56,12 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     inheritance = _inheritance(stage.predecessor, _of(kinds[KXK], masks), feed, settings)
     metrics |= _origin(inheritance, stage.predecessor, feed, settings)
     _write_layers(begun / "layers.csv", toll, thresholds, inheritance)
-    ranked = model if config.schedule == "oneshot" else pruned
-    _picture_sensitivities(begun, ranked, config.criterion, thresholds, masks, seed=settings.seed)
+    before, after = _kernels(model), _kernels(pruned)
+    events = EventWriter(begun / TENSORBOARD / "pruning")
+    ranked = before if config.schedule == "oneshot" else after
+    _picture_sensitivities(begun, events, ranked, config.criterion, thresholds, masks, seed=settings.seed)
+    _picture_kernels(events, before, after, masks)
+    events.close()
     genotype = dataclasses.replace(stage.genotype, masks=masks)
     return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
 
@@ -83,6 +87,11 @@ def _layers_to_prune(model: keras.Model, source: StageRecord, config: PruneConfi
 def _convolutions(model: keras.Model) -> dict[str, Any]:
     """The k x k convolutions that lose kernels, by name; those within an op of several layers are left whole."""
     return {path: layer for path, layer in pruning.prunable(model).items() if "/" not in path}
+
+
+def _kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    """The kernels of those, [kh, kw, Cin, Cout] by name."""
+    return {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in _convolutions(model).items()}
 
 
 def _maskable(model: keras.Model, kinds: Mapping[str, Sequence[str]], source: StageRecord) -> keras.Model:
@@ -285,7 +294,8 @@ def _write_layers(
 
 def _picture_sensitivities(
     stage: OpenStage,
-    model: keras.Model,
+    events: EventWriter,
+    kernels: Mapping[str, np.ndarray],
     criterion: str,
     thresholds: Mapping[str, float],
     masks: Masks,
@@ -293,12 +303,10 @@ def _picture_sensitivities(
     seed: int,
 ) -> None:
     """The histogram of k x k kernels' sensitivities with the threshold drawn in, as a file and for TensorBoard."""
-    kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in _convolutions(model).items()}
     scores = pruning.score(kernels, criterion, seed=seed)
-    png, (height, width) = std_histogram(scores, thresholds, criterion=criterion)
+    png, (height, width) = figures.std_histogram(scores, thresholds, criterion=criterion)
     with files.atomic_write(stage / "sensitivities.png") as file:
         file.write(png)
-    events = EventWriter(stage / TENSORBOARD / "pruning")
     events.image("sensitivities", png, 0, height=height, width=width)
     for name, values in scores.items():
         events.histogram(f"kernel_{criterion}/{name}", values, 0)
@@ -306,4 +314,33 @@ def _picture_sensitivities(
             events.scalar(f"threshold/{name}", thresholds[name], 0)
         events.scalar(f"kept/{name}", float(masks[name].mean()), 0)
     events.scalar("kept", 1.0 - masks.sparsity, 0)
-    events.close()
+
+
+def _picture_kernels(
+    events: EventWriter, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], masks: Masks
+) -> None:
+    """For TensorBoard, the flattest kernels and the strongest before pruning (step 0) and after it (1), in one scale.
+
+    Args:
+      events: of the run that shows them.
+      before: kernels [kh, kw, Cin, Cout] by layer, as they came.
+      after: as they are left.
+      masks: True where they stay.
+    """
+    gone = {name: ~masks[name] for name in before}
+    went, stay = sum(int(mask.sum()) for mask in gone.values()), sum(int(masks[name].sum()) for name in before)
+    sheets = (
+        {
+            f"Before, the flattest of {went} that go": choices.flattest(before, gone),
+            f"Before, the strongest of {stay} that stay": choices.strongest(before, masks),
+        },
+        {
+            f"After, the flattest of {stay} that stay": choices.flattest(after, masks),
+            f"After, the strongest of {stay}": choices.strongest(after, masks),
+        },
+    )
+    shown = [square.kernel for sheet in sheets for squares in sheet.values() for square in squares]
+    scale = max(float(np.abs(kernel).max()) for kernel in shown)
+    for step, sheet in enumerate(sheets):
+        if any(sheet.values()):
+            showing.show(events, "kernels", choices.of_kernels(sheet, scale=scale), step)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a stage beside its curves: histograms of kernels, what a search chooses, what it found.
+"""What TensorBoard shows of a stage beside its curves: kernels, what a search chooses, what it found.
 
 All of it after few epochs, evenly spread, so that it costs little time and space (`docs/tensorboard.md`). It depends on
 the state of the training or the search alone, so that a resumed one shows the same.
@@ -43,7 +43,7 @@ def is_due(epoch: int, total: int, most: int) -> bool:
 
 
 class NetworkView:
-    """A network in training: its graph, how its prunable kernels vary, and which share of them is left.
+    """A network in training: its graph, how its prunable kernels vary, which share is left, and at last the strongest.
 
     Args:
       board: where it is shown.
@@ -69,13 +69,16 @@ class NetworkView:
         if not is_due(epoch, self._epochs, HISTOGRAMS):
             return
         events, masks = self._board.run(TRAIN), pruning.masks_of(self._model)
-        for name, layer in self._layers.items():
-            std = kernel_std(keras.ops.convert_to_numpy(layer.kernel))
+        kernels = {name: keras.ops.convert_to_numpy(layer.kernel) for name, layer in self._layers.items()}
+        for name, kernel in kernels.items():
+            std = kernel_std(kernel)
             kept = std[masks[name]] if name in masks else std
             if kept.size:
                 events.histogram(f"kernel_std/{name}", kept, epoch)
         if self._is_masked:
             events.scalar("kept", 1.0 - masks.sparsity, epoch)
+        if epoch == self._epochs and (squares := choices.strongest(kernels, masks)):
+            show(events, "kernels", choices.of_kernels({"The strongest kernels": squares}), epoch)
 
 
 class SearchView:
@@ -163,8 +166,13 @@ class SearchView:
         self._picture("architecture", drawing.draw(genotype, title=title), epoch)
 
     def _picture(self, tag: str, figure: Figure, epoch: int) -> None:
-        height, width = figures.pixels(figure)
-        self._board.run(TRAIN).image(tag, figures.png(figure), epoch, height=height, width=width)
+        show(self._board.run(TRAIN), tag, figure, epoch)
+
+
+def show(events: EventWriter, tag: str, figure: Figure, step: int) -> None:
+    """Adds a figure as an image."""
+    height, width = figures.pixels(figure)
+    events.image(tag, figures.png(figure), step, height=height, width=width)
 
 
 def addon_std(searcher: Searcher) -> dict[str, np.ndarray]:

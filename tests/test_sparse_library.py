@@ -4,6 +4,7 @@ import ctypes
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -147,6 +148,7 @@ def test_code_for_arm_has_its_vector_instructions(runtime):
         ({"path": "network.dll"}, "must end in .so"),
         ({"path": "network.o", "processor": "z80"}, "must be one of x86-64-v4, x86-64-v3"),
         ({"path": "network.o", "prefix": "two words"}, "beginning of a name in C"),
+        ({"path": "network.o", "prefix": 3}, "beginning of a name in C"),
     ],
 )
 def test_what_cannot_be_made_is_refused(runtime, tmp_path, options, message):
@@ -168,3 +170,12 @@ def test_a_linker_of_another_processor_is_named(runtime, tmp_path):
     with pytest.raises(UserError, match="does not link the library.*\n.*object file"):
         runtime.export_library(tmp_path / "network.so", processor="aarch64")
     assert not list(tmp_path.iterdir())
+
+
+@LINKS
+def test_a_temporary_directory_may_have_any_name(runtime, tmp_path, monkeypatch):
+    for name in ('a "word"', "back\\slash"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+        runtime.export_library(tmp_path / "network.so")
+        assert ctypes.CDLL(str(tmp_path / "network.so")).nhn_load

@@ -36,7 +36,7 @@ def write(program: Program, path: str | os.PathLike[str], *, processor: str | No
     path = Path(path)
     if path.suffix not in (".so", ".o"):
         raise ValueError(f"the library must end in .so, or .o for one to link with. Received: {path}.")
-    if not prefix.isascii() or not prefix.isidentifier():
+    if not (isinstance(prefix, str) and prefix.isascii() and prefix.isidentifier()):
         raise ValueError(f"`prefix` must be the beginning of a name in C. Received: {prefix!r}.")
     if processor is not None and processor not in machine.PROCESSORS:
         names = ", ".join(machine.PROCESSORS)
@@ -51,10 +51,10 @@ def write(program: Program, path: str | os.PathLike[str], *, processor: str | No
         built.write_bytes(machine.object_code(_module(plan, prefix, _data(plan, prefix, chosen, Path(folder))), chosen))
         if linker:
             built = _link(linker, built)
+        with files.atomic_write(path.with_suffix(".h"), "w") as file:
+            file.write(_header(plan, prefix, processor or "the one that it was made on"))
         with files.atomic_write(path) as file:
             file.write(built.read_bytes())
-    with files.atomic_write(path.with_suffix(".h"), "w") as file:
-        file.write(_header(plan, prefix, processor or "the one that it was made on"))
 
 
 def _linker() -> str:
@@ -83,11 +83,11 @@ def _module(plan: Plan, prefix: str, data: Sequence[str]) -> str:
 
 def _data(plan: Plan, prefix: str, chosen: machine.Processor | None, folder: Path) -> list[str]:
     """The tables as lines of the module: read by the assembler, which knows this machine's kind alone, from files in
-    `folder`, or else, which takes minutes for a hundred megabytes, as text.
+    `folder`, unless its name cannot be written there, or else, which takes minutes for a hundred megabytes, as text.
     """
     lines = []
     for name, table in (("constants", plan.constants), ("indices", plan.indices)):
-        if machine.assembles(chosen):
+        if machine.assembles(chosen) and not {'"', "\\"} & set(str(folder)):
             (folder / name).write_bytes(table.tobytes())
             symbol = f"{prefix}_{name}"
             words = (f".section .rodata.{symbol}", f".balign {PAGE}", f".hidden {symbol}", f".globl {symbol}",

@@ -281,13 +281,21 @@ def test_the_best_so_far_counts_the_epochs_of_an_earlier_process(screen, taken_o
 # Whole processes.
 
 
+@contextlib.contextmanager
 def begin(screen, program, *arguments):
-    """Begins a program whose terminal is the screen."""
-    head = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    """Begins a program whose terminal is the screen, and which listens to Ctrl-C whatever this process does."""
+    head = (
+        "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    )
     command = [sys.executable, "-c", head + textwrap.dedent(program), *arguments]
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), screen.its)
     env = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **streams)
+    with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @JAX

@@ -87,7 +87,7 @@ class Distiller(keras.Model):
             return labels
         softened = (self._soft(ops.stop_gradient(self.teacher(x, training=False))), self._soft(y_pred))
         teacher, student = (ops.log_softmax(logits, axis=-1) for logits in softened)
-        divergence = _Divergence()(teacher, student, sample_weight)
+        divergence = _Divergence(name="divergence")(teacher, student, sample_weight)
         return (1 - self.weight) * labels + self.weight * self.temperature**2 * divergence
 
     def _soft(self, outputs: Any) -> Any:
@@ -98,7 +98,10 @@ class Distiller(keras.Model):
 
 
 class _Divergence(keras.losses.Loss):
-    """KL(teacher || student) of the logarithms of probabilities, [B, ..., classes]; Keras weights and averages it."""
+    """KL(teacher || student) of the logarithms of probabilities, [B, ..., classes]; Keras weights and averages it.
+
+    It needs a name: Keras would make one of the class's that TensorFlow takes for no scope.
+    """
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return ops.sum(ops.exp(y_true) * (y_true - y_pred), axis=-1)

@@ -56,12 +56,7 @@ def prune(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     inheritance = _inheritance(stage.predecessor, _of(kinds[KXK], masks), feed, settings)
     metrics |= _origin(inheritance, stage.predecessor, feed, settings)
     _write_layers(begun / "layers.csv", toll, thresholds, inheritance)
-    before, after = _kernels(model), _kernels(pruned)
-    events = EventWriter(begun / TENSORBOARD / "pruning")
-    ranked = before if config.schedule == "oneshot" else after
-    _picture_sensitivities(begun, events, ranked, config.criterion, thresholds, masks, seed=settings.seed)
-    _picture_kernels(events, before, after, masks)
-    events.close()
+    _picture(begun, _kernels(model), _kernels(pruned), config, thresholds, masks, seed=settings.seed)
     genotype = dataclasses.replace(stage.genotype, masks=masks)
     return begun.finish(metrics, genotype=genotype, weights=weights.to_arrays(pruned))
 
@@ -290,6 +285,24 @@ def _write_layers(
         if before[name].params
     ]  # fmt: skip
     files.write_csv(path, header, rows)
+
+
+def _picture(
+    begun: OpenStage,
+    before: Mapping[str, np.ndarray],
+    after: Mapping[str, np.ndarray],
+    config: PruneConfig,
+    thresholds: Mapping[str, float],
+    masks: Masks,
+    *,
+    seed: int,
+) -> None:
+    """Shows the sensitivities by which kernels were chosen, and kernels before and after, in TensorBoard."""
+    events = EventWriter(begun / TENSORBOARD / "pruning")
+    ranked = before if config.schedule == "oneshot" else after
+    _picture_sensitivities(begun, events, ranked, config.criterion, thresholds, masks, seed=seed)
+    _picture_kernels(events, before, after, masks)
+    events.close()
 
 
 def _picture_sensitivities(

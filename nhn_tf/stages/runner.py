@@ -20,7 +20,7 @@ from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, 
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.space import OpError, op_named
+from nhn_tf.values.space import op_named
 
 UNITS: Final = ("epoch", "cycle")
 """What the first column of a metrics.csv counts."""
@@ -157,8 +157,6 @@ def _read_architecture(given: str) -> Genotype:
     try:
         text = given if "\n" in given else files.read_bytes(given, limit=MOST_BYTES).decode("utf-8")
         return Genotype.from_enas_text(text)
-    except OpError:
-        raise
     except FileNotFoundError:
         raise UserError(f"`genotype`={given} is no architecture in ENAS's text form: there is no such file.") from None
     except (OSError, ValueError) as error:

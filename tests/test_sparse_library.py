@@ -138,7 +138,8 @@ def test_objects_are_made_for_every_processor(runtime, tmp_path, processor):
 
 def test_code_for_arm_has_its_vector_instructions(runtime):
     plan = lower(merge(runtime.program), machine.HOSTS[4])
-    text = machine.assembly(plan.ir, machine.PROCESSORS["aarch64"])
+    target = machine._machine_for(machine.PROCESSORS["aarch64"])
+    text = target.emit_assembly(machine._module(plan.ir, target))
     assert "fmla\tv" in text and ".4s" in text
 
 

@@ -44,8 +44,8 @@ def write(program: Program, path: str | os.PathLike[str], *, processor: str | No
     if processor is None and not sys.platform.startswith("linux"):
         raise UserError("libraries are made for Linux alone: name a processor, and an object file to link there.")
     chosen = machine.PROCESSORS[processor] if processor else None
-    plan = lower(merge(program), machine.HOSTS[chosen.lanes] if chosen else machine.host())
     linker = _linker() if path.suffix == ".so" else None
+    plan = lower(merge(program), machine.HOSTS[chosen.lanes] if chosen else machine.host())
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder, "network.o")
         built.write_bytes(machine.object_code(_module(plan, prefix, _data(plan, prefix, chosen, Path(folder))), chosen))
@@ -86,17 +86,18 @@ def _data(plan: Plan, prefix: str, chosen: machine.Processor | None, folder: Pat
     `folder`, unless its name cannot be written there, or else, which takes minutes for a hundred megabytes, as text.
     """
     lines = []
+    from_files = machine.assembles(chosen) and not {'"', "\\"} & set(str(folder))
     for name, table in (("constants", plan.constants), ("indices", plan.indices)):
-        if machine.assembles(chosen) and not {'"', "\\"} & set(str(folder)):
+        symbol = f"{prefix}_{name}"
+        if from_files:
             (folder / name).write_bytes(table.tobytes())
-            symbol = f"{prefix}_{name}"
             words = (f".section .rodata.{symbol}", f".balign {PAGE}", f".hidden {symbol}", f".globl {symbol}",
                      f"{symbol}:", f".incbin \\22{folder / name}\\22", ".text")  # fmt: skip
             lines += [f'module asm "{word}"' for word in words]
             lines.append(f"@{symbol} = external hidden constant i8")
         else:
             numbers = table.tobytes().hex("\\")
-            lines.append(f'@{prefix}_{name} = internal constant [{table.nbytes} x i8] c"\\{numbers}", align {PAGE}')
+            lines.append(f'@{symbol} = internal constant [{table.nbytes} x i8] c"\\{numbers}", align {PAGE}')
     return lines
 
 

@@ -114,12 +114,6 @@ def object_code(ir: str, processor: Processor | None) -> bytes:
     return target.emit_object(_module(ir, target))
 
 
-def assembly(ir: str, processor: Processor | None) -> str:
-    """As `object_code`, to be read."""
-    target = _machine_for(processor)
-    return target.emit_assembly(_module(ir, target))
-
-
 @functools.cache
 def host() -> Host:
     """The widest vectors of this machine.

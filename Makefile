@@ -15,8 +15,8 @@ demo: .venv/.installed
 	@echo "Read $(MODEL_DIR)/report/report.html or report.md; look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
 
 test: lint .venv-jax/.installed
-	$(TF) -m pytest -n 2 -m "not slow and not browser"
-	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 -m "jax and not slow"
+	$(TF) -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+	KERAS_BACKEND=jax $(JAX) -m pytest -n 2 --dist worksteal -m "jax and not slow"
 
 test-slow: .venv/.installed .venv-jax/.installed .venv-docs/.installed
 	$(TF) -m pytest -m slow

@@ -55,7 +55,7 @@ from nhn_tf.training import optimizers
 ROOT: Final = Path(__file__).resolve().parents[1]
 METHODS: Final = ("ours", "cnn", "recipe", "mobilenet", "autokeras")
 MOST_EPOCHS: Final = 400
-SMALLEST: Final = 32
+SMALLEST: Final = int(os.environ.get("SM", "32"))
 """MobileNetV3 takes no smaller pictures."""
 
 
@@ -212,7 +212,10 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def mobilenet(shape: tuple[int, int, int], classes: int) -> Any:
-    """MobileNetV3Small from new weights, behind a resizing where pictures are too small for it, in three channels."""
+    """MobileNetV3Small from new weights, in three channels, behind a resizing where pictures are too small for it.
+
+    Its batch norm averages over 10 batches in place of 1,000, which a training as short as these does not have.
+    """
     x = images = keras.Input(shape)
     if min(shape[:2]) < SMALLEST:
         x = layers.Resizing(SMALLEST, SMALLEST)(x)
@@ -222,6 +225,9 @@ def mobilenet(shape: tuple[int, int, int], classes: int) -> Any:
         input_shape=tuple(x.shape[1:]), weights=None, classes=classes, include_preprocessing=False,
         classifier_activation=None,
     )  # fmt: skip
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
     return keras.Model(images, body(x))
 
 
@@ -267,6 +273,9 @@ def autokeras(data: Any, options: argparse.Namespace) -> dict[str, Any]:
         import autokeras
     except ImportError as error:
         return {"skipped": f"{type(error).__name__}: {error}"}
+    # Its heads give Dense a NumPy integer, which Keras 3.15 refuses.
+    made = keras.layers.Dense.__init__
+    keras.layers.Dense.__init__ = lambda layer, units, *rest, **more: made(layer, int(units), *rest, **more)
     began, work = time.monotonic(), time.process_time()
     validation = (data.val.images, data.val.labels)
     with tempfile.TemporaryDirectory() as folder:

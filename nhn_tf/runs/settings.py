@@ -27,6 +27,11 @@ ADDED = {
     "config.recalibrate": False,
     "config.paired_fitness": False,
     "config.pointwise_sparsity": 0.0,
+    "config.objective": "accuracy",
+    "config.cost_target": 0.0,
+    "config.cost_weight": 0.07,
+    "config.cost_filters": 0,
+    "config.cost_sparsity": 0.85,
 }
 
 ConfigT = TypeVar("ConfigT", bound=Config)

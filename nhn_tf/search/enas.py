@@ -27,6 +27,7 @@ from nhn_tf.search.callbacks import takes
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, joined, part_of
+from nhn_tf.search.objective import Objective
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
 from nhn_tf.search.searcher import OBJECTIVE, Searcher, data_shape, whole_number
@@ -66,8 +67,8 @@ class EnasSearch(Searcher):
       num_classes: of the labels.
       objective: as for `Searcher`.
       reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
-        the accuracy, in the search and in the ranking. What is not finite counts as the lowest of its update, 0 at
-        most, and ranks last. For a search to resume to the same bits it must be a pure function.
+        `config.objective`, in the search and in the ranking. What is not finite counts as the lowest of its update, 0
+        at most, and ranks last. For a search to resume to the same bits it must be a pure function.
       max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
       seed: as for `Searcher`, as are `directory`, `project_name`, `overwrite` and `logger`.
@@ -75,6 +76,7 @@ class EnasSearch(Searcher):
     Attributes:
       supernet: the shared weights.
       controller: what proposes architectures.
+      weighing: what `config.objective` makes of an architecture and its accuracy, and what its network costs.
 
     Example:
 
@@ -127,10 +129,14 @@ class EnasSearch(Searcher):
             logger=logger,
         )
         self.config: EnasConfig = config
-        self._own_reward = reward
-        if reward is not None:
-            self.objective_metric = ""
+        if reward is not None and config.objective != EnasConfig.objective:
+            raise ValueError(f"`reward` takes the place of `objective`={config.objective}: give one of them.")
         self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
+        self.weighing = Objective.of(config, self.input_shape, self.num_classes)
+        self._own_reward = reward
+        self._reward = reward or (None if self.weighing.is_accuracy else self.weighing)
+        if self._reward is not None:
+            self.objective_metric = ""
         self.steps_per_execution = steps_per_execution
         keras.utils.set_random_seed(self.seed)
         self.supernet = MacroSupernet(
@@ -326,9 +332,9 @@ class EnasSearch(Searcher):
 
     def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
         """What is maximised of an architecture int32 [G] of an accuracy; NaN where it is not finite."""
-        if self._own_reward is None:
+        if self._reward is None:
             return accuracy
-        reward = float(self._own_reward(self.decode(genes), accuracy))
+        reward = float(self._reward(self.decode(genes), accuracy))
         return reward if math.isfinite(reward) else math.nan
 
     def _controller_metrics(
@@ -337,8 +343,8 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
-        noise = math.nan  # of a reward of the caller's own: unknown
-        if self._own_reward is None:
+        noise = math.nan  # of another reward: unknown
+        if self._reward is None:
             noise = sampling_noise(rewards, self._reward_batches.batch_size)
         rewards = without_nan(rewards)
         distinct = len(np.unique(genes, axis=0))
@@ -387,7 +393,7 @@ class EnasSearch(Searcher):
         if config.random_control:
             control = self._rank(self._random_architectures(len(sampled)), RANDOM)
         best_of_control, mean_of_control = (control[0].score, mean_score(control)) if control else (None, None)
-        figure = "val_accuracy" if self._own_reward is None else "val_reward"
+        figure = "val_accuracy" if self._reward is None else "val_reward"
         comparisons = (
             Comparison(figure, found[0].score, RANDOM_SEARCH, best_of_control),
             Comparison(f"mean_{figure}", mean_score(found), RANDOM_SEARCH, mean_of_control),
@@ -398,7 +404,15 @@ class EnasSearch(Searcher):
             "architectures_evaluated": len(found),
             "random_architectures_evaluated": len(control),
         }
+        if not self.weighing.is_accuracy:
+            figures |= self._weighed("", found[0]) | (self._weighed("random_search_", control[0]) if control else {})
+            if self.weighing.target:
+                figures["cost_target"] = self.weighing.target
         return Conclusion(rank(found + control), comparisons, figures)
+
+    def _weighed(self, prefix: str, best: Trial) -> dict[str, float | None]:
+        """What the objective weighs, of the best trial."""
+        return {f"{prefix}best_accuracy": best.accuracy, f"{prefix}best_cost": self.weighing.cost(best.genotype)}
 
     def keep(self, trials: list[Trial]) -> list[Trial]:
         """The best `top_k` of the controller and of the control."""
@@ -427,7 +441,8 @@ class EnasSearch(Searcher):
             self.progress = Progress("ranking", sum(map(len, ranked.values())), {"ranked": dict(ranked)})
             self.report_step(len(known), len(genes))
         scores = [self._rewarded(row, accuracy) for row, accuracy in zip(genes, known, strict=True)]
-        return rank([Trial(self.decode(row), score, source) for row, score in zip(genes, scores, strict=True)])
+        figures = zip(genes, scores, known, strict=True)
+        return rank([Trial(self.decode(row), score, source, accuracy) for row, score, accuracy in figures])
 
     def build_model(self, genotype: Genotype) -> keras.Model:
         """One architecture of the supernet as a network of its own, of ordinary Keras layers and copies of the weights.

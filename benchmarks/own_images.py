@@ -251,18 +251,21 @@ class Best(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class Enough(Exception):
-    """The time is up, also between the trials of a search."""
+class Enough(BaseException):
+    """The time is up; Keras Tuner takes an Exception for a trial that failed, and begins the next."""
 
 
 class Limit(keras.callbacks.Callback):
-    """Ends a search of many trials; `end` as in `Best`."""
+    """Ends the trial under way, which counts as it is then, and the search with it; `end` as in `Best`."""
 
     def __init__(self, end: float):
         super().__init__()
         self.end = end
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.stop_training = self.model.stop_training or time.process_time() > self.end
+
+    def on_train_begin(self, logs: Any = None) -> None:
         if time.process_time() > self.end:
             raise Enough
 

@@ -1,6 +1,7 @@
 """Objectives of the architecture search: what a network costs, and how cost weighs against accuracy."""
 
 import dataclasses
+import json
 import math
 
 import keras
@@ -11,6 +12,7 @@ from nhn_tf.models import complexity, network
 from nhn_tf.models.derived_cost import derived_cost
 from nhn_tf.report import pareto
 from nhn_tf.search import EnasSearch
+from nhn_tf.search.latency import Latencies
 from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
 from nhn_tf.values import space as spaces
@@ -69,7 +71,7 @@ CONFIG = EnasConfig(
 
 
 def objective(**changes):
-    return Objective.of(dataclasses.replace(CONFIG, **changes), (8, 8, 3), 2)
+    return Objective(dataclasses.replace(CONFIG, **changes), (8, 8, 3), 2)
 
 
 def test_without_cost_the_objective_is_the_accuracy():
@@ -99,6 +101,39 @@ def test_a_target_that_is_not_given_is_what_random_architectures_cost():
     costs = [weighing.cost(genotype) for genotype in genotypes(CONFIG.space, 400)]
     assert weighing.target == pytest.approx(np.mean(costs), rel=0.1)
     assert weighing.target == objective(objective="params").target
+
+
+def test_latencies_are_measured_once_and_travel_with_the_state(monkeypatch):
+    pytest.importorskip("llvmlite")
+    searcher = make(dataclasses.replace(CONFIG, objective="latency", epochs=1, controller_steps=1))
+    run(searcher)
+    latencies = searcher.weighing.latencies
+    assert latencies.plain > 0
+    assert set(latencies.ops[0]) == {"conv5x5", "max_pool3x3"} and len(latencies.ops) == len(latencies.skips) == 3
+    for trial in searcher.get_ranked_trials():
+        assert trial.score == trial.accuracy * (searcher.weighing.target / latencies(trial.genotype)) ** 0.07
+    monkeypatch.setattr(Latencies, "measure", None)  # whoever calls it now fails
+    again = make(searcher.config)
+    again.restore(searcher.state_arrays(), json.loads(json.dumps(searcher.state_values())))
+    assert again.weighing.latencies == latencies
+    run(again)
+
+
+def test_a_networks_latency_is_that_of_its_layers():
+    table = Latencies(1.0, [{"conv5x5": 0.5}, {"conv5x5": 0.25}], [0.125, 0.0625])
+    space = Space(4, 2, ("conv3x3", "conv5x5"))
+    genotype = Genotype(space, ("conv5x5", "conv3x3", "conv5x5", "conv5x5"), ((), (0,), (0, 1), (2,)))
+    assert table(genotype) == 1 + 0.5 + 0.125 + 2 * 0.25 + 3 * 0.0625
+    assert Latencies(1.0, [{"conv5x5": -2.0}, {}], [0, 0])(genotype) == 0.1
+
+
+def test_wider_layers_and_more_skips_take_longer():
+    pytest.importorskip("llvmlite")
+    table = Latencies.measure(
+        Space(3, 3, ("conv3x3", "conv5x5")), form=Form(32), input_shape=(32, 32, 3), num_classes=10, sparsity=0.5
+    )
+    assert all(ops["conv5x5"] > 0 for ops in table.ops)
+    assert table.skips[0] == 0 and min(table.skips[1:]) > 0
 
 
 def test_the_width_that_counts_is_the_supernets_or_the_one_given():

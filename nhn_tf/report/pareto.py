@@ -15,9 +15,13 @@ from nhn_tf.storage.files import DamagedFileError
 
 Json = dict[str, Any]
 
-Row = tuple[int, float, str]
+Row = tuple[float, float, str]
 
-LABELS: Final = {"live_params": "live parameters", "multiply_adds": "multiply-adds of an image"}
+LABELS: Final = {
+    "live_params": "live parameters",
+    "multiply_adds": "multiply-adds of an image",
+    "latency_ms": "milliseconds an image",
+}
 """The columns of trials.csv that may be a search's cost, in words."""
 # What trials.csv calls what proposed a candidate -> label, mark, colour.
 _SOURCES: Final = {
@@ -45,7 +49,8 @@ def collect(stage: StageRecord) -> Json | None:
 
 
 def _column(stage: StageRecord) -> str:
-    return "multiply_adds" if stage.config["config"].get("objective") == "flops" else "live_params"
+    columns = {"flops": "multiply_adds", "latency": "latency_ms"}
+    return columns.get(stage.config["config"].get("objective"), "live_params")
 
 
 def _rows(stage: StageRecord) -> list[Row]:
@@ -54,7 +59,9 @@ def _rows(stage: StageRecord) -> list[Row]:
         return []
     try:
         return [
-            (int(row[_column(stage)]), float(row["accuracy"]), row["source"]) for row in stage.trials if row["accuracy"]
+            (float(row[_column(stage)]), float(row["accuracy"]), row["source"])
+            for row in stage.trials
+            if row["accuracy"]
         ]
     except (KeyError, ValueError) as error:
         raise DamagedFileError(f"{stage / 'trials.csv'} has no readable costs ({error}). Restore a copy.") from None

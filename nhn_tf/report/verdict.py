@@ -123,7 +123,7 @@ def _weighing(results: Json) -> list[str]:
     for prefix, who in (("", "the best found"), ("random_search_", "the best of random search")):
         if f"{prefix}best_cost" in metrics:
             accuracy = cells.figure("accuracy", metrics[f"{prefix}best_accuracy"])
-            told.append(f"{who} has {accuracy} at {metrics[f'{prefix}best_cost']:,}")
+            told.append(f"{who} has {accuracy} at {cells.figure('cost', metrics[f'{prefix}best_cost'])}")
     points = front["computed"]["front"]
     own = sum(source == "controller" for _, _, source in points)
     weighed = pareto.LABELS[front["cost"]]

@@ -27,7 +27,8 @@ from nhn_tf.search.callbacks import takes
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, joined, part_of
-from nhn_tf.search.objective import Objective
+from nhn_tf.search.latency import Latencies
+from nhn_tf.search.objective import WEIGHED, Objective
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
 from nhn_tf.search.searcher import OBJECTIVE, Searcher, data_shape, whole_number
@@ -132,9 +133,8 @@ class EnasSearch(Searcher):
         if reward is not None and config.objective != EnasConfig.objective:
             raise ValueError(f"`reward` takes the place of `objective`={config.objective}: give one of them.")
         self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
-        self.weighing = Objective.of(config, self.input_shape, self.num_classes)
+        self.weighing = Objective(config, self.input_shape, self.num_classes)
         self._own_reward = reward
-        self._reward = reward or (None if self.weighing.is_accuracy else self.weighing)
         if self._reward is not None:
             self.objective_metric = ""
         self.steps_per_execution = steps_per_execution
@@ -214,6 +214,11 @@ class EnasSearch(Searcher):
     # The loop.
 
     @property
+    def _reward(self) -> Reward | None:
+        """What is maximised in the place of the accuracy."""
+        return self._own_reward or (None if self.weighing.is_accuracy else self.weighing)
+
+    @property
     def length(self) -> int:
         return self.config.epochs
 
@@ -224,6 +229,7 @@ class EnasSearch(Searcher):
     def prepare(self, train_batches: given.TrainingBatches, validation_data: Batches, epochs: int) -> None:
         """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
         config = self.config
+        self.weighing = self.weighing.measured()
         optimizer_arrays = self._optimizer_arrays()
         if self.epoch and not optimizer_arrays:
             raise ValueError(
@@ -406,7 +412,7 @@ class EnasSearch(Searcher):
         }
         if not self.weighing.is_accuracy:
             figures |= self._weighed("", found[0]) | (self._weighed("random_search_", control[0]) if control else {})
-            if self.weighing.target:
+            if config.objective in WEIGHED:
                 figures["cost_target"] = self.weighing.target
         return Conclusion(rank(found + control), comparisons, figures)
 
@@ -466,7 +472,9 @@ class EnasSearch(Searcher):
         return {**joined(parts), **super().state_arrays()}
 
     def state_values(self) -> dict[str, Any]:
-        return {**super().state_values(), "controller": self.controller.state_values()}
+        measured = self.weighing.latencies
+        known = {} if measured is None else {"latencies": measured.to_json()}
+        return {**super().state_values(), "controller": self.controller.state_values(), **known}
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         self.check_identity(values)
@@ -475,6 +483,8 @@ class EnasSearch(Searcher):
         parts = {part: part_of(part, arrays) for part in PARTS}
         weights.from_arrays(self.supernet, parts["supernet"])
         self.controller.restore(parts["controller"], values["controller"])
+        if "latencies" in values:
+            self.weighing = dataclasses.replace(self.weighing, latencies=Latencies.from_json(values["latencies"]))
         self._restored_optimizer = parts["optimizer"]
         self._restored_metrics = [parts["metrics"][str(number)] for number in range(len(parts["metrics"]))]
         super().restore(arrays, values)

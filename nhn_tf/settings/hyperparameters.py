@@ -207,13 +207,13 @@ class EnasConfig(SgdConfig):
     objective: str = setting(
         "accuracy",
         "what is maximised: validation accuracy, the paper's figure of merit, or accuracy weighed against live "
-        "parameters or multiply-adds",
-        choices=("accuracy", "score", "params", "flops"),
+        "parameters, multiply-adds, or time in the sparse runtime on this machine",
+        choices=("accuracy", "score", "params", "flops", "latency"),
         source="paper, section 2.1: accuracy",
     )
     cost_target: float = setting(
         0.0,
-        "live parameters or multiply-adds aimed at; 0: what random architectures have on average",
+        "live parameters, multiply-adds or milliseconds aimed at; 0: what random architectures have on average",
         low=0,
         high=1e15,
     )

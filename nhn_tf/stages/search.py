@@ -86,12 +86,14 @@ def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
 
 def _write_trials(path: Path, searcher: EnasSearch) -> None:
     """The ranked candidates: place, what proposed them, score, accuracy, cost, architecture in ENAS's text form."""
-    rows = []
+    rows, latencies = [], searcher.weighing.latencies
     for place, trial in enumerate(searcher.get_ranked_trials(), 1):
         cost = searcher.weighing.network_cost(trial.genotype)
+        took = () if latencies is None else (round(latencies(trial.genotype), 6),)
         text = " ".join(trial.genotype.to_enas_text().split())
-        rows.append((place, trial.source, trial.score, trial.accuracy, cost.live_params, cost.live_flops, text))
-    head = ("place", "source", "score", "accuracy", "live_params", "multiply_adds", "architecture")
+        rows.append((place, trial.source, trial.score, trial.accuracy, cost.live_params, cost.live_flops, *took, text))
+    timed = () if latencies is None else ("latency_ms",)
+    head = ("place", "source", "score", "accuracy", "live_params", "multiply_adds", *timed, "architecture")
     files.write_csv(path, head, rows)
 
 

@@ -256,13 +256,16 @@ class Enough(BaseException):
 
 
 class Limit(keras.callbacks.Callback):
-    """Ends the trial under way, which counts as it is then, and the search with it; `end` as in `Best`."""
+    """Ends the trial under way, which counts as it is then, and the search with it; `end` as in `Best`.
+
+    Also within an epoch: one of the largest networks that AutoKeras tries would take an hour.
+    """
 
     def __init__(self, end: float):
         super().__init__()
         self.end = end
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.model.stop_training = self.model.stop_training or time.process_time() > self.end
 
     def on_train_begin(self, logs: Any = None) -> None:

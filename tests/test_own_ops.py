@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from keras import layers
 
-from flags import own
 from nhn_tf import pruning, sparse, stages
 from nhn_tf.errors import UserError
 from nhn_tf.layers import MaskedConv2D, own_op
@@ -18,7 +17,7 @@ from nhn_tf.report import drawing
 from nhn_tf.report.placement import lay_out
 from nhn_tf.runs import RunDirectory
 from nhn_tf.settings import EnasConfig
-from nhn_tf.storage import files
+from nhn_tf.storage import files, modules
 from nhn_tf.values import space
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
@@ -213,12 +212,12 @@ def test_the_scripts_import_modules_from_the_present_directory(tmp_path, monkeyp
     (tmp_path / "ops_in_ruins.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    own.module("ops_of_mine", "own_ops")
+    modules.load("ops_of_mine", "own_ops")
     assert space.op_named("mine").kind == "own"
-    with pytest.raises(UserError, match="--own_ops=ops_nowhere: there is no such module"):
-        own.module("ops_nowhere", "own_ops")
+    with pytest.raises(UserError, match="`own_ops`=ops_nowhere: there is no such module"):
+        modules.load("ops_nowhere", "own_ops")
     with pytest.raises(UserError, match="importing it fails: ZeroDivisionError"):
-        own.module("ops_in_ruins", "own_ops")
+        modules.load("ops_in_ruins", "own_ops")
 
 
 def test_what_names_no_module_is_told_so_and_none_ends_the_script_by_itself(tmp_path, monkeypatch):
@@ -228,13 +227,13 @@ def test_what_names_no_module_is_told_so_and_none_ends_the_script_by_itself(tmp_
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("", "./ops_that_exit", "ops_that_exit.py", "a..b", "folder/ops"):
         with pytest.raises(UserError, match="must name a module as Python does"):
-            own.module(name, "own_ops")
-    with pytest.raises(UserError, match=r"--own_ops=ops_nowhere\.deeper: there is no such module"):
-        own.module("ops_nowhere.deeper", "own_ops")
+            modules.load(name, "own_ops")
+    with pytest.raises(UserError, match=r"`own_ops`=ops_nowhere\.deeper: there is no such module"):
+        modules.load("ops_nowhere.deeper", "own_ops")
     with pytest.raises(UserError, match="importing it fails: ModuleNotFoundError"):
-        own.module("ops_that_need", "own_ops")
+        modules.load("ops_that_need", "own_ops")
     with pytest.raises(UserError, match=r"importing it fails: SystemExit\(0\)"):
-        own.module("ops_that_exit", "own_ops")
+        modules.load("ops_that_exit", "own_ops")
 
 
 @pytest.mark.slow

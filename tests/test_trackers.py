@@ -191,7 +191,7 @@ def test_a_damaged_note_and_an_unreadable_table_harm_nothing(run_copy, capsys):
     ("tracker", "error", "message"),
     [
         ("wandb", UserError, "`tracker` must be mlflow or module:Class. Received: 'wandb'"),
-        ("no_such_module:Tracker", UserError, "`tracker`=no_such_module:Tracker: there is no such module, here or installed"),
+        ("no_such_module:Tracker", UserError, "`tracker`=no_such_module:Tracker: there is no such module"),
         ("json:Tracker", UserError, "cannot be made: AttributeError"),
         ("collections:OrderedDict", TypeError, "must be an object with on_stage_begin, on_metrics, on_stage_end"),
         (Recorder, TypeError, "must be an object with"),

@@ -111,7 +111,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
     for section, value in record.items():
-        if section in ("schema", "preset", "data_digest", "images"):
+        if section in ("schema", "preset", "data_digest", "images", "own_ops"):
             continue
         entries = value if isinstance(value, dict) else {"": value}
         for name, item in entries.items():

@@ -25,6 +25,7 @@ import numpy as np
 
 from nhn_tf.data import given
 from nhn_tf.data.batches import Batches
+from nhn_tf.layers import own_op
 from nhn_tf.models import Superset
 from nhn_tf.search.callbacks import Listeners, SearchCallback
 from nhn_tf.search.history import NAME, History, Table, joined, part_of
@@ -36,7 +37,7 @@ from nhn_tf.storage import files
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream, generator
-from nhn_tf.values.space import Space
+from nhn_tf.values.space import OpError, Space
 
 OBJECTIVE: Final = "val_accuracy"
 LATER: Final = {"paired_fitness": False}
@@ -437,11 +438,13 @@ class Searcher(abc.ABC):
 
     def identity(self) -> dict[str, Any]:
         """What must agree for a state to be taken over."""
+        own_ops = own_op.digests(self.space.ops)
         return {
             "class": type(self).__name__,
             "space": self.space.to_json(),
             "config": self.config.to_json(),
             "seed": self.seed,
+            **({"own_ops": own_ops} if own_ops else {}),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
@@ -475,9 +478,11 @@ class Searcher(abc.ABC):
         """Refuses the state of another search.
 
         Raises:
+          OpError: an op of one's own makes another layer now.
           ValueError: it names the first thing that differs.
         """
         ours, theirs = json.loads(json.dumps(self.identity())), dict(values["search"])
+        own_op.check_same(theirs.pop("own_ops", {}), ours.pop("own_ops", {}), "the search")
         if "config" in theirs:  # of an older search, before there were these settings
             theirs["config"] = {**LATER, **theirs["config"]}
         for name in dict.fromkeys([*ours, *theirs]):
@@ -511,6 +516,8 @@ class Searcher(abc.ABC):
             raise files.DamagedFileError(f"{error} `overwrite=True` begins again.") from None
         try:
             self.restore(arrays, values)
+        except OpError:
+            raise
         except ValueError as error:
             raise ValueError(
                 f"{project.path} holds another search than this. {error} Give another `project_name`, or "

@@ -26,6 +26,7 @@ ADDED = {
     "config.cutmix": 0.0,
     "config.recalibrate": False,
     "config.paired_fitness": False,
+    "config.random_probes": 0,
     "config.pointwise_sparsity": 0.0,
 }
 

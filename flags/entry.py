@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import backend_choice, define, own
+from flags import backend_choice, define
 from flags.define import StageFlags
 from nhn_tf.errors import UserError
-from nhn_tf.storage import stopping, terminal
+from nhn_tf.storage import modules, stopping, terminal
 
 if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
@@ -146,7 +146,7 @@ def _act(
     if "own_ops" in FLAGS and FLAGS.own_ops:
         check_backend()
         for name in FLAGS.own_ops:
-            own.module(name, "own_ops")
+            modules.load(name, "own_ops")
     result = action(*rest)
     if result is None:
         return {}

@@ -11,15 +11,16 @@ import keras
 import numpy as np
 import pytest
 
-from nhn_tf.search import EnasSearch, Trial
+from nhn_tf.search import EnasSearch, History, Trial
 from nhn_tf.search.candidates import distinct_rows
+from nhn_tf.search.enas import mean_loss
 from nhn_tf.search.trials import rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.training import DivergedError
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream
 from nhn_tf.values.space import Space
-from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run
+from tests.two_classes import SHAPE, Recorder, assert_same_arrays, batches, run, validation
 
 SPACE = Space(num_layers=2, num_segments=1, ops=("conv3x3", "max_pool3x3"))  # 8 architectures
 CONFIG = EnasConfig(
@@ -217,8 +218,8 @@ def test_the_state_of_another_search_is_refused(finished):
     assert other.epoch == 0
 
 
-def prepared(kind: type[EnasSearch] = EnasSearch) -> EnasSearch:
-    searcher = kind(SPACE, CONFIG, **SHAPE)
+def prepared(kind: type[EnasSearch] = EnasSearch, config: EnasConfig = CONFIG, **kwargs) -> EnasSearch:
+    searcher = kind(SPACE, config, **SHAPE, **kwargs)
     searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
     return searcher
 
@@ -326,6 +327,98 @@ def test_a_reward_of_ones_own_is_what_is_searched_and_ranked_for(tmp_path):
         EnasSearch.load(tmp_path / "enas")
     loaded = EnasSearch.load(tmp_path / "enas", reward=small)
     assert loaded.get_ranked_trials() == searcher.get_ranked_trials()
+
+
+def cross_entropy(model, images, labels):
+    """By Keras, of all images at once."""
+    logits = model.predict_on_batch(images)
+    return float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))
+
+
+@pytest.mark.jax
+def test_the_validation_loss_is_searched_and_ranked_for(tmp_path, capsys):
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=9)
+    searcher = make(objective="val_loss", directory=tmp_path)
+    with pytest.raises(ValueError, match=r"metric of the search: loss, accuracy, val_loss.*Received: 'val_accuracy'"):
+        run(searcher, callbacks=[keras.callbacks.EarlyStopping("val_accuracy")])
+    results = run(searcher, callbacks=[stop])
+    # Each candidate's network, built by itself, has the loss that it was ranked by.
+    images, labels = (np.concatenate(part) for part in zip(*validation(), strict=True))
+    best, ranked = searcher.get_best_trials(2), searcher.get_ranked_trials()
+    for model, trial in zip(searcher.get_best_models(2), best, strict=True):
+        assert trial.score == pytest.approx(cross_entropy(model, images, labels), rel=1e-4)
+    scores = [trial.score for trial in ranked]
+    assert scores == sorted(scores) and scores[0] < scores[-1]
+    assert results["val_loss"] == best[0].score and results["mean_val_loss"] > results["val_loss"]
+    assert searcher.comparisons[0].gain == results["random_search_val_loss"] - results["val_loss"]
+    # What the controller hears is exp(-loss), and the epoch's loss the mean of what it heard of.
+    for epoch, metrics in enumerate(searcher.history):
+        rewards = searcher.measured.scores[searcher.measured.tags == epoch]
+        assert (rewards > 0).all() and (rewards < 1).all()
+        assert metrics["reward"] == pytest.approx(rewards.mean())
+        assert metrics["val_loss"] == pytest.approx(-np.log(rewards).mean())
+        assert math.isnan(metrics["reward_noise"])
+    assert stop.best == pytest.approx(min(metrics["val_loss"] for metrics in searcher.history))
+
+    searcher.results_summary(1)
+    assert capsys.readouterr().out.startswith(
+        f"Results after 2 epochs: 1 best of {len(ranked)} trials by val_loss (min)\n  1. score {best[0].score:.4f}"
+    )
+    assert History.load(tmp_path / "enas").figure == "val_loss"
+    assert EnasSearch.load(tmp_path / "enas").get_ranked_trials() == ranked
+    with pytest.raises(ValueError, match="another objective: val_loss. This search's: val_accuracy"):
+        make(directory=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_no_reward_and_ranks_last():
+    searcher = prepared(objective="val_loss")
+    images, labels = validation().batch(0, 0)
+    row, searcher.supernet.predict_on_batch = np.zeros(3, np.int32), lambda x: logits
+    logits = np.zeros((8, 2), np.float32)
+    assert searcher.supernet.cross_entropy(row, images, labels) == pytest.approx(math.log(2))
+    assert searcher.reward(row, images, labels) == pytest.approx(0.5)  # of guessing between two classes
+    logits = np.where(np.arange(2) == labels[:, None], -1e6, 1e6).astype(np.float32)
+    assert searcher.reward(row, images, labels) == 0.0
+    for lost in (np.nan, np.inf):
+        logits = np.full((8, 2), lost, np.float32)
+        assert math.isnan(searcher.reward(row, images, labels))
+    assert mean_loss(np.array([0.0, math.nan, math.exp(-2)])) == pytest.approx(2)
+    assert math.isnan(mean_loss(np.array([0.0, math.nan])))
+
+
+@pytest.mark.jax
+def test_random_probes_are_measured_beside_the_search_and_change_nothing_of_it(finished):
+    whole, _, results = finished
+    config = dataclasses.replace(CONFIG, random_probes=5)
+    searcher, recorder = make(config), Recorder()
+    assert run(searcher, callbacks=[recorder]) == results
+    assert searcher.get_ranked_trials() == whole.get_ranked_trials()
+    assert_same_arrays(searcher.state_arrays(), whole.state_arrays())
+    best = -1.0
+    for ours, theirs in zip(searcher.history, whole.history, strict=True):
+        probed = {name: ours[name] for name in ours.keys() - theirs.keys()}
+        assert {**theirs, **probed} == ours
+        assert probed.keys() == {"random_reward", "best_random_reward"}
+        best = max(best, probed["best_random_reward"])
+        assert 0 <= probed["random_reward"] <= probed["best_random_reward"] == best <= 1
+
+    resumed = make(config)
+    resumed.restore(*recorder.states[0])
+    run(resumed)
+    assert resumed.history == searcher.history
+
+
+def test_random_probes_share_the_images_of_the_controllers_architectures():
+    searcher = prepared(config=dataclasses.replace(CONFIG, random_probes=2))
+    seen = []
+    searcher.reward = lambda genes, images, labels: seen.append(images) or len(seen) / 100
+    searcher._train_controller(1)
+    looks = len(seen)
+    mean, best = searcher._probe(1).values()
+    assert (mean, best) == (pytest.approx((looks + 1.5) / 100), (looks + 2) / 100)
+    assert looks == 6 and len(seen) == 8
+    for probe, controllers in zip(seen[looks:], seen, strict=False):
+        np.testing.assert_array_equal(probe, controllers)
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,12 @@ def test_the_controller_learns_what_costs_less():
     assert after < 0.6 * before
 
 
-def test_a_reward_of_ones_own_and_a_cost_exclude_each_other():
-    with pytest.raises(ValueError, match="`reward` takes the place of `objective`=params"):
-        make(dataclasses.replace(CONFIG, objective="params"), reward=lambda genotype, accuracy: accuracy)
+def test_a_cost_is_weighed_against_nothing_but_accuracy():
+    config = dataclasses.replace(CONFIG, objective="params")
+    with pytest.raises(ValueError, match="`reward` is made of the accuracy: leave `objective` out.*'params'"):
+        make(config, reward=lambda genotype, accuracy: accuracy)
+    with pytest.raises(ValueError, match="`config.objective`=params weighs accuracy, not val_loss"):
+        make(config, objective="val_loss")
 
 
 def test_the_front_has_what_no_other_beats_in_both():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from keras import layers
 
-from flags import own
 from nhn_tf import pruning, sparse, stages
 from nhn_tf.errors import UserError
 from nhn_tf.layers import MaskedConv2D, own_op
@@ -17,8 +16,9 @@ from nhn_tf.models.superset import tile_genes
 from nhn_tf.report import drawing
 from nhn_tf.report.placement import lay_out
 from nhn_tf.runs import RunDirectory
+from nhn_tf.search import EnasSearch
 from nhn_tf.settings import EnasConfig
-from nhn_tf.storage import files
+from nhn_tf.storage import files, modules
 from nhn_tf.values import space
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
@@ -213,12 +213,12 @@ def test_the_scripts_import_modules_from_the_present_directory(tmp_path, monkeyp
     (tmp_path / "ops_in_ruins.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    own.module("ops_of_mine", "own_ops")
+    modules.load("ops_of_mine", "own_ops")
     assert space.op_named("mine").kind == "own"
-    with pytest.raises(UserError, match="--own_ops=ops_nowhere: there is no such module"):
-        own.module("ops_nowhere", "own_ops")
+    with pytest.raises(UserError, match="`own_ops`=ops_nowhere: there is no such module"):
+        modules.load("ops_nowhere", "own_ops")
     with pytest.raises(UserError, match="importing it fails: ZeroDivisionError"):
-        own.module("ops_in_ruins", "own_ops")
+        modules.load("ops_in_ruins", "own_ops")
 
 
 def test_what_names_no_module_is_told_so_and_none_ends_the_script_by_itself(tmp_path, monkeypatch):
@@ -228,13 +228,13 @@ def test_what_names_no_module_is_told_so_and_none_ends_the_script_by_itself(tmp_
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("", "./ops_that_exit", "ops_that_exit.py", "a..b", "folder/ops"):
         with pytest.raises(UserError, match="must name a module as Python does"):
-            own.module(name, "own_ops")
-    with pytest.raises(UserError, match=r"--own_ops=ops_nowhere\.deeper: there is no such module"):
-        own.module("ops_nowhere.deeper", "own_ops")
+            modules.load(name, "own_ops")
+    with pytest.raises(UserError, match=r"`own_ops`=ops_nowhere\.deeper: there is no such module"):
+        modules.load("ops_nowhere.deeper", "own_ops")
     with pytest.raises(UserError, match="importing it fails: ModuleNotFoundError"):
-        own.module("ops_that_need", "own_ops")
+        modules.load("ops_that_need", "own_ops")
     with pytest.raises(UserError, match=r"importing it fails: SystemExit\(0\)"):
-        own.module("ops_that_exit", "own_ops")
+        modules.load("ops_that_exit", "own_ops")
 
 
 @pytest.mark.slow
@@ -259,3 +259,37 @@ def test_a_search_with_own_ops_is_resumed_to_the_same_bits_and_its_network_is_tr
     done = stages.run("prune", runs[0], smoke_settings("prune", sparsity=0.5))
     masks = runs[0].stage("prune").genotype().masks
     assert set(masks) == {"layer0_op"} and masks["layer0_op"].mean() == done["metrics"]["kernel_sparsity"] == 0.5
+
+
+def dilated_otherwise(filters, name):
+    return layers.Conv2D(filters, 3, dilation_rate=3, padding="same", use_bias=False, name=name)
+
+
+def dilated_as_before(filters, name):
+    return layers.Conv2D(filters, kernel_size=(3, 3), dilation_rate=(2, 2), padding="same", use_bias=False, name=name)
+
+
+@pytest.mark.jax
+def test_what_was_begun_with_another_layer_of_the_name_is_not_gone_on_with(tmp_path):
+    def search():
+        config = EnasConfig(num_layers=2, num_segments=1, ops=("conv3x3", "dilated"), supernet_filters=4)
+        return EnasSearch(config.space, config, input_shape=(8, 8, 3), num_classes=3, directory=tmp_path)
+
+    search().save()
+    run = RunDirectory(tmp_path / "run")
+    architecture = Genotype(Space(2, 1, ("conv3x3", "dilated")), ("dilated", "conv3x3"), ((), (0,)))
+    settings = smoke_settings("base", genotype=architecture.to_enas_text())
+    with run.hold():
+        run.ready("base", settings, input_genotype=architecture).begin("digest")
+    space.register_op("dilated", dilated_as_before, replace=True)
+    assert search().reload()
+    assert run.ready("base", settings, input_genotype=architecture).config["own_ops"].keys() == {"dilated"}
+
+    space.register_op("dilated", dilated_otherwise, replace=True)  # as a module that was edited registers it
+    with pytest.raises(OpError, match="op 'dilated' makes another layer than when the search was begun"):
+        search()
+    with pytest.raises(OpError, match="op 'dilated' makes another layer than when stage 'base' in .* was begun"):
+        run.ready("base", settings, input_genotype=architecture)
+    space.register_op("dilated", dilated, batch_norm=False, replace=True)
+    with pytest.raises(OpError, match="op 'dilated' makes another layer"):
+        search()

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 import shutil
 
 import keras
@@ -288,14 +289,20 @@ def test_a_py_dataset_that_shuffles_itself_is_searched_on_to_the_same_bits():
 
 
 def test_an_objective_that_is_not_measured_is_refused():
-    with pytest.raises(ValueError, match=r"`objective` must be \"val_accuracy\", .* `reward` .* Received: 'val_loss'"):
-        make(objective="val_loss")
+    known = r"`objective` must be \"val_accuracy\" \(max\) or \"val_loss\" \(min\), .* `reward` .*"
+    for objective in ("loss", ["val_loss"]):
+        with pytest.raises(ValueError, match=f"{known} Received: {re.escape(repr(objective))}"):
+            make(objective=objective)
+    with pytest.raises(ValueError, match="`reward` is made of the accuracy: leave `objective` out"):
+        make(objective="val_loss", reward=lambda genotype, accuracy: accuracy)
 
 
 def test_an_objective_of_keras_tuner_is_taken_at_its_word():
     tuner = pytest.importorskip("keras_tuner")
-    assert make(objective=tuner.Objective("val_accuracy", "max")).objective == "val_accuracy"
-    for name, direction in (("val_accuracy", "min"), ("val_loss", "min")):
+    for name, direction in (("val_accuracy", "max"), ("val_loss", "min")):
+        searcher = make(objective=tuner.Objective(name, direction))
+        assert (searcher.objective, searcher.direction) == (name, direction)
+    for name, direction in (("val_accuracy", "min"), ("val_loss", "max"), ("accuracy", "max")):
         with pytest.raises(ValueError, match=f"Received: '{name}', '{direction}'\\."):
             make(objective=tuner.Objective(name, direction))
 

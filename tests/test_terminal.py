@@ -21,6 +21,7 @@ import pytest
 
 from nhn_tf.runs import monitor
 from nhn_tf.runs.monitor import Monitor
+from nhn_tf.runs.settings import Behind
 from nhn_tf.storage import terminal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,7 +243,7 @@ def clock(monkeypatch):
 @JAX
 def test_rate_and_end_leave_out_the_time_of_compiling(screen, taken_over, clock, tmp_path):
     taken_over()
-    watch = Monitor(tmp_path, label="base", total=3, behind_s=60.0)
+    watch = Monitor(tmp_path, label="base", total=3, behind=Behind(60.0))
     assert screen.read().rows == ["base epoch 1/3"]
     for step in (1, 2, 3):  # of 4: the first takes 30 s, the others 1 s each
         clock.now += 30 if step == 1 else 1
@@ -266,6 +267,18 @@ def test_rate_and_end_leave_out_the_time_of_compiling(screen, taken_over, clock,
             )
     watch.close()
     assert screen.read().rows == ["base epoch 3/3 | 0:00:40 | 62.5 ms a step | best val_accuracy 0.75", ""]
+
+
+@JAX
+def test_the_end_of_the_run_is_estimated_from_the_rate_and_the_first_step(screen, taken_over, clock, tmp_path):
+    taken_over()
+    behind = Behind(100.0, epochs=5.0, stages=2, is_planned=False)
+    watch = Monitor(tmp_path, label="base", total=3, behind=behind)
+    for step in (1, 2, 3):  # of 4: the first takes 30 s, the others 1 s each
+        clock.now += 30 if step == 1 else 1
+        watch.step(step, 4)
+    # 9 of 12 steps are left; behind them 100 s, 5 epochs of 4 s, and of 2 stages twice a first step.
+    assert screen.read().rows == ["base epoch 1/3 step 3/4 | 1,000 ms a step | ETA 0:00:09, of the run ~0:04:09"]
 
 
 @JAX

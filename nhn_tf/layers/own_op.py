@@ -6,17 +6,21 @@ Letters: B batch, H W spatial, C channels.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import keras
 from keras.src.models import Functional  # It has no public name.
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
-from nhn_tf.values.space import Op, OpError
+from nhn_tf.storage import files
+from nhn_tf.values.space import Op, OpError, op_named
 
 _PROBED: Final = (8, 8)
 """Height and width on which a layer is tried."""
+_MODULES: Final = ("module", "registered_name")
+_DESCRIBED: Final = 8
+"""Channels of the layer that tells one op from another."""
 
 
 def make(op: Op, filters: int, name: str, *, dtype: Any = None) -> keras.layers.Layer:
@@ -89,6 +93,50 @@ def check(op: Op, filters: int) -> keras.layers.Layer:
             f"name. Received: {path}."
         )
     return layers[0]
+
+
+def digests(ops: Iterable[str]) -> dict[str, str]:
+    """Of those ops that are one's own, what tells their layers from others, by name: as far as Keras describes them.
+
+    Raises:
+      OpError: an op is not registered, or what makes it fails.
+    """
+    own = [op for op in map(op_named, ops) if op.kind == "own"]
+    return {op.name: files.digest_json({"batch_norm": op.has_batch_norm, "layer": _description(op)}) for op in own}
+
+
+def check_same(before: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
+    """Refuses ops whose layers are others than those that something was begun with.
+
+    Args:
+      before: their digests then; without those of versions that noted none.
+      now: as `digests` has them.
+      where: what was begun with them.
+
+    Raises:
+      OpError: it names the first.
+    """
+    for name in now:
+        if before.get(name, now[name]) != now[name]:
+            raise OpError(
+                f"op {name!r} makes another layer than when {where} was begun. Register that one again, or give this "
+                "one another name."
+            )
+
+
+def _description(op: Op) -> Any:
+    """What Keras says of an op's layer, as a JSON value; not which module its class came from: that may be run."""
+    layer = make(op, _DESCRIBED, op.name, dtype="float32")
+    try:
+        return _without_modules(keras.saving.serialize_keras_object(layer))
+    except NotImplementedError:  # a layer without a `get_config`
+        return type(layer).__name__
+
+
+def _without_modules(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_modules(item) for name, item in value.items() if name not in _MODULES}
+    return [_without_modules(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def maskable(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -9,7 +9,7 @@ Letters: B batch, H W C image, G genes, n architectures.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -66,9 +66,11 @@ class Superset(keras.Model, abc.ABC):
         Returns:
           The accuracy, in [0, 1]. An image whose logits are not finite counts as wrong.
         """
-        return self._correct(self.check_genes(genes), images, np.asarray(labels)) / len(labels)
+        return float(self.accuracies([genes], [(images, labels)])[0])
 
-    def accuracies(self, genes: np.ndarray, batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def accuracies(
+        self, genes: np.ndarray | Sequence[np.ndarray], batches: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
         """Accuracy of several architectures on the same batches.
 
         Args:
@@ -78,20 +80,52 @@ class Superset(keras.Model, abc.ABC):
         Returns:
           float64 [n], in [0, 1], over all images.
         """
+        return self._means(_right, genes, batches)
+
+    def cross_entropy(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
+        """Mean cross-entropy of a batch under one architecture, in nats; arguments as for `accuracy`.
+
+        Returns:
+          The loss, at least 0; infinite or NaN where logits are not finite.
+        """
+        return float(self.cross_entropies([genes], [(images, labels)])[0])
+
+    def cross_entropies(
+        self, genes: np.ndarray | Sequence[np.ndarray], batches: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
+        """Mean cross-entropy of several architectures on the same batches, float64 [n]; see `accuracies`."""
+        return self._means(_surprisals, genes, batches)
+
+    def _means(
+        self,
+        measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        genes: np.ndarray | Sequence[np.ndarray],
+        batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    ) -> np.ndarray:
+        """The mean over all images of what is measured of logits [B, classes] and labels int [B]; float64 [n]."""
         architectures = [self.check_genes(row) for row in np.asarray(genes)]
-        correct, total = np.zeros(len(architectures), np.int64), 0
+        sums, total = np.zeros(len(architectures)), 0
         for index in range(len(batches)):
             images, labels = batches[index]
-            correct += [self._correct(row, images, np.asarray(labels)) for row in architectures]
+            for number, row in enumerate(architectures):
+                logits = self.predict_on_batch({"images": images, "genes": tile_genes(row, len(labels))})
+                sums[number] += measure(logits, np.asarray(labels)).sum()
             total += len(labels)
         if total == 0:
             raise ValueError("`batches` must hold at least one image. Received: none.")
-        return correct / total
+        return sums / total
 
-    def _correct(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> int:
-        logits = self.predict_on_batch({"images": images, "genes": tile_genes(genes, len(labels))})
-        right = (logits.argmax(axis=-1) == labels) & np.isfinite(logits).all(axis=-1)
-        return int(right.sum())
+
+def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which images are classified right, bool [B]."""
+    return (logits.argmax(axis=-1) == labels) & np.isfinite(logits).all(axis=-1)
+
+
+def _surprisals(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log of the probability of each image's class, float64 [B]."""
+    with np.errstate(invalid="ignore"):
+        above = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.log(np.exp(above).sum(axis=-1)) - above[np.arange(len(labels)), labels]
 
 
 def tile_genes(genes: np.ndarray, count: int) -> np.ndarray:

@@ -58,6 +58,7 @@ def _architecture_search(stage: StageRecord, narrow: bool) -> Figure | None:
     axes = figure.subplots()
     _curve(axes, stage.history, "reward", "mean reward of an epoch's architectures", figures.BLUE)
     _curve(axes, stage.history, "baseline", "baseline", figures.GREEN, linewidth=1.2)
+    _curve(axes, stage.history, "random_reward", "mean reward of random ones", figures.ORANGE, linewidth=1.2)
     metrics = results.finite(stage.metrics)
     for name, (label, color) in _LEVELS.items():
         if name in metrics:

@@ -38,6 +38,8 @@ _CURVES: Final[Mapping[str, tuple[str, str]]] = {
     "reward": (VALIDATION, _REWARD),
     "baseline": ("baseline", _REWARD),
     "best_reward": ("best_so_far", _REWARD),
+    "random_reward": ("random", _REWARD),
+    "best_random_reward": ("random_best_so_far", _REWARD),
     "reward_noise": (VALIDATION, f"{_REWARD}_noise"),
     "mean_fitness": (VALIDATION, _FITNESS),
     "median_fitness": ("median", _FITNESS),

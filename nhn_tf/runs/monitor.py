@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nhn_tf.storage import files, terminal
 from nhn_tf.runs.board import TENSORBOARD, Board
+from nhn_tf.runs.settings import Behind
 from nhn_tf.runs.tracking import Tracking
 
 HEARTBEAT_SECONDS = 20.0
@@ -30,7 +31,7 @@ class Monitor:
       total: epochs the stage will make.
       unit: what is counted: "epoch" or "cycle".
       history: rows of the epochs that an earlier process finished; they open the new metrics.csv.
-      behind_s: seconds that the run will take after the stage, if they are planned.
+      behind: what the run will take after the stage, if that is known.
       images: that an epoch trains on, for their rate; 0 where it is not to be told.
       tracking: what tells trackers, if there is something.
 
@@ -46,7 +47,7 @@ class Monitor:
         total: int,
         unit: str = "epoch",
         history: list[dict[str, float]] | None = None,
-        behind_s: float | None = None,
+        behind: Behind | None = None,
         images: int = 0,
         tracking: Tracking | None = None,
     ):
@@ -55,13 +56,14 @@ class Monitor:
         self.total = total
         self.unit = unit
         self.history = list(history or [])
-        self._behind_s = behind_s
+        self._behind = behind
         self._images = images
         self._tracking = tracking
         self._first = len(self.history)
         self._first_step: int | None = None
         self._steps = 1
         self._epoch_started = self._last_beat = time.monotonic()
+        self._first_step_s = 0.0
         # Of what takes its usual time: (when, epochs made by then) since when; (steps, seconds) so far; the last step.
         self._since: tuple[float, float] | None = None
         self._pace = (0, 0.0)
@@ -86,7 +88,8 @@ class Monitor:
                 before, when = self._last_step
                 self._pace = (self._pace[0] + step - before, self._pace[1] + now - when)
             self._last_step = (step, now)
-            self._since = self._since or (now, made)  # the first step was compiled, too
+            if self._since is None:  # the first step was compiled, too
+                self._since, self._first_step_s = (now, made), now - self._epoch_started
         if now - self._last_beat < (LIVE_SECONDS if terminal.live else HEARTBEAT_SECONDS):
             return
         self._last_beat = now
@@ -134,13 +137,15 @@ class Monitor:
         return f"{each:,.{0 if each > 99 else 1}f} ms a step" if steps else ""
 
     def _ends_in(self, now: float, made: float) -> str:
-        """When the stage ends, and the run where that is planned; "" where it cannot be told yet."""
+        """When the stage ends, and the run where that is known; "" where it cannot be told yet."""
         if self._since is None or made <= self._since[1]:
             return ""
         since, made_then = self._since
         left = (now - since) / (made - made_then) * (self.total - made)
-        run = "" if self._behind_s is None else f", of the run {_clock(left + self._behind_s)}"
-        return f"ETA {_clock(left)}{run}"
+        if self._behind is None:
+            return f"ETA {_clock(left)}"
+        run = left + self._behind.total((now - since) / (made - made_then), self._first_step_s)
+        return f"ETA {_clock(left)}, of the run {'' if self._behind.is_planned else '~'}{_clock(run)}"
 
     def _show(self, parts: list[str]) -> None:
         """Shows what is known, in the live line with the best so far and the last epoch's figures."""

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from nhn_tf.errors import RunError
+from nhn_tf.layers import own_op
 from nhn_tf.runs import journal
 from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.journal import Journal
@@ -145,6 +146,7 @@ def ready(
 
     Raises:
       RunError: the stage was begun with other settings and `settings.overwrite` is not set.
+      OpError: an op of one's own makes another layer than when it was begun.
       DamagedFileError: it cannot be told with which.
     """
     config = {
@@ -154,10 +156,14 @@ def ready(
         "input_genotype": input_genotype.digest if input_genotype else None,
         "input_weights": source.done.weights if source else None,
     }
+    ops = input_genotype.space.ops if input_genotype else getattr(settings.config, "ops", ())
+    if own_ops := own_op.digests(ops):
+        config["own_ops"] = own_ops
     config = json.loads(json.dumps(config))
     done = None
     if (record.is_done or record.has_begun) and not settings.overwrite:
         _check_same(record, config, settings, source)
+        record.check_own_ops(ops)
         if record.is_done:
             done = record.done
             record.check_own("config.json", config_digest(record.config), done.config_digest)

@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,11 +172,24 @@ class StageRecord:
 
         Raises:
           DamagedFileError: it is damaged, or another one has taken its place.
+          OpError: an op of one's own is not registered, or makes another layer than then.
         """
         with self._reading("genotype.json"):
             genotype = Genotype.load(self.path)
         self.check_own("genotype.json", genotype.digest, self.done.genotype)
+        self.check_own_ops(genotype.space.ops)
         return genotype
+
+    def check_own_ops(self, ops: Iterable[str]) -> None:
+        """Refuses ops that make other layers than when the stage was begun.
+
+        Raises:
+          OpError: it names the first.
+        """
+        if before := self.config.get("own_ops"):
+            from nhn_tf.layers import own_op  # Keras loads only where there are ops of one's own
+
+            own_op.check_same(before, own_op.digests(ops), f"stage '{self.name}' in {self.run}")
 
     def weights(self) -> dict[str, np.ndarray]:
         """The weights that the finished stage left, by variable path.

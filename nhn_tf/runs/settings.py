@@ -26,6 +26,7 @@ ADDED = {
     "config.cutmix": 0.0,
     "config.recalibrate": False,
     "config.paired_fitness": False,
+    "config.random_probes": 0,
     "config.pointwise_sparsity": 0.0,
     "config.objective": "accuracy",
     "config.cost_target": 0.0,
@@ -35,6 +36,27 @@ ADDED = {
 }
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Behind:
+    """What a run will take after a stage.
+
+    Attributes:
+      seconds: of what has a time of its own.
+      epochs: of the stage under way that take as long as the rest.
+      stages: of those, how many there are; the first step of each is compiled, and what is measured at its end.
+      is_planned: whether the rest is made to fit, not estimated.
+    """
+
+    seconds: float = 0.0
+    epochs: float = 0.0
+    stages: int = 0
+    is_planned: bool = True
+
+    def total(self, epoch_s: float, first_step_s: float) -> float:
+        """Seconds, where an epoch of the stage under way takes so many, and its first step."""
+        return self.seconds + self.epochs * epoch_s + 2 * self.stages * first_step_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +70,7 @@ class Settings:
       seed: of everything random.
       preset: where the settings come from; "" where none is named.
       overwrite: discard what the stage has left and begin again.
-      behind_s: seconds that the stages behind this one are planned to take, for its progress lines; None if unplanned.
+      behind: what the run will take after the stage, for its progress lines; None where that is not known.
       trackers: who is told of the stage, see `runs.tracking`; they decide nothing.
     """
 
@@ -58,7 +80,7 @@ class Settings:
     seed: int = 0
     preset: str = ""
     overwrite: bool = False
-    behind_s: float | None = None
+    behind: Behind | None = None
     trackers: tuple[Tracker, ...] = dataclasses.field(default=(), compare=False)
 
     @classmethod
@@ -116,7 +138,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config.json that decides the result, as flat `section.field` entries."""
     flat: dict[str, Any] = {}
     for section, value in record.items():
-        if section in ("schema", "preset", "data_digest", "images"):
+        if section in ("schema", "preset", "data_digest", "images", "own_ops"):
             continue
         entries = value if isinstance(value, dict) else {"": value}
         for name, item in entries.items():

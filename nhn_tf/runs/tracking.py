@@ -8,10 +8,8 @@ it. `tracked.json` in the stage's directory notes what has been told. Nothing th
 from __future__ import annotations
 
 import dataclasses
-import os
-import pkgutil
+import operator
 import random
-import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from nhn_tf.errors import UserError
-from nhn_tf.storage import files
+from nhn_tf.storage import files, modules
 
 NAME: Final = "tracked.json"
 BUILT_IN: Final = {"mlflow": "nhn_tf.runs.mlflow_tracker:MlflowTracker"}
@@ -81,16 +79,15 @@ def resolve(trackers: str | Iterable[str | Tracker]) -> tuple[Tracker, ...]:
 
 
 def _made(name: str) -> Tracker:
-    place = BUILT_IN.get(name, name)
-    if not all(place.partition(":")):
+    module, _, attribute = BUILT_IN.get(name, name).partition(":")
+    if not module or not attribute:
         raise UserError(f"`tracker` must be {', '.join(BUILT_IN)} or module:Class. Received: {name!r}.")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # a script's path begins with where the script lies
+    where = modules.load(module, "tracker", name)
     try:
-        return pkgutil.resolve_name(place)()
+        return operator.attrgetter(attribute)(where)()
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a script that is no module may exit
+    except (Exception, SystemExit) as error:
         raise UserError(f"`tracker`={name} cannot be made: {type(error).__name__}: {error}") from error
 
 

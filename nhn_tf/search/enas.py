@@ -43,6 +43,7 @@ from nhn_tf.values.space import OpError, Space
 
 logger = logging.getLogger(__name__)
 
+LOSS = "val_loss"
 CONTROLLER, RANDOM = "controller", "random"  # sources of trials
 RANKED_AT_ONCE = 50  # architectures measured between two signs of life
 Reward = Callable[[Genotype, float], float]
@@ -66,7 +67,9 @@ class EnasSearch(Searcher):
       config: the search's settings. `config.space` is not read.
       input_shape: (H, W, C) of the images.
       num_classes: of the labels.
-      objective: as for `Searcher`.
+      objective: "val_accuracy", "val_loss", or a `keras_tuner.Objective` of one of them. The reward of a loss is
+        exp(-loss), in (0, 1]: of guessing among N classes it is 1 / N, as an accuracy's is, so that every setting of
+        the controller means the same. Trials are ranked by the loss itself.
       reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
         `config.objective`, in the search and in the ranking. What is not finite counts as the lowest of its update, 0
         at most, and ranks last. For a search to resume to the same bits it must be a pure function.
@@ -88,12 +91,14 @@ class EnasSearch(Searcher):
 
     source = CONTROLLER
     sources = (CONTROLLER, RANDOM)
+    objectives: ClassVar[Mapping[str, str]] = {OBJECTIVE: "max", LOSS: "min"}
     objective_metric = "reward"
     better: ClassVar[Mapping[str, str]] = {
-        "loss": "min", "accuracy": "max", "val_accuracy": "max", "train_loss": "min", "train_accuracy": "max", "lr": "",
+        "loss": "min", "accuracy": "max", "val_accuracy": "max", "val_loss": "min",
+        "train_loss": "min", "train_accuracy": "max", "lr": "",
         "reward": "max", "baseline": "max", "best_reward": "max", "entropy": "", "skip_rate": "", "skip_kl": "min",
         "controller_loss": "min", "distinct": "", "nan_rewards": "min",
-        "reward_noise": "",
+        "reward_noise": "", "random_reward": "", "best_random_reward": "",
     }  # fmt: skip
 
     def __init__(
@@ -130,13 +135,16 @@ class EnasSearch(Searcher):
             logger=logger,
         )
         self.config: EnasConfig = config
-        if reward is not None and config.objective != EnasConfig.objective:
-            raise ValueError(f"`reward` takes the place of `objective`={config.objective}: give one of them.")
+        self._own_reward = reward
+        if reward is not None and (self.objective != OBJECTIVE or config.objective != EnasConfig.objective):
+            received = f"{self.objective!r}, and {config.objective!r} in `config`"
+            raise ValueError(f"`reward` is made of the accuracy: leave `objective` out. Received: {received}.")
+        if self.objective == LOSS and config.objective != EnasConfig.objective:
+            raise ValueError(f"`config.objective`={config.objective} weighs accuracy, not {LOSS}: give one of them.")
         self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
         self.weighing = Objective(config, self.input_shape, self.num_classes)
-        self._own_reward = reward
-        if self._reward is not None:
-            self.objective_metric = ""
+        if self._reward is not None or self.objective == LOSS:
+            self.objective_metric = LOSS if self.objective == LOSS else ""
         self.steps_per_execution = steps_per_execution
         keras.utils.set_random_seed(self.seed)
         self.supernet = MacroSupernet(
@@ -190,6 +198,7 @@ class EnasSearch(Searcher):
                 EnasConfig.from_json(identity["config"]),
                 input_shape=identity["input_shape"],
                 num_classes=identity["num_classes"],
+                objective=identity.get("objective", OBJECTIVE),
                 seed=identity["seed"],
                 reward=reward,
             )
@@ -261,7 +270,7 @@ class EnasSearch(Searcher):
         if self.progress is None or self.progress.phase == "supernet":
             self.progress = Progress("controller", done={"supernet": self._train_supernet(epoch)})
             self.report_step(len(self._train_data), self.steps_per_epoch)
-        metrics = {**self.progress.done["supernet"], **self._train_controller(epoch)}
+        metrics = {**self.progress.done["supernet"], **self._train_controller(epoch), **self._probe(epoch)}
         self.progress = None
         return metrics
 
@@ -314,6 +323,19 @@ class EnasSearch(Searcher):
         self.measured.add(epoch, genes, rewards)
         return self._controller_metrics(epoch, [step["logs"] for step in done], genes, rewards)
 
+    def _probe(self, epoch: int) -> dict[str, float]:
+        """The rewards of a few random architectures, on the images that the controller's were measured on in the epoch.
+
+        Nothing learns from them, and no other random choice moves.
+        """
+        if not self.config.random_probes:
+            return {}
+        genes = self.space.sample(self.rng(Stream.RANDOM_PROBES, epoch), self.config.random_probes)
+        first = epoch * self.config.controller_steps * self.config.samples_per_step
+        rewards = without_nan(np.array([self._measure(row, first + i) for i, row in enumerate(genes)]))
+        best = [float(rewards.max()), *(metrics["best_random_reward"] for metrics in self.history)]
+        return {"random_reward": float(rewards.mean()), "best_random_reward": max(best)}
+
     def _measure(self, genes: np.ndarray, number: int) -> float:
         """The reward of the `number`-th architecture since the search began, each on the next validation batch.
 
@@ -324,7 +346,7 @@ class EnasSearch(Searcher):
         return self.reward(genes, *self._reward_batches.batch(pass_, index))
 
     def reward(self, genes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
-        """What the controller maximises: accuracy of the shared weights, or what the search's `reward` makes of it.
+        """What the controller maximises: accuracy of the shared weights, or what `objective` or `reward` make of it.
 
         Args:
           genes: int32 [G].
@@ -334,14 +356,20 @@ class EnasSearch(Searcher):
         Returns:
           The reward, larger is better. NaN counts as the lowest of its update, 0 at most, and is reported.
         """
+        if self.objective == LOSS:
+            return math.exp(-finite(self.supernet.cross_entropy(genes, images, labels)))
         return self._rewarded(genes, self.supernet.accuracy(genes, images, labels))
 
+    def measures(self, metric: str) -> bool:
+        return super().measures(metric) and ("random" not in metric or self.config.random_probes > 0)
+
+    @property
+    def figure(self) -> str:
+        return self.objective if self._reward is None else "val_reward"
+
     def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
-        """What is maximised of an architecture int32 [G] of an accuracy; NaN where it is not finite."""
-        if self._reward is None:
-            return accuracy
-        reward = float(self._reward(self.decode(genes), accuracy))
-        return reward if math.isfinite(reward) else math.nan
+        """What an architecture int32 [G] is ranked by, of the objective's value; NaN where it is not finite."""
+        return accuracy if self._reward is None else finite(float(self._reward(self.decode(genes), accuracy)))
 
     def _controller_metrics(
         self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
@@ -349,9 +377,10 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
-        noise = math.nan  # of another reward: unknown
-        if self._reward is None:
+        noise = math.nan  # of a loss, or of another reward than the accuracy: unknown
+        if self.figure == OBJECTIVE:
             noise = sampling_noise(rewards, self._reward_batches.batch_size)
+        loss = {LOSS: mean_loss(rewards)} if self.objective == LOSS else {}
         rewards = without_nan(rewards)
         distinct = len(np.unique(genes, axis=0))
         if distinct == 1 and len(genes) > 1 and self.space.size() > 1:
@@ -382,6 +411,7 @@ class EnasSearch(Searcher):
             "distinct": distinct / len(genes),
             "nan_rewards": float(failed),
             "reward_noise": noise,
+            **loss,
         }
 
     @property
@@ -399,7 +429,7 @@ class EnasSearch(Searcher):
         if config.random_control:
             control = self._rank(self._random_architectures(len(sampled)), RANDOM)
         best_of_control, mean_of_control = (control[0].score, mean_score(control)) if control else (None, None)
-        figure = "val_accuracy" if self._reward is None else "val_reward"
+        figure = self.figure
         comparisons = (
             Comparison(figure, found[0].score, RANDOM_SEARCH, best_of_control),
             Comparison(f"mean_{figure}", mean_score(found), RANDOM_SEARCH, mean_of_control),
@@ -414,7 +444,7 @@ class EnasSearch(Searcher):
             figures |= self._weighed("", found[0]) | (self._weighed("random_search_", control[0]) if control else {})
             if config.objective in WEIGHED:
                 figures["cost_target"] = self.weighing.target
-        return Conclusion(rank(found + control), comparisons, figures)
+        return Conclusion(rank(found + control, self.direction), comparisons, figures)
 
     def _weighed(self, prefix: str, best: Trial) -> dict[str, float | None]:
         """What the objective weighs, of the best trial."""
@@ -423,7 +453,7 @@ class EnasSearch(Searcher):
     def keep(self, trials: list[Trial]) -> list[Trial]:
         """The best `top_k` of the controller and of the control."""
         own, control = ([t for t in trials if t.source == source][: self.config.top_k] for source in self.sources)
-        return rank(own + control)
+        return rank(own + control, self.direction)
 
     def encode(self, genotype: Genotype) -> np.ndarray:
         return genotype.genes()
@@ -440,15 +470,18 @@ class EnasSearch(Searcher):
         """Trials of architectures int32 [n, G], best first; what is known of their scores is not measured again."""
         ranked = dict(self.progress.done.get("ranked", {})) if self.progress else {}
         known = ranked.get(source, [])
+        measure = self.supernet.cross_entropies if self.objective == LOSS else self.supernet.accuracies
         for start in range(len(known), len(genes), RANKED_AT_ONCE):
             rows = genes[start : start + RANKED_AT_ONCE]
-            known = [*known, *self.supernet.accuracies(rows, self._validation_data).tolist()]
+            known = [*known, *map(finite, measure(rows, self._validation_data).tolist())]
             ranked[source] = known
             self.progress = Progress("ranking", sum(map(len, ranked.values())), {"ranked": dict(ranked)})
             self.report_step(len(known), len(genes))
-        scores = [self._rewarded(row, accuracy) for row, accuracy in zip(genes, known, strict=True)]
-        figures = zip(genes, scores, known, strict=True)
-        return rank([Trial(self.decode(row), score, source, accuracy) for row, score, accuracy in figures])
+        scores = [self._rewarded(row, value) for row, value in zip(genes, known, strict=True)]
+        accuracies = [None] * len(known) if self.objective == LOSS else known
+        figures = zip(genes, scores, accuracies, strict=True)
+        trials = [Trial(self.decode(row), score, source, accuracy) for row, score, accuracy in figures]
+        return rank(trials, self.direction)
 
     def build_model(self, genotype: Genotype) -> keras.Model:
         """One architecture of the supernet as a network of its own, of ordinary Keras layers and copies of the weights.
@@ -498,6 +531,17 @@ class EnasSearch(Searcher):
 def without_nan(rewards: np.ndarray) -> np.ndarray:
     """Rewards float [n], NaN replaced by the lowest of the others, or by 0 where that is lower."""
     return np.where(np.isnan(rewards), np.nanmin([0.0, *rewards]), rewards)
+
+
+def finite(value: float) -> float:
+    """The value; NaN where it is infinite."""
+    return value if math.isfinite(value) else math.nan
+
+
+def mean_loss(rewards: np.ndarray) -> float:
+    """The mean of the losses that rewards exp(-loss) float [n] are of; NaN where none is finite."""
+    losses = -np.log(rewards[rewards > 0])
+    return float(np.mean(losses)) if losses.size else math.nan
 
 
 def above_the_others(rewards: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class Table:
 
     @property
     def scores(self) -> np.ndarray:
-        """float64 [N], larger is better; NaN where an architecture could not be measured."""
+        """float64 [N]; NaN where an architecture could not be measured."""
         return self._columns["score"]
 
     @property
@@ -111,25 +111,28 @@ class History:
 
     Attributes:
       search: name of the search's class.
-      measured: every architecture that was measured within an epoch (or cycle), with the number of that, from 0. Genes
-        are those of ENAS's macro search (`Space`), of a location code (`LocationSpace`), or the number of an individual
-        among a cycle's directions.
+      measured: every architecture that was measured within an epoch (or cycle), with the number of that, from 0. Scores
+        are rewards or fitnesses, whatever the objective: larger is better. Genes are those of ENAS's macro search
+        (`Space`), of a location code (`LocationSpace`), or the number of an individual among a cycle's directions.
       ranked: every final candidate, best first, with the number of its source. Genes as before; of directions, a bit
         for each connection of each add-on.
       sources: what proposed the candidates, such as "controller" and "random".
+      figure: what the scores of `ranked` are: "val_accuracy", "val_loss", or "val_reward" of a reward of one's own.
     """
 
     search: str
     measured: Table
     ranked: Table
     sources: tuple[str, ...]
+    figure: str = "val_accuracy"
 
     def save(self, path: Path) -> None:
         """Writes it as one file, atomically."""
         tables = {"measured": self.measured, "ranked": self.ranked}
         arrays = joined({part: table.arrays() for part, table in tables.items()})
         kinds = {part: {"tag": t.tag, "numbers": t.numbers, "bits": t.bits} for part, t in tables.items()}
-        files.save_sealed_npz(path, arrays, {"search": self.search, "tables": kinds, "sources": list(self.sources)})
+        values = {"search": self.search, "tables": kinds, "sources": list(self.sources), "figure": self.figure}
+        files.save_sealed_npz(path, arrays, values)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> History:
@@ -148,7 +151,8 @@ class History:
             tables = {part: Table(**kind) for part, kind in values["tables"].items()}
             for part, table in tables.items():
                 table.restore(part_of(part, arrays))
-            return cls(values["search"], tables["measured"], tables["ranked"], tuple(values["sources"]))
+            sources, figure = tuple(values["sources"]), values.get("figure", "val_accuracy")
+            return cls(values["search"], tables["measured"], tables["ranked"], sources, figure)
         except (KeyError, TypeError, ValueError) as error:
             raise files.DamagedFileError(f"{path} holds no history of a search ({error}). Restore a copy.") from None
 

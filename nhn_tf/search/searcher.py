@@ -26,6 +26,7 @@ import numpy as np
 
 from nhn_tf.data import given
 from nhn_tf.data.batches import Batches
+from nhn_tf.layers import own_op
 from nhn_tf.models import Superset
 from nhn_tf.search.callbacks import Listeners, SearchCallback
 from nhn_tf.search.history import NAME, History, Table, joined, part_of
@@ -37,11 +38,15 @@ from nhn_tf.storage import files
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream, generator
-from nhn_tf.values.space import Space
+from nhn_tf.values.space import OpError, Space
 
 OBJECTIVE: Final = "val_accuracy"
-LATER: Final = ("paired_fitness", "objective", "cost_target", "cost_weight", "cost_filters", "cost_sparsity")
-"""Settings that states of older searches lack; those had the defaults."""
+UNSAID: Final = {"objective": OBJECTIVE}
+"""What states of older searches do not say, as they were made."""
+LATER: Final = (
+    "paired_fitness", "random_probes", "objective", "cost_target", "cost_weight", "cost_filters", "cost_sparsity",
+)  # fmt: skip
+"""Settings that they lack; they had the defaults."""
 
 
 def data_shape(input_shape: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], int]:
@@ -83,8 +88,8 @@ class Searcher(abc.ABC):
     Args:
       space: the architectures to search.
       config: the search's settings; they say how long it runs unless `search` is told otherwise.
-      objective: what is maximised, "val_accuracy", or a `keras_tuner.Objective` of that; for something else ENAS has
-        `reward`, and a subclass of the other searches its own `fitness`.
+      objective: what is searched for, "val_accuracy", in ENAS also "val_loss", or a `keras_tuner.Objective` of one of
+        them; for something else ENAS has `reward`, and a subclass of the other searches its own `fitness`.
       seed: of every random choice, at least 0.
       directory: where the state and history.npz are saved after each epoch, in `project_name`; `None` saves nothing.
       project_name: a directory within `directory`.
@@ -92,6 +97,8 @@ class Searcher(abc.ABC):
       logger: told of each epoch's metrics and of the results, at level INFO.
 
     Attributes:
+      objective: its name.
+      direction: "max" or "min", whichever of the objective is better.
       epoch: finished epochs.
       history: the metrics of each of them.
       trials: the architectures kept at the end, best first.
@@ -115,7 +122,8 @@ class Searcher(abc.ABC):
     source = "search"  # of the trials that `get_best_genotypes` chooses among
     sources: tuple[str, ...] = ()  # of all final candidates
     unit = "epoch"  # what an epoch of this search is called
-    objective_metric = ""  # the metric that Keras's callbacks know as "val_accuracy"; "" where there is none
+    objectives: ClassVar[Mapping[str, str]] = {OBJECTIVE: "max"}  # what may be searched for, and what is better
+    objective_metric = ""  # the metric that Keras's callbacks know as the objective; "" where there is none
     own_objective = "`reward`"  # what takes the objective's place
     better: ClassVar[Mapping[str, str]] = {}
     """Of each metric "max" or "min", whichever is better; "" where neither is."""
@@ -134,17 +142,9 @@ class Searcher(abc.ABC):
     ) -> None:
         if logger is not None and not callable(getattr(logger, "info", None)):
             raise TypeError(f"`logger` must be a logging.Logger. Received: {type(logger).__name__}.")
-        named = getattr(objective, "name", objective), getattr(objective, "direction", "max")
-        if named != (OBJECTIVE, "max"):
-            received = repr(objective) if isinstance(objective, str) else ", ".join(map(repr, named))
-            raise ValueError(
-                f'`objective` must be "{OBJECTIVE}", the one metric that a search measures of every architecture, or a '
-                f"keras_tuner.Objective that maximises it; {self.own_objective} searches for something else. "
-                f"Received: {received}."
-            )
         self.space = space
         self.config = config
-        self.objective = OBJECTIVE
+        self.objective, self.direction = self._named(objective)
         self.seed = whole_number("seed", seed, 0)
         self.project_dir = None if directory is None else Path(directory) / (project_name or "search")
         self._project = None if self.project_dir is None else Project(self.project_dir)
@@ -162,6 +162,34 @@ class Searcher(abc.ABC):
         self._restored_optimizer: dict[str, np.ndarray] = {}
         self._data = ""
         self._whole: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
+
+    def _named(self, objective: Any) -> tuple[str, str]:
+        """The name and direction of an objective.
+
+        Raises:
+          ValueError: this search has none such.
+        """
+        name = getattr(objective, "name", objective)
+        usual = self.objectives.get(name) if isinstance(name, str) else None
+        direction = getattr(objective, "direction", usual)
+        if usual is None or direction != usual:
+            known = " or ".join(f'"{name}" ({way})' for name, way in self.objectives.items())
+            received = f"{name!r}, {direction!r}" if hasattr(objective, "direction") else repr(objective)
+            raise ValueError(
+                f"`objective` must be {known}, which the search measures of every architecture, or a "
+                f"keras_tuner.Objective of that name and direction; {self.own_objective} searches for something else. "
+                f"Received: {received}."
+            )
+        return name, usual
+
+    def measures(self, metric: str) -> bool:
+        """Whether a metric of `better` is among an epoch's."""
+        return metric not in self.objectives or (metric == self.objective and self.objective_metric != "")
+
+    @property
+    def figure(self) -> str:
+        """What the scores of the final candidates are."""
+        return self.objective
 
     # What a subclass provides.
 
@@ -263,7 +291,7 @@ class Searcher(abc.ABC):
         epochs = self.length if epochs is None else epochs
         if type(epochs) is not int or epochs < 0:
             raise ValueError(f"`epochs` must be a whole number of at least 0. Received: {epochs!r}.")
-        watched = {name: way for name, way in self.better.items() if name != "val_accuracy" or self.objective_metric}
+        watched = {name: way for name, way in self.better.items() if self.measures(name)}
         listeners = Listeners(callbacks, watched)
         about: dict[str, Any] = {"input_shape": self.input_shape, "num_classes": self.num_classes}
         about["batch_size"] = self.config.batch_size
@@ -336,7 +364,7 @@ class Searcher(abc.ABC):
 
     def _keras_logs(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The metrics of an epoch, also under the names that Keras's callbacks know."""
-        known = {"loss": "train_loss", "accuracy": "train_accuracy", "val_accuracy": self.objective_metric}
+        known = {"loss": "train_loss", "accuracy": "train_accuracy", self.objective: self.objective_metric}
         return {**metrics, **{name: metrics[own] for name, own in known.items() if own in metrics}}
 
     def finish(self) -> dict[str, Any]:
@@ -387,7 +415,8 @@ class Searcher(abc.ABC):
         if self.results is None:
             print(f"No results yet: {self.epoch} of {self.length} {self.unit}s are done. Call `search`.")
             return
-        print(f"Results after {self.epoch} {self.unit}s: {len(best)} best of {len(self.ranked)} trials")
+        of_all = f"{len(best)} best of {len(self.ranked)} trials by {self.figure} ({self.direction})"
+        print(f"Results after {self.epoch} {self.unit}s: {of_all}")
         for place, trial in enumerate(best, 1):
             print(f"{place:3d}. score {trial.score:.4f} ({trial.source})")
             for row in self.describe(trial.genotype):
@@ -441,11 +470,14 @@ class Searcher(abc.ABC):
 
     def identity(self) -> dict[str, Any]:
         """What must agree for a state to be taken over."""
+        own_ops = own_op.digests(self.space.ops)
         return {
             "class": type(self).__name__,
+            "objective": self.objective,
             "space": self.space.to_json(),
             "config": self.config.to_json(),
             "seed": self.seed,
+            **({"own_ops": own_ops} if own_ops else {}),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
@@ -479,9 +511,11 @@ class Searcher(abc.ABC):
         """Refuses the state of another search.
 
         Raises:
+          OpError: an op of one's own makes another layer now.
           ValueError: it names the first thing that differs.
         """
-        ours, theirs = json.loads(json.dumps(self.identity())), dict(values["search"])
+        ours, theirs = json.loads(json.dumps(self.identity())), {**UNSAID, **values["search"]}
+        own_op.check_same(theirs.pop("own_ops", {}), ours.pop("own_ops", {}), "the search")
         if "config" in theirs:  # of an older search, before there were these settings
             defaults = type(self.config)().to_json()
             theirs["config"] = {**{name: defaults[name] for name in LATER if name in defaults}, **theirs["config"]}
@@ -503,7 +537,7 @@ class Searcher(abc.ABC):
 
     def save_history(self, directory: Path) -> None:
         """Writes history.npz; `nhn_tf.search.History.load` reads it."""
-        History(type(self).__name__, self.measured, self.ranked, self.sources).save(directory / NAME)
+        History(type(self).__name__, self.measured, self.ranked, self.sources, self.figure).save(directory / NAME)
 
     def reload(self) -> bool:
         """Takes over the state in `project_dir`, if there is one; returns whether there was."""
@@ -516,6 +550,8 @@ class Searcher(abc.ABC):
             raise files.DamagedFileError(f"{error} `overwrite=True` begins again.") from None
         try:
             self.restore(arrays, values)
+        except OpError:
+            raise
         except ValueError as error:
             raise ValueError(
                 f"{project.path} holds another search than this. {error} Give another `project_name`, or "

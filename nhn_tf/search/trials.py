@@ -20,7 +20,7 @@ class Trial:
 
     Attributes:
       genotype: the architecture.
-      score: larger is better; NaN for one that could not be measured.
+      score: the objective's value; NaN for one that could not be measured.
       source: what proposed it, such as "controller" or "random".
       accuracy: on the images that the score was measured on, where that is known.
     """
@@ -41,9 +41,10 @@ class Trial:
         return cls(Genotype.from_json(value["genotype"], masks), score, value["source"], value.get("accuracy"))
 
 
-def rank(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials from best to worst; equal scores keep their order, NaN comes last."""
-    return sorted(trials, key=lambda trial: (math.isnan(trial.score), -trial.score))
+def rank(trials: Sequence[Trial], direction: str = "max") -> list[Trial]:
+    """The trials from best to worst, "max" or "min"; equal scores keep their order, NaN comes last."""
+    sign = -1 if direction == "max" else 1
+    return sorted(trials, key=lambda trial: (math.isnan(trial.score), sign * trial.score))
 
 
 def mean_score(trials: Sequence[Trial]) -> float:

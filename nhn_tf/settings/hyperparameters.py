@@ -204,6 +204,9 @@ class EnasConfig(SgdConfig):
     )
     top_k: int = setting(10, "best that a searcher keeps of the ranking; trials.csv has all", low=1, high=1_000_000)
     random_control: bool = setting(True, "also rank as many random architectures (the control of Li & Talwalkar 2019)")
+    random_probes: int = setting(
+        0, "random architectures measured after each epoch too, for a curve of the control", low=0, high=10_000
+    )
     objective: str = setting(
         "accuracy",
         "what is maximised: validation accuracy, the paper's figure of merit, or accuracy weighed against live "

@@ -21,12 +21,13 @@ from nhn_tf.runs import RunDirectory, Settings, journal
 from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.event_writer import EventWriter
 from nhn_tf.runs.session import code
+from nhn_tf.runs.settings import Behind
 from nhn_tf.runs.tracking import Tracker, resolve
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES
-from nhn_tf.stages import planning, repeating, runner
+from nhn_tf.stages import estimating, planning, repeating, runner
 from nhn_tf.stages.feed import forget_data, load_feed
 from nhn_tf.storage import files
 
@@ -155,6 +156,7 @@ def run(
     *,
     overwrite: bool = False,
     remark: Callable[[str, dict[str, Any]], str] = lambda stage, done: "",
+    others: Sequence[RunDirectory] = (),
 ) -> dict[str, Any]:
     """Runs the stages that are not finished yet, in their order, and reports.
 
@@ -163,6 +165,7 @@ def run(
       settings: of each stage, by name.
       overwrite: discard what the stages have left first. At once, so that an interrupted call is resumed without it.
       remark: what to say of a stage and the content of its done.json, in front of its result.
+      others: runs whose finished stages tell how long the same ones will take here.
 
     Returns:
       What `write_report` returns, and the wall seconds of each stage under "wall_s".
@@ -177,7 +180,8 @@ def run(
         directory.discard((*NAMES, *CONTROL_NAMES), preset=first.preset, seed=first.seed)
     rows: list[Row] = []
     for stage, asked in settings.items():
-        done = runner.run(stage, directory, asked)
+        known = estimating.behind(stage, settings, directory, others)
+        done = runner.run(stage, directory, dataclasses.replace(asked, behind=known))
         rows.append((stage, done, remark(stage, done)))
         print(f"\n{table(rows)}\n", flush=True)
     return _reported(directory, rows)
@@ -211,7 +215,7 @@ def run_family(
             directory.discard((*NAMES, *CONTROL_NAMES), preset=preset, seed=seed)
     for seed, directory in directories.items():
         print(f"seed {seed}: {directory.path}", flush=True)
-        run(directory, settings[seed])
+        run(directory, settings[seed], others=[other for other in directories.values() if other is not directory])
         written = family.write_family(path)
         keras.utils.clear_session()  # each seed's networks would stay in memory
     print(f"Report: {written['report']}", flush=True)
@@ -276,7 +280,7 @@ def run_timed(
         since, finished = time.monotonic(), directory.stage(stage).is_done
         _note(directory, plan, seed)
         settings = Settings.of(plan.preset, stage, seed=seed, trackers=trackers)
-        done = runner.run(stage, directory, dataclasses.replace(settings, behind_s=plan.behind(stage)))
+        done = runner.run(stage, directory, dataclasses.replace(settings, behind=Behind(plan.behind(stage))))
         rows.append((stage, done, ""))
         print(f"\n{table(rows)}\n", flush=True)
         if not finished:

@@ -205,7 +205,7 @@ def _monitor(
         total=total,
         unit=unit,
         history=history,
-        behind_s=settings.behind_s,
+        behind=settings.behind,
         images=images,
         tracking=stage.tracking,
     )

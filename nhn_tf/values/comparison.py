@@ -44,8 +44,10 @@ class Comparison:
 
     @property
     def gain(self) -> float:
-        """How much the search is ahead of its control; NaN when that was not measured."""
-        return math.nan if self.control_value is None else self.found - self.control_value
+        """How much the search is ahead of its control, lower in a loss; NaN when that was not measured."""
+        if self.control_value is None:
+            return math.nan
+        return (self.found - self.control_value) * (-1 if self.figure.endswith("loss") else 1)
 
     def metrics(self) -> dict[str, float | None]:
         """Both figures by name, as `read` finds them again."""

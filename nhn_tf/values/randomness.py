@@ -40,7 +40,8 @@ class Stream(enum.IntEnum):
     RANDOM_ARCHITECTURES = 24  # the random control
     REWARD_ORDER = 25  # of the validation images in rewards
     SHOWN_ARCHITECTURES = 26  # those whose choices are pictured
-    TYPICAL_COST = 27  # those whose mean cost is aimed at
+    RANDOM_PROBES = 27  # the random ones that are measured after each epoch
+    TYPICAL_COST = 28  # those whose mean cost is aimed at
     # Pruning.
     RANDOM_PRUNING = 30  # sensitivities of the random criterion
     # The location-direction search.

@@ -87,7 +87,7 @@ def register_op(name: str, factory: Factory, *, batch_norm: bool = True, replace
 
     The name stands for the op in genotypes, their text form and a run's settings, and for one computation for ever:
     whoever changes what `factory` makes gives it another name. Every process that reads such a genotype registers the
-    op first.
+    op first. Searches and stages note what Keras says of the layer, and nothing goes on with another of that name.
 
     `export.py` writes what Keras's own layers compute: it names a layer of a class of one's own and writes nothing.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from nhn_tf.commands import called
 from nhn_tf.models import complexity
 from nhn_tf.report import best_locations, classes, exports, pareto, published, verdict
 from nhn_tf.report.placement import source_name
@@ -92,7 +92,7 @@ def _identity(run: Run) -> Json:
 
 def _call(call: Mapping[str, Any]) -> Json:
     """A call of run.json as it was typed, and when."""
-    command = shlex.join(["python", *map(str, call.get("argv", ()))])
+    command = called([*map(str, call.get("argv", ()))])
     return {"command": command, "time": call.get("time"), "git_commit": call.get("git_commit")}
 
 

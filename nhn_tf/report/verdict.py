@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from nhn_tf.commands import typed
 from nhn_tf.report import cells, pareto
 from nhn_tf.report.reading import Run
 from nhn_tf.values.intervals import noise
@@ -177,7 +178,7 @@ def _use(results: Json) -> list[str]:
         )
     else:
         again = " has changed since: export it again" if exports else " can be exported"
-        told.append(f"The network{again} with python export.py --model_dir={results['run']['path']}.")
+        told.append(f"The network{again} with {typed('nhn-export')} --model_dir={results['run']['path']}.")
     return told
 
 

@@ -108,7 +108,7 @@ class Settings:
 
     def command(self, stage: str, model_dir: Path) -> str:
         """The command that runs `stage` on the same data."""
-        parts = [f"python {stages.find(stage).command} --model_dir={model_dir}"]
+        parts = [f"{stages.find(stage).command} --model_dir={model_dir}"]
         if self.preset:
             parts.append(f"--preset={self.preset}")
             defaults = PRESETS[self.preset].data.to_json()

@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nhn_tf
 from nhn_tf import stages
 from nhn_tf.errors import UserError
-from nhn_tf.runs import RunDirectory
+from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.runs.mlflow_tracker import ID, MlflowTracker
 from nhn_tf.runs.tracking import NAME, Tracking, resolve
+from nhn_tf.settings import PRESETS
+from nhn_tf.settings.stages import NAMES
+from nhn_tf.stages import pipeline, planning
 from nhn_tf.storage import files
 from tests.conftest import before, smoke_settings
 
@@ -214,6 +218,65 @@ def test_a_module_that_fails_or_exits_is_named_with_what_it_raised(tmp_path, mon
         with pytest.raises(UserError, match=f"`tracker`={name}:? {re.escape(said)}") as raised:
             resolve(name)
         assert isinstance(raised.value.__cause__, error)  # for --debug
+
+
+def settings_for(tracker):
+    return {name: Settings.of(PRESETS["smoke"], name, name="smoke", trackers=[tracker]) for name in NAMES}
+
+
+def all_that_happened(run):
+    """What a tracker hears of a finished run."""
+    return [what for name in NAMES for what in ("begin", *range(1, len(run.stage(name).history) + 1), "end")]
+
+
+def test_the_run_of_each_seed_tells_its_trackers(smoke_run, tmp_path):
+    shutil.copytree(smoke_run.path, tmp_path / "family" / "seed_0")
+    recorder = Recorder()
+    pipeline.run_family(tmp_path / "family", {0: settings_for(recorder)})
+    assert recorder.heard() == all_that_happened(smoke_run)
+    runs = {what[1].run for what in recorder.told if what[0] == "begin"}
+    assert runs == {tmp_path / "family" / "seed_0"}
+    pipeline.run_family(tmp_path / "family", {0: settings_for(recorder)})
+    assert recorder.heard() == all_that_happened(smoke_run)
+
+
+def test_a_repeated_run_tells_its_trackers_and_is_the_same(smoke_run, tmp_path):
+    shutil.copytree(smoke_run.path, tmp_path / "again")  # as far as it had come
+    shutil.rmtree(tmp_path / "again" / "7-final")
+    recorder = Recorder()
+    result = pipeline.repeat(smoke_run.path / "run.json", tmp_path / "again", trackers=[recorder])
+    assert result["same"] == dict.fromkeys(NAMES, True)
+    assert recorder.heard() == all_that_happened(smoke_run)
+
+
+def test_a_planned_run_hands_its_trackers_to_each_stage(tmp_path, monkeypatch):
+    given = []
+
+    def run(stage, directory, settings):
+        given.append((stage, settings.trackers, settings.behind.is_planned))
+        raise Killed
+
+    machine = planning.Machine(0.5, 0.05, 0.001, 1e-10, 32, (2e4, 1e3), 10**6, 256, 96)
+    monkeypatch.setattr(planning, "measure", lambda feed: machine)
+    monkeypatch.setattr(pipeline.runner, "run", run)
+    recorder, images = Recorder(), {"dataset": "digits", "train_limit": 256, "eval_limit": 96}
+    with pytest.raises(Killed):
+        nhn_tf.run.pipeline(model_dir=tmp_path / "run", time_limit="5m", trackers=[recorder], **images)
+    assert given == [("base", (recorder,), True)]
+
+
+@pytest.mark.jax
+def test_a_training_tells_each_epoch_and_its_figures_on_both_backends(tmp_path):
+    run, recorder = RunDirectory(tmp_path / "run"), Recorder()
+    settings = smoke_settings("base", genotype="0\n0 0\n0 1 0\n", epochs=2)
+    done = stages.run("base", run, dataclasses.replace(settings, trackers=(recorder,)))
+    assert recorder.heard() == ["begin", 1, 2, "end"]
+    history = run.stage("base").history
+    for step, metrics in recorder.told[1:3]:
+        assert metrics == {name: value for name, value in history[step - 1].items() if name != "epoch"}
+    assert recorder.told[-1][1] == done["metrics"]
+    assert stages.run("base", run, dataclasses.replace(settings, trackers=(recorder,))) == done
+    assert recorder.heard() == ["begin", 1, 2, "end"]
 
 
 def lines_tracker():

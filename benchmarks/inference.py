@@ -366,7 +366,7 @@ def engines(model: keras.Model, threads: int) -> Iterator[dict[str, Call]]:
         for name, make in ENGINES.items():
             try:
                 calls[name] = make(model, Path(folder), threads)
-            except (ImportError, NotImplementedError) as error:
+            except (ImportError, NotImplementedError, nhn_tf.sparse.UnsupportedLayerError) as error:
                 print(f"  {name}: skipped ({type(error).__name__}: {error})")
         yield calls
 

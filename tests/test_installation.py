@@ -172,7 +172,7 @@ def test_the_notebook_installs_the_package_only_where_it_is_missing(monkeypatch,
 
 def call(*command, cwd, **options):
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False, timeout=1800, **options
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False, timeout=3600, **options
     )
     assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
     return done

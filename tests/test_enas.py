@@ -386,7 +386,7 @@ def test_a_loss_that_is_not_finite_is_no_reward_and_ranks_last():
     assert math.isnan(mean_loss(np.array([0.0, math.nan])))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_random_probes_are_measured_beside_the_search_and_change_nothing_of_it(finished):
     whole, _, results = finished
     config = dataclasses.replace(CONFIG, random_probes=5)

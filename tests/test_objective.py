@@ -19,6 +19,7 @@ from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
 from nhn_tf.sparse.native import machine
 from nhn_tf.values import space as spaces
+from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
@@ -182,7 +183,8 @@ def test_a_search_ranks_by_what_it_weighs_and_keeps_accuracy_beside_it():
     best = searcher.get_best_trials(1)[0]
     assert searcher.results["best_accuracy"] == best.accuracy
     assert searcher.results["best_cost"] == searcher.weighing.network_cost(best.genotype).live_flops
-    assert "val_reward" in searcher.results and "random_search_val_reward" in searcher.results
+    compared = {comparison.figure for comparison in Comparison.read(searcher.results)}
+    assert compared == {"val_reward", "mean_val_reward"}
 
     again = make(searcher.config)
     again.restore(searcher.state_arrays(), searcher.state_values())

@@ -441,14 +441,14 @@ class EnasSearch(Searcher):
             "random_architectures_evaluated": len(control),
         }
         if not self.weighing.is_accuracy:
-            figures |= self._weighed("", found[0]) | (self._weighed("random_search_", control[0]) if control else {})
+            figures |= self._weighed("best", found[0]) | (self._weighed("best_random", control[0]) if control else {})
             if config.objective in WEIGHED:
                 figures["cost_target"] = self.weighing.target
         return Conclusion(rank(found + control, self.direction), comparisons, figures)
 
-    def _weighed(self, prefix: str, best: Trial) -> dict[str, float | None]:
+    def _weighed(self, which: str, best: Trial) -> dict[str, float | None]:
         """What the objective weighs, of the best trial."""
-        return {f"{prefix}best_accuracy": best.accuracy, f"{prefix}best_cost": self.weighing.cost(best.genotype)}
+        return {f"{which}_accuracy": best.accuracy, f"{which}_cost": self.weighing.cost(best.genotype)}
 
     def keep(self, trials: list[Trial]) -> list[Trial]:
         """The best `top_k` of the controller and of the control."""

@@ -16,6 +16,7 @@ from nhn_tf.search.candidates import distinct_rows
 from nhn_tf.search.enas import mean_loss
 from nhn_tf.search.trials import rank
 from nhn_tf.settings import EnasConfig
+from nhn_tf.settings.added import ADDED
 from nhn_tf.training import DivergedError
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream
@@ -216,6 +217,18 @@ def test_the_state_of_another_search_is_refused(finished):
         make().restore({**arrays, "extra": np.zeros(1)}, values)
     assert_same_arrays(other.state_arrays(), before)
     assert other.epoch == 0
+
+
+def test_a_state_from_before_there_were_some_settings_is_taken_over(finished):
+    searcher = finished[0]
+    state = searcher.identity()
+    del state["objective"]
+    state["config"] = {name: value for name, value in state["config"].items() if f"config.{name}" not in ADDED}
+    assert len(state["config"]) < len(searcher.config.to_json())
+    searcher.check_identity({"search": state})
+    state["config"]["random_probes"] = 1
+    with pytest.raises(ValueError, match="random_probes"):
+        searcher.check_identity({"search": state})
 
 
 def prepared(kind: type[EnasSearch] = EnasSearch, config: EnasConfig = CONFIG, **kwargs) -> EnasSearch:

@@ -173,7 +173,7 @@ def make(config, **options):
 
 
 def test_a_search_ranks_by_what_it_weighs_and_keeps_accuracy_beside_it():
-    searcher = make(dataclasses.replace(CONFIG, objective="flops", cost_weight=0.5))
+    searcher = make(dataclasses.replace(CONFIG, objective="flops", cost_weight=0.5, epochs=1))
     run(searcher)
     trials = searcher.get_ranked_trials()
     assert {trial.source for trial in trials} == {"controller", "random"}

@@ -25,10 +25,10 @@ class Behind:
     """What a run will take after a stage.
 
     Attributes:
-      seconds: of what has a time of its own.
-      epochs: of the stage under way that take as long as the rest.
-      stages: of those, how many there are; the first step of each is compiled, and what is measured at its end.
-      is_planned: whether the rest is made to fit, not estimated.
+      seconds: of the stages whose time is known.
+      epochs: as many of the stage under way take as long as the other stages.
+      stages: how many others there are. Each compiles twice: its first step, and what is measured at its end.
+      is_planned: whether the time is planned, and the stages made to fit, or estimated.
     """
 
     seconds: float = 0.0

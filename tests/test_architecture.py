@@ -1,6 +1,7 @@
 """The floors: a file imports only from its own floor's neighbours below. This table is the architecture."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
 def imported_modules(path: Path) -> set[str]:
     """Dotted names of everything a file imports, also inside functions."""
     found = set()

@@ -13,7 +13,7 @@ import pytest
 
 from nhn_tf.search import EnasSearch, History, Trial
 from nhn_tf.search.candidates import distinct_rows
-from nhn_tf.search.enas import mean_loss
+from nhn_tf.search.rewards import mean_loss
 from nhn_tf.search.trials import rank
 from nhn_tf.settings import EnasConfig
 from nhn_tf.settings.added import ADDED

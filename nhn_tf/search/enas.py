@@ -31,6 +31,7 @@ from nhn_tf.search.latency import Latencies
 from nhn_tf.search.objective import WEIGHED, Objective
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
+from nhn_tf.search.rewards import above_the_others, finite, mean_loss, of_loss, without_nan
 from nhn_tf.search.searcher import OBJECTIVE, Searcher, data_shape, whole_number
 from nhn_tf.search.trials import Conclusion, Trial, mean_score, rank, sampling_noise
 from nhn_tf.settings import EnasConfig
@@ -359,7 +360,7 @@ class EnasSearch(Searcher):
           The reward, larger is better. NaN counts as the lowest of its update, 0 at most, and is reported.
         """
         if self.objective == LOSS:
-            return math.exp(-finite(self.supernet.cross_entropy(genes, images, labels)))
+            return of_loss(self.supernet.cross_entropy(genes, images, labels))
         return self._rewarded(genes, self.supernet.accuracy(genes, images, labels))
 
     def measures(self, metric: str) -> bool:
@@ -379,7 +380,7 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
-        noise = math.nan  # of a loss, or of another reward than the accuracy: unknown
+        noise = math.nan  # where rewards are no accuracies it is unknown
         if self.figure == OBJECTIVE:
             noise = sampling_noise(rewards, self._reward_batches.batch_size)
         loss = {LOSS: mean_loss(rewards)} if self.objective == LOSS else {}
@@ -528,37 +529,6 @@ class EnasSearch(Searcher):
         own = {} if self._own_reward is None else {"reward": _name(self._own_reward)}
         shape = {"input_shape": list(self.input_shape), "num_classes": self.num_classes}
         return {**super().identity(), **shape, **own}
-
-
-def without_nan(rewards: np.ndarray) -> np.ndarray:
-    """Rewards float [n], NaN replaced by the lowest of the others, or by 0 where that is lower."""
-    return np.where(np.isnan(rewards), np.nanmin([0.0, *rewards]), rewards)
-
-
-def finite(value: float) -> float:
-    """The value; NaN where it is infinite."""
-    return value if math.isfinite(value) else math.nan
-
-
-def mean_loss(rewards: np.ndarray) -> float:
-    """The mean of the losses that rewards exp(-loss) float [n] are of; NaN where none is finite."""
-    losses = -np.log(rewards[rewards > 0])
-    return float(np.mean(losses)) if losses.size else math.nan
-
-
-def above_the_others(rewards: np.ndarray) -> np.ndarray:
-    """What each reward is above the mean of the others: what all have in common, such as easy images, drops out.
-
-    Args:
-      rewards: float [n], n at least 2.
-
-    Returns:
-      float32 [n].
-
-    Source: Kool, van Hoof & Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"
-    """
-    count = len(rewards)
-    return (count / (count - 1) * (rewards - np.mean(rewards))).astype(np.float32)
 
 
 class _StepReporter(keras.callbacks.Callback):

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nhn_tf import backends as backends
-from nhn_tf.storage import files
 from nhn_tf.errors import RunError, UserError
-from nhn_tf.storage import lock
-from nhn_tf.values.genotype import Genotype
-from nhn_tf.settings import stages
 from nhn_tf.runs.journal import NAME, Journal
 from nhn_tf.runs.open_stage import ReadyStage, ready
 from nhn_tf.runs.record import StageRecord
 from nhn_tf.runs.settings import Settings
+from nhn_tf.settings import stages
 from nhn_tf.settings.stages import CONTROLS, STAGES
+from nhn_tf.storage import files, lock
+from nhn_tf.values.genotype import Genotype
 
 
 class RunDirectory:
@@ -35,7 +34,9 @@ class RunDirectory:
         self.path = Path(os.path.expanduser(path))
         try:
             is_file = self.path.exists() and not self.path.is_dir()
-            is_other = self.path.is_dir() and not (self.path / NAME).exists() and any(map(_is_foreign, self.path.iterdir()))
+            is_other = (
+                self.path.is_dir() and not (self.path / NAME).exists() and any(map(_is_foreign, self.path.iterdir()))
+            )
         except OSError as error:
             raise RunError(f"the run directory {self.path} cannot be read: {error.strerror}.") from None
         if is_file:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from nhn_tf.storage import files, terminal
 from nhn_tf.runs.board import TENSORBOARD, Board
 from nhn_tf.runs.settings import Behind
 from nhn_tf.runs.tracking import Tracking
+from nhn_tf.storage import files, terminal
 
 HEARTBEAT_SECONDS = 20.0
 LIVE_SECONDS = 0.1

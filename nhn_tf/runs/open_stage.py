@@ -170,9 +170,7 @@ def ready(
     return ReadyStage(record, journal, settings, config, source, input_genotype, done)
 
 
-def _check_same(
-    record: StageRecord, config: Mapping[str, Any], settings: Settings, source: StageRecord | None
-) -> None:
+def _check_same(record: StageRecord, config: Mapping[str, Any], settings: Settings, source: StageRecord | None) -> None:
     """Refuses settings that are not those the stage was begun with."""
     changed = changes(identity(record.config), identity(config))
     begun = f"stage '{record.name}' in {record.run} was begun"

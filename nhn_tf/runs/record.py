@@ -60,7 +60,9 @@ class Done:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-_DONE_KEYS: Final = tuple(f.name for f in dataclasses.fields(Done) if f.default is f.default_factory is dataclasses.MISSING)
+_DONE_KEYS: Final = tuple(
+    f.name for f in dataclasses.fields(Done) if f.default is f.default_factory is dataclasses.MISSING
+)
 _DONE_KINDS: Final[Mapping[str, Any]] = {"stage": str, "metrics": dict, "wall_s": (int, float), "device": str}
 
 

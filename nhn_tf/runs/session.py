@@ -90,7 +90,9 @@ def code(text: str) -> str:
 
 def _in_words(genotype: Genotype) -> str:
     """A genotype in ENAS's text form, and a line for each add-on."""
-    lines = [f"add-on of layer {a.target}: {a.kernel_size}x{a.kernel_size} from source {a.source}" for a in genotype.addons]
+    lines = [
+        f"add-on of layer {a.target}: {a.kernel_size}x{a.kernel_size} from source {a.source}" for a in genotype.addons
+    ]
     return "\n".join([genotype.to_enas_text().rstrip("\n"), *lines])
 
 

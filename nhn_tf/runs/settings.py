@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nhn_tf.runs.tracking import Tracker
+from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset, stages
 from nhn_tf.storage import files
-from nhn_tf.settings import stages
-from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
 NOT_IN_DIGEST = {

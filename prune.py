@@ -1,14 +1,6 @@
-"""Prunes the 3x3 and 5x5 kernels of a trained network that learned nothing.
+"""Prunes the 3x3 and 5x5 kernels of a trained network that learned nothing: `python prune.py --help` tells more."""
 
-    python prune.py --preset=demo --model_dir=runs/demo --threshold=0.02
-    python prune.py --preset=demo --model_dir=runs/demo --sparsity=0.85
-    python prune.py --preset=demo --model_dir=runs/demo --sparsity=0.85 --pointwise_sparsity=0.5
-
-A kernel's sensitivity is the standard deviation of its entries (paper, section 2.2). Of 1x1 convolutions the smallest
-weights go, that share of them which `--pointwise_sparsity` says. Train the result again with `train.py --stage=pruned`.
-"""
-
-from flags import entry
+from flags.commands.prune import main
 
 if __name__ == "__main__":
-    entry.main(__doc__, stages=("prune",), choose_stage=False)
+    main()

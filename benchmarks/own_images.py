@@ -55,7 +55,7 @@ from nhn_tf.training import optimizers
 ROOT: Final = Path(__file__).resolve().parents[1]
 METHODS: Final = ("ours", "cnn", "recipe", "mobilenet", "autokeras")
 MOST_EPOCHS: Final = 400
-SMALLEST: Final = 32
+SMALLEST: Final = int(os.environ.get("SM", "32"))
 """MobileNetV3 takes no smaller pictures."""
 
 
@@ -212,7 +212,10 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def mobilenet(shape: tuple[int, int, int], classes: int) -> Any:
-    """MobileNetV3Small from new weights, behind a resizing where pictures are too small for it, in three channels."""
+    """MobileNetV3Small from new weights, in three channels, behind a resizing where pictures are too small for it.
+
+    Its batch norm averages over 10 batches in place of 1,000, which a training as short as these does not have.
+    """
     x = images = keras.Input(shape)
     if min(shape[:2]) < SMALLEST:
         x = layers.Resizing(SMALLEST, SMALLEST)(x)
@@ -222,6 +225,9 @@ def mobilenet(shape: tuple[int, int, int], classes: int) -> Any:
         input_shape=tuple(x.shape[1:]), weights=None, classes=classes, include_preprocessing=False,
         classifier_activation=None,
     )  # fmt: skip
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
     return keras.Model(images, body(x))
 
 
@@ -245,18 +251,24 @@ class Best(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class Enough(Exception):
-    """The time is up, also between the trials of a search."""
+class Enough(BaseException):
+    """The time is up; Keras Tuner takes an Exception for a trial that failed, and begins the next."""
 
 
 class Limit(keras.callbacks.Callback):
-    """Ends a search of many trials; `end` as in `Best`."""
+    """Ends the trial under way, which counts as it is then, and the search with it; `end` as in `Best`.
+
+    Also within an epoch: one of the largest networks that AutoKeras tries would take an hour.
+    """
 
     def __init__(self, end: float):
         super().__init__()
         self.end = end
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.model.stop_training = self.model.stop_training or time.process_time() > self.end
+
+    def on_train_begin(self, logs: Any = None) -> None:
         if time.process_time() > self.end:
             raise Enough
 
@@ -267,6 +279,9 @@ def autokeras(data: Any, options: argparse.Namespace) -> dict[str, Any]:
         import autokeras
     except ImportError as error:
         return {"skipped": f"{type(error).__name__}: {error}"}
+    # Its heads give Dense a NumPy integer, which Keras 3.15 refuses.
+    made = keras.layers.Dense.__init__
+    keras.layers.Dense.__init__ = lambda layer, units, *rest, **more: made(layer, int(units), *rest, **more)
     began, work = time.monotonic(), time.process_time()
     validation = (data.val.images, data.val.labels)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -17,7 +16,6 @@ from typing import Any, Final
 
 from nhn_tf.errors import UserError
 
-BACKENDS: Final = ("tensorflow", "jax")
 _NEEDED: Final = {"image_data_format": "channels_last", "floatx": "float32"}
 """What Keras's configuration file must say, if it says anything."""
 _CHATTER: Final = re.compile(
@@ -40,6 +38,8 @@ def prepare() -> str:
       UserError: the variable KERAS_BACKEND or Keras's configuration file asks for a backend that is not supported or
         not installed, or the file for other tensors than float32 with channels last.
     """
+    from nhn_tf import backends  # refused where there is none
+
     path = _config_path()
     config = _read_config(path)
     for name, needed in _NEEDED.items():
@@ -49,11 +49,12 @@ def prepare() -> str:
                 "Change it there, or give a directory without that file: KERAS_HOME=DIR."
             )
     asked = os.environ.get("KERAS_BACKEND") or None
-    noted = asked or config.get("backend", BACKENDS[0])
-    if noted not in BACKENDS:
+    noted = asked or config.get("backend", backends.BACKENDS[0])
+    if noted not in backends.BACKENDS:
         where = "KERAS_BACKEND" if asked else f"the backend in {path}"
-        help = "" if asked else f"\nChange it there, or set KERAS_BACKEND={' or KERAS_BACKEND='.join(BACKENDS)}."
-        raise UserError(f"{where} must be among {', '.join(BACKENDS)}. Received: {noted!r}.{help}")
+        variables = " or ".join(f"KERAS_BACKEND={name}" for name in backends.BACKENDS)
+        help = "" if asked else f"\nChange it there, or set {variables}."
+        raise UserError(f"{where} must be among {', '.join(backends.BACKENDS)}. Received: {noted!r}.{help}")
     os.environ["KERAS_BACKEND"] = backend = _installed(noted, asked is not None)
     with _without_chatter():
         module = importlib.import_module(backend)
@@ -68,16 +69,18 @@ def prepare() -> str:
 
 def _installed(backend: str, is_asked: bool) -> str:
     """That backend, or the one that there is, if nobody has asked for it."""
-    there = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    from nhn_tf import backends
+
+    there = backends.installed()
     if backend in there:
         return backend
-    if there and not is_asked:
+    if not is_asked:
         print(f"{backend} is not installed; {there[0]} is, and computes.", file=sys.stderr)
         return there[0]
-    instead = f" Or set KERAS_BACKEND={there[0]}, which is installed." if there else ""
-    missing = [backend] if is_asked else BACKENDS
-    commands = " or ".join(f"pip install '.[{name}]'" for name in missing)
-    raise UserError(f"the Keras backend {' or '.join(missing)} is not installed. Run: {commands}.{instead}")
+    raise UserError(
+        f"the Keras backend {backend} is not installed. Run: {backends.how(backend)}. "
+        f"Or set KERAS_BACKEND={there[0]}, which is installed."
+    )
 
 
 def _config_path() -> Path:

@@ -200,7 +200,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
     if near := near or difflib.get_close_matches(name, known, 3, 0.75):
         hint = f" Did you mean {' or '.join(f'--{flag}' for flag in near)}?"
     else:
-        hint = f" It is a setting of: {', '.join(f'python {stage.command}' for stage in stages)}." if stages else ""
+        hint = f" It is a setting of: {', '.join(stage.command for stage in stages)}." if stages else ""
     return f"unknown flag --{name}.{hint} `--helpfull` lists all flags."
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from flags import backend_choice, define
-from flags.define import StageFlags
+from nhn_tf.commands import called, typed
 from nhn_tf.errors import UserError
 from nhn_tf.storage import modules, stopping, terminal
+
+from . import backend_choice, define
+from .define import StageFlags
 
 if TYPE_CHECKING:
     from nhn_tf.runs import RunDirectory, Settings
@@ -32,7 +33,7 @@ def main(
     """Runs the stage that the command line names, or the only one there is.
 
     Args:
-      doc: the script's docstring, the head of `--help`.
+      doc: the command's docstring, the head of `--help`.
       stages: the stages that the script can run.
       choose_stage: whether `--stage` names the stage; otherwise there is one only.
       groups: further values of `--stage` that stand for several stages, run in turn.
@@ -136,7 +137,7 @@ def _act(
     help_text: Callable[[], str], action: Callable[..., dict[str, Any] | None], takes_arguments: bool
 ) -> dict[str, Any]:
     if HELP & set(sys.argv[1:]):
-        print(help_text())
+        print(typed(help_text()))
         return {}
     FLAGS.set_gnu_getopt(takes_arguments)  # flags may stand behind arguments
     rest = FLAGS(sys.argv)[1:]
@@ -169,8 +170,7 @@ def _say_how_to_go_on(stopped: stopping.Stopped) -> None:
     where = stopped.saved or "what was finished or saved before stays"
     # What there is by now is not to be discarded by the very command that goes on with it.
     words = [word for word in sys.argv if word.lstrip("-").split("=")[0] != "overwrite"]
-    again = shlex.join(["python", *words])
-    print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {again}", file=sys.stderr)
+    print(f"\nstopped by {stopping.name_of(stopped.signal)}; {where}. Go on with:\n  {called(words)}", file=sys.stderr)
 
 
 def run_directory() -> RunDirectory:

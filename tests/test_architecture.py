@@ -10,7 +10,7 @@ PACKAGE = ROOT / "nhn_tf"
 
 # Room -> floor. A room imports rooms of lower floors, or its own folder, or a room listed before it on its floor.
 FLOORS: list[list[str]] = [
-    ["errors"],
+    ["errors", "commands", "backends"],
     ["storage"],
     ["values"],
     ["settings", "layers"],
@@ -19,9 +19,11 @@ FLOORS: list[list[str]] = [
     ["search", "report"],
     ["stages"],
     ["export"],
+    ["__main__"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+NEED_KERAS = ("layers", "models", "training", "pruning", "search", "report", "stages")
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -58,7 +60,8 @@ def test_a_room_imports_only_what_stands_below_it(path):
 
 
 def test_nothing_stands_loose():
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "errors.py"}
+    loose = {path.name for path in PACKAGE.glob("*.py")}
+    assert loose == {"__init__.py", "__main__.py", "errors.py", "commands.py", "backends.py"}
 
 
 @pytest.mark.parametrize(
@@ -71,8 +74,25 @@ def test_values_need_only_numpy(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_library_reads_no_flags(path):
-    roots = {name.split(".")[0] for name in imported_modules(path)}
-    assert not roots & {"absl", "flags"}
+    """Nor does `__main__` import them: it hands over to a command by name."""
+    modules = imported_modules(path)
+    assert not {name.split(".")[0] for name in modules} & {"absl", "flags"}
+    assert not any(f"{name}.".startswith("nhn_tf.flags.") for name in modules)
+
+
+def test_flags_import_themselves_relatively():
+    """They are `flags` in a checkout and `nhn_tf.flags` in an installation."""
+    for path in (ROOT / "flags").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+        assert not any(f"{node.module}.".startswith(("flags.", "nhn_tf.flags.")) for node in froms), path
+
+
+@pytest.mark.parametrize("room", NEED_KERAS)
+def test_a_room_that_needs_keras_asks_first_whether_there_is_a_backend(room):
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
+    first = next(node for node in tree.body if isinstance(node, ast.ImportFrom))
+    assert (first.module, first.names[0].name) == ("nhn_tf", "backends")
 
 
 SPARSE_FLOORS = [

@@ -147,7 +147,7 @@ def test_another_seed_another_search():
     assert not np.array_equal(*samples)
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_restored_after_an_epoch_it_ends_as_if_never_interrupted(finished):
     searcher, recorder, results = finished
     resumed, heard = make(), Recorder()

@@ -28,7 +28,7 @@ def supernet():
     return made
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_every_op_and_skip_computes_what_the_supernet_does(supernet):
     images = np.random.default_rng(2).normal(size=(4, 8, 8, 3)).astype(np.float32)
     ops = [OP_NAMES, OP_NAMES[::-1]]

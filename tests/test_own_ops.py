@@ -140,7 +140,7 @@ def test_layers_that_cannot_stand_in_a_supernet_are_refused(factory, message):
         own_op.check(space.op_named("bad"), 4)
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_only_the_chosen_own_op_learns_and_what_is_extracted_computes_the_same():
     keras.utils.set_random_seed(0)
     whole = Space(2, 1, OPS)

@@ -20,6 +20,7 @@ def pipeline(model_dir, *arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.slow
 def test_a_second_call_goes_on_where_the_first_stopped(smoke_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(smoke_run.path, run)

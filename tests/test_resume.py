@@ -184,7 +184,7 @@ class Killed:
 @pytest.mark.parametrize(
     ("first", "kills", "least"),
     [
-        ("final", {"final": 1}, 1),
+        pytest.param("final", {"final": 1}, 1, marks=SLOW, id="one"),
         pytest.param("enas", dict.fromkeys(STAGES, 3), 20, marks=[SLOW, JAX_SLOW], id="all"),
     ],
 )

@@ -28,7 +28,7 @@ from tests import events
 from tests.conftest import STAGES, before, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-JAX = pytest.mark.jax
+JAX_SLOW = pytest.mark.jax_slow
 SLOW = pytest.mark.slow
 
 
@@ -81,7 +81,7 @@ def test_the_table_lists_every_run_and_tag_of_a_run_and_no_other(smoke_run):
     assert {key: count for key, count in told.items() if count != 1} == {}
 
 
-@JAX
+@JAX_SLOW
 def test_stages_and_their_train_and_validation_have_the_same_tags_in_one_chart_each(smoke_run):
     for stage in ("base", "pruned"):
         found = events.read(smoke_run.stage(stage) / "tensorboard")
@@ -94,7 +94,7 @@ def test_stages_and_their_train_and_validation_have_the_same_tags_in_one_chart_e
                 np.testing.assert_allclose([point.value for point in points], expected, rtol=1e-6)
 
 
-@JAX
+@JAX_SLOW
 def test_a_finished_stage_is_a_row_of_the_hparams_table(smoke_run):
     from google.protobuf import json_format
     from tensorboard import context
@@ -134,7 +134,7 @@ def test_texts_tell_the_command_and_the_genotype(smoke_run):
     assert Genotype.from_enas_text(first, left.space) == dataclasses.replace(left.without_addons(), masks=None)
 
 
-@JAX
+@JAX_SLOW
 def test_the_graph_has_every_layer_with_its_inputs_and_shape(smoke_run):
     from tensorboard.backend.event_processing import plugin_event_accumulator
 
@@ -150,7 +150,7 @@ def test_the_graph_has_every_layer_with_its_inputs_and_shape(smoke_run):
     assert [dim.size for dim in logits.attr["_output_shapes"].list.shape[0].dim] == [-1, 10]
 
 
-@JAX
+@JAX_SLOW
 def test_a_graph_is_shown_once_however_often_a_training_goes_on(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     for first_step in (0, 0, 3):  # twice from the beginning
@@ -165,7 +165,7 @@ def test_a_graph_is_shown_once_however_often_a_training_goes_on(tmp_path):
 
 
 @SLOW
-@JAX
+@JAX_SLOW
 @pytest.mark.parametrize(("stage", "changes"), [("base", {}), ("prune", {"schedule": "gradual"})])
 def test_an_epoch_that_was_shown_but_not_saved_is_not_shown_twice(smoke_run, tmp_path, monkeypatch, stage, changes):
     settings = smoke_settings(stage, **changes)
@@ -195,7 +195,7 @@ def test_an_epoch_that_was_shown_but_not_saved_is_not_shown_twice(smoke_run, tmp
     assert events.untimed(run.stage(stage)) == events.untimed(whole.stage(stage))
 
 
-@JAX
+@JAX_SLOW
 def test_a_monitor_that_goes_on_after_an_epoch_keeps_its_point(tmp_path):
     first = Monitor(tmp_path, label="base", total=3)
     for loss in (3.0, 2.0):
@@ -210,7 +210,7 @@ def test_a_monitor_that_goes_on_after_an_epoch_keeps_its_point(tmp_path):
 # Pictures.
 
 
-@JAX
+@JAX_SLOW
 def test_pictures_come_after_the_first_epoch_and_the_last_and_are_evenly_spread():
     def due(total, most=8):
         return [epoch for epoch in range(1, total + 1) if showing.is_due(epoch, total, most)]
@@ -223,7 +223,7 @@ def test_pictures_come_after_the_first_epoch_and_the_last_and_are_evenly_spread(
         assert due(total)[0] == 1 and due(total)[-1] == total and len(due(total)) <= 9
 
 
-@JAX
+@JAX_SLOW
 def test_shares_of_ops_and_skips():
     space = Space(3, 3, ("conv3x3", "max_pool3x3"))
     genes = np.array([
@@ -237,7 +237,7 @@ def test_shares_of_ops_and_skips():
     np.testing.assert_array_equal(skips, [[np.nan] * 3, [0.5, np.nan, np.nan], [0.5, 0.25, np.nan]])
 
 
-@JAX
+@JAX_SLOW
 def test_the_flattest_and_the_strongest_kernels_among_those_that_count():
     kernels = {
         "a": np.array([[1, 0, 5], [1, 4, 5]], np.float32).reshape(2, 1, 1, 3),  # deviations 0, 2, 0
@@ -255,7 +255,7 @@ def test_the_flattest_and_the_strongest_kernels_among_those_that_count():
     assert len(choices.strongest(many, {})) == choices.SHEET
 
 
-@JAX
+@JAX_SLOW
 def test_kernels_stand_in_the_middle_of_their_cells():
     squares = [choices.Square("a", np.full((3, 3), 2.0), 0.0), choices.Square("b", np.full((1, 1), 7.0), 0.0)]
     sheet = choices.tiled(squares, 3)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from nhn_tf import sparse
+from nhn_tf.commands import typed
 from nhn_tf.export.plain import plain
 from nhn_tf.export.source import ExportError
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
@@ -62,14 +63,15 @@ class Format:
         """Why it cannot be written here, and what would help; None when it can."""
         backend = keras.backend.backend()
         if self.tensorflow and backend != "tensorflow":
-            install = "" if importlib.util.find_spec("tensorflow") else "pip install '.[tensorflow]', then "
+            there = importlib.util.find_spec("tensorflow")
+            install = "" if there else typed("pip install 'nhn-tf[tensorflow]', then ")
             return (
                 f"it is written on the TensorFlow backend, not on {backend}: {install}run it with "
                 "KERAS_BACKEND=tensorflow"
             )
         missing = [module for module in self.modules if importlib.util.find_spec(module) is None]
         if missing:
-            return f"it needs {', '.join(missing)}, not installed here: pip install '.[{self.extra}]'"
+            return typed(f"it needs {', '.join(missing)}, not installed here: pip install 'nhn-tf[{self.extra}]'")
         return None
 
 

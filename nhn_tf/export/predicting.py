@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from nhn_tf.commands import typed
 from nhn_tf.data.splits import DataError
 from nhn_tf.errors import UserError
 from nhn_tf.export import source
@@ -154,7 +155,8 @@ def load_predictor(model_dir: str | os.PathLike[str], *, data_dir: str | None = 
         _write(model_dir, data_dir)
         found = _find(directory)
     if found is None:
-        raise ExportError(f"{directory} has no network that can be loaded here. Run: pip install '.[sparse]'")
+        how = typed("pip install 'nhn-tf[sparse]'")
+        raise ExportError(f"{directory} has no network that can be loaded here. Run: {how}")
     preprocessing = Preprocessing.load(directory / FILE)
     network = (_load_sparse if found.name == SPARSE else _load_keras)(found, preprocessing)
     return Predictor(network, preprocessing, found)

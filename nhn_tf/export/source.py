@@ -53,7 +53,7 @@ def last_stage(run: Path) -> StageRecord:
         raise ExportError(
             f"no training stage of {run} has finished, so there is no network to export.\n"
             f"Give the run's command again (its run.json lists it), "
-            f"or run: python {stages.find(SOURCES[-1]).command} --model_dir={run}"
+            f"or run: {stages.find(SOURCES[-1]).command} --model_dir={run}"
         )
     return next((stage for stage in trained if not any(map(functools.partial(_is_worse, stage), trained))), trained[0])
 

@@ -58,7 +58,7 @@ def read(path: str | os.PathLike[str]) -> Run:
       files.DamagedFileError: a file does not hold what it should.
     """
     path = Path(path)
-    command = f"python {STAGES[0].command} --model_dir={path}"
+    command = f"{STAGES[0].command} --model_dir={path}"
     if not path.exists():
         raise RunError(f"`model_dir`={path} does not exist. Give the directory of a run, or begin one: {command}")
     directory = RunDirectory(path)

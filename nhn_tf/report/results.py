@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from nhn_tf.commands import called
 from nhn_tf.models import complexity
-from nhn_tf.report import best_locations, classes, exports, published, verdict
+from nhn_tf.report import best_locations, classes, exports, pareto, published, verdict
 from nhn_tf.report.placement import source_name
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
@@ -60,6 +60,7 @@ def collect(run: Run) -> Json:
         "genotype": _genotype(run),
         "ablations": _ablations(run),
         "controls": [row for name in SEARCHES for row in controls(run.stages[name])],
+        "front": pareto.collect(run.stages["enas"]),
         "settings": settings_beside_the_paper(run),
         "convergence": {stage.name: f"{stage.directory}/metrics.csv" for stage in run.begun if stage.history},
         "pruning": _pruning(run.stages["prune"]),
@@ -91,7 +92,7 @@ def _identity(run: Run) -> Json:
 
 def _call(call: Mapping[str, Any]) -> Json:
     """A call of run.json as it was typed, and when."""
-    command = shlex.join(["python", *map(str, call.get("argv", ()))])
+    command = called([*map(str, call.get("argv", ()))])
     return {"command": command, "time": call.get("time"), "git_commit": call.get("git_commit")}
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.report import cells
+from nhn_tf.commands import typed
+from nhn_tf.report import cells, pareto
 from nhn_tf.report.reading import Run
 from nhn_tf.values.intervals import noise
 
@@ -44,7 +45,7 @@ def sentences(run: Run, results: Json) -> list[Json]:
     """
     told = {
         "found": [*_baseline(results), *_found(results)],
-        "helped": [*_searches(results), *_additions(results)],
+        "helped": [*_searches(results), *_weighing(results), *_additions(results)],
         "use": _use(results),
         "improve": _improve(run, results),
     }
@@ -114,6 +115,25 @@ def _searches(results: Json) -> list[str]:
     return told
 
 
+def _weighing(results: Json) -> list[str]:
+    """What a search came to that weighed accuracy against cost, and how it stands beside random search."""
+    metrics = next(stage.get("metrics", {}) for stage in results["stages"] if stage["stage"] == "enas")
+    if "best_cost" not in metrics or (front := results["front"]) is None:
+        return []
+    told = []
+    for prefix, who in (("", "the best found"), ("random_search_", "the best of random search")):
+        if f"{prefix}best_cost" in metrics:
+            accuracy = cells.figure("accuracy", metrics[f"{prefix}best_accuracy"])
+            told.append(f"{who} has {accuracy} at {cells.figure('cost', metrics[f'{prefix}best_cost'])}")
+    points = front["computed"]["front"]
+    own = sum(source == "controller" for _, _, source in points)
+    weighed = pareto.LABELS[front["cost"]]
+    return [
+        f"The architecture search weighed validation accuracy against {weighed}: {', '.join(told)}. Of the "
+        f"{cells.counted(len(points), 'architecture')} that none beats in both, the controller found {own:,}."
+    ]
+
+
 def _additions(results: Json) -> list[str]:
     """Each trained network against the one before it, image by image."""
     told = []
@@ -158,7 +178,7 @@ def _use(results: Json) -> list[str]:
         )
     else:
         again = " has changed since: export it again" if exports else " can be exported"
-        told.append(f"The network{again} with python export.py --model_dir={results['run']['path']}.")
+        told.append(f"The network{again} with {typed('nhn-export')} --model_dir={results['run']['path']}.")
     return told
 
 

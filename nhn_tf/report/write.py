@@ -18,6 +18,7 @@ from nhn_tf.report import (
     html,
     markdown,
     page,
+    pareto,
     placement,
     plots,
     results,
@@ -27,8 +28,8 @@ from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
 
 PICTURES: Final = (
-    "network", "locations", "enas", "training", "lds", "confusion", "confusions", "mistakes", "histograms", "timeline",
-    "score_plane",
+    "network", "locations", "enas", "pareto", "training", "lds", "confusion", "confusions", "mistakes", "histograms",
+    "timeline", "score_plane",
 )  # fmt: skip
 """Every picture that a report may have."""
 
@@ -92,6 +93,7 @@ def _networks(run: Run) -> dict[str, Figure]:
 def _figures(run: Run, value: results.Json, *, narrow: bool = False) -> dict[str, Figure]:
     """The other pictures, as far as there is something to show."""
     drawn: dict[str, Figure | None] = {**curves.draw(run, narrow=narrow)}
+    drawn["pareto"] = pareto.draw(run.stages["enas"], narrow=narrow)
     if answered := classes.last(run):
         _, answers = answered
         drawn["confusion"] = class_pictures.confusion(answers, narrow=narrow)

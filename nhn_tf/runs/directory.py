@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nhn_tf import backends as backends
 from nhn_tf.storage import files
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.storage import lock

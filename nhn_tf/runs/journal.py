@@ -173,6 +173,8 @@ def _same_process(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def _git_commit() -> str | None:
     """The commit of the source tree this package runs from, or None outside a checkout."""
     root = Path(nhn_tf.__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # an installation may lie in a checkout of something else
+        return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from nhn_tf.commands import typed
 from nhn_tf.errors import UserError
 from nhn_tf.runs.tracking import TrackedStage
 
@@ -42,7 +43,8 @@ class MlflowTracker:
         try:
             from mlflow import MlflowClient
         except ImportError as error:
-            raise UserError(f'the tracker mlflow needs MLflow ({error}). Install it: pip install ".[mlflow]"') from None
+            how = typed('pip install "nhn-tf[mlflow]"')
+            raise UserError(f"the tracker mlflow needs MLflow ({error}). Install it: {how}") from None
         self._client = MlflowClient(tracking_uri)
         self._experiment = experiment
         self._runs: dict[str, str] = {}

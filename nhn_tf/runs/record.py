@@ -248,7 +248,7 @@ class StageRecord:
 
     def _again(self) -> str:
         """What to do about a stage whose files are damaged."""
-        command = f"python {self.stage.command} --model_dir={self.run}"
+        command = f"{self.stage.command} --model_dir={self.run}"
         return f"Or begin the stage again, with its settings of before and --overwrite: {command}"
 
 

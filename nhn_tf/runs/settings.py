@@ -28,6 +28,11 @@ ADDED = {
     "config.paired_fitness": False,
     "config.random_probes": 0,
     "config.pointwise_sparsity": 0.0,
+    "config.objective": "accuracy",
+    "config.cost_target": 0.0,
+    "config.cost_weight": 0.07,
+    "config.cost_filters": 0,
+    "config.cost_sparsity": 0.85,
 }
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -103,7 +108,7 @@ class Settings:
 
     def command(self, stage: str, model_dir: Path) -> str:
         """The command that runs `stage` on the same data."""
-        parts = [f"python {stages.find(stage).command} --model_dir={model_dir}"]
+        parts = [f"{stages.find(stage).command} --model_dir={model_dir}"]
         if self.preset:
             parts.append(f"--preset={self.preset}")
             defaults = PRESETS[self.preset].data.to_json()

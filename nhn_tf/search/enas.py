@@ -27,6 +27,8 @@ from nhn_tf.search.callbacks import takes
 from nhn_tf.search.candidates import distinct_rows, draw_distinct
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.history import History, Table, joined, part_of
+from nhn_tf.search.latency import Latencies
+from nhn_tf.search.objective import WEIGHED, Objective
 from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import STATE
 from nhn_tf.search.searcher import OBJECTIVE, Searcher, data_shape, whole_number
@@ -69,8 +71,8 @@ class EnasSearch(Searcher):
         exp(-loss), in (0, 1]: of guessing among N classes it is 1 / N, as an accuracy's is, so that every setting of
         the controller means the same. Trials are ranked by the loss itself.
       reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
-        the accuracy, in the search and in the ranking. What is not finite counts as the lowest of its update, 0 at
-        most, and ranks last. For a search to resume to the same bits it must be a pure function.
+        `config.objective`, in the search and in the ranking. What is not finite counts as the lowest of its update, 0
+        at most, and ranks last. For a search to resume to the same bits it must be a pure function.
       max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
       seed: as for `Searcher`, as are `directory`, `project_name`, `overwrite` and `logger`.
@@ -78,6 +80,7 @@ class EnasSearch(Searcher):
     Attributes:
       supernet: the shared weights.
       controller: what proposes architectures.
+      weighing: what `config.objective` makes of an architecture and its accuracy, and what its network costs.
 
     Example:
 
@@ -133,11 +136,15 @@ class EnasSearch(Searcher):
         )
         self.config: EnasConfig = config
         self._own_reward = reward
-        if reward is not None and self.objective != OBJECTIVE:
-            raise ValueError(f"`reward` is made of the accuracy: leave `objective` out. Received: {self.objective!r}.")
-        if reward is not None or self.objective == LOSS:
-            self.objective_metric = "" if reward else LOSS
+        if reward is not None and (self.objective != OBJECTIVE or config.objective != EnasConfig.objective):
+            received = f"{self.objective!r}, and {config.objective!r} in `config`"
+            raise ValueError(f"`reward` is made of the accuracy: leave `objective` out. Received: {received}.")
+        if self.objective == LOSS and config.objective != EnasConfig.objective:
+            raise ValueError(f"`config.objective`={config.objective} weighs accuracy, not {LOSS}: give one of them.")
         self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
+        self.weighing = Objective(config, self.input_shape, self.num_classes)
+        if self._reward is not None or self.objective == LOSS:
+            self.objective_metric = LOSS if self.objective == LOSS else ""
         self.steps_per_execution = steps_per_execution
         keras.utils.set_random_seed(self.seed)
         self.supernet = MacroSupernet(
@@ -216,6 +223,11 @@ class EnasSearch(Searcher):
     # The loop.
 
     @property
+    def _reward(self) -> Reward | None:
+        """What is maximised in the place of the accuracy."""
+        return self._own_reward or (None if self.weighing.is_accuracy else self.weighing)
+
+    @property
     def length(self) -> int:
         return self.config.epochs
 
@@ -226,6 +238,7 @@ class EnasSearch(Searcher):
     def prepare(self, train_batches: given.TrainingBatches, validation_data: Batches, epochs: int) -> None:
         """Compiles the supernet for a schedule of `epochs` and splits the validation images into reward batches."""
         config = self.config
+        self.weighing = self.weighing.measured()
         optimizer_arrays = self._optimizer_arrays()
         if self.epoch and not optimizer_arrays:
             raise ValueError(
@@ -352,13 +365,11 @@ class EnasSearch(Searcher):
 
     @property
     def figure(self) -> str:
-        return self.objective if self._own_reward is None else "val_reward"
+        return self.objective if self._reward is None else "val_reward"
 
     def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
         """What an architecture int32 [G] is ranked by, of the objective's value; NaN where it is not finite."""
-        if self._own_reward is None:
-            return accuracy
-        return finite(float(self._own_reward(self.decode(genes), accuracy)))
+        return accuracy if self._reward is None else finite(float(self._reward(self.decode(genes), accuracy)))
 
     def _controller_metrics(
         self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
@@ -366,7 +377,7 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
-        noise = math.nan  # of a loss, or of a reward of the caller's own: unknown
+        noise = math.nan  # of a loss, or of another reward than the accuracy: unknown
         if self.figure == OBJECTIVE:
             noise = sampling_noise(rewards, self._reward_batches.batch_size)
         loss = {LOSS: mean_loss(rewards)} if self.objective == LOSS else {}
@@ -429,7 +440,15 @@ class EnasSearch(Searcher):
             "architectures_evaluated": len(found),
             "random_architectures_evaluated": len(control),
         }
+        if not self.weighing.is_accuracy:
+            figures |= self._weighed("", found[0]) | (self._weighed("random_search_", control[0]) if control else {})
+            if config.objective in WEIGHED:
+                figures["cost_target"] = self.weighing.target
         return Conclusion(rank(found + control, self.direction), comparisons, figures)
+
+    def _weighed(self, prefix: str, best: Trial) -> dict[str, float | None]:
+        """What the objective weighs, of the best trial."""
+        return {f"{prefix}best_accuracy": best.accuracy, f"{prefix}best_cost": self.weighing.cost(best.genotype)}
 
     def keep(self, trials: list[Trial]) -> list[Trial]:
         """The best `top_k` of the controller and of the control."""
@@ -459,7 +478,9 @@ class EnasSearch(Searcher):
             self.progress = Progress("ranking", sum(map(len, ranked.values())), {"ranked": dict(ranked)})
             self.report_step(len(known), len(genes))
         scores = [self._rewarded(row, value) for row, value in zip(genes, known, strict=True)]
-        trials = [Trial(self.decode(row), score, source) for row, score in zip(genes, scores, strict=True)]
+        accuracies = [None] * len(known) if self.objective == LOSS else known
+        figures = zip(genes, scores, accuracies, strict=True)
+        trials = [Trial(self.decode(row), score, source, accuracy) for row, score, accuracy in figures]
         return rank(trials, self.direction)
 
     def build_model(self, genotype: Genotype) -> keras.Model:
@@ -484,7 +505,9 @@ class EnasSearch(Searcher):
         return {**joined(parts), **super().state_arrays()}
 
     def state_values(self) -> dict[str, Any]:
-        return {**super().state_values(), "controller": self.controller.state_values()}
+        measured = self.weighing.latencies
+        known = {} if measured is None else {"latencies": measured.to_json()}
+        return {**super().state_values(), "controller": self.controller.state_values(), **known}
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         self.check_identity(values)
@@ -493,6 +516,8 @@ class EnasSearch(Searcher):
         parts = {part: part_of(part, arrays) for part in PARTS}
         weights.from_arrays(self.supernet, parts["supernet"])
         self.controller.restore(parts["controller"], values["controller"])
+        if "latencies" in values:
+            self.weighing = dataclasses.replace(self.weighing, latencies=Latencies.from_json(values["latencies"]))
         self._restored_optimizer = parts["optimizer"]
         self._restored_metrics = [parts["metrics"][str(number)] for number in range(len(parts["metrics"]))]
         super().restore(arrays, values)

@@ -38,6 +38,7 @@ class Table:
             "numbers": np.zeros((0, numbers), np.int16),
             "bits": np.zeros((0, -(-bits // 8)), np.uint8),
             "score": np.zeros(0, np.float64),
+            "accuracy": np.zeros(0, np.float64),
         }
 
     def __len__(self) -> int:
@@ -59,13 +60,25 @@ class Table:
         """float64 [N]; NaN where an architecture could not be measured."""
         return self._columns["score"]
 
-    def add(self, tags: int | Sequence[int], genes: np.ndarray, scores: Sequence[float] | np.ndarray) -> None:
-        """Adds rows: genes int [n, G], scores float [n], a whole number for all of them or for each."""
+    @property
+    def accuracies(self) -> np.ndarray:
+        """float64 [N], in [0, 1]; NaN where it is not known beside the score."""
+        return self._columns["accuracy"]
+
+    def add(
+        self,
+        tags: int | Sequence[int],
+        genes: np.ndarray,
+        scores: Sequence[float] | np.ndarray,
+        accuracies: Sequence[float] | np.ndarray = (),
+    ) -> None:
+        """Adds rows: a tag for all or each, genes int [n, G], scores float [n], and accuracies float [n] if known."""
         rows = {
             self.tag: np.broadcast_to(tags, len(scores)),
             "numbers": genes[:, : self.numbers],
             "bits": np.packbits(genes[:, self.numbers :].astype(bool), axis=1),
             "score": np.asarray(scores),
+            "accuracy": np.asarray(accuracies) if len(accuracies) else np.full(len(scores), np.nan),
         }
         for name, column in self._columns.items():
             self._columns[name] = np.concatenate([column, rows[name].astype(column.dtype)])
@@ -75,12 +88,14 @@ class Table:
         return dict(self._columns) if len(self) else {}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes over what `arrays` returned.
+        """Takes over what `arrays` returned; older tables had no accuracies.
 
         Raises:
           ValueError: they are not columns of such a table; it stays as it was.
         """
         rows = {len(array) for array in arrays.values()}
+        if len(rows) == 1:
+            arrays = {"accuracy": np.full(max(rows), np.nan), **arrays}
         fits = all(
             name in arrays and (arrays[name].dtype, arrays[name].shape[1:]) == (column.dtype, column.shape[1:])
             for name, column in self._columns.items()

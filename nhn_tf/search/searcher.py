@@ -14,6 +14,7 @@ import abc
 import dataclasses
 import json
 import logging
+import math
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,8 +42,11 @@ from nhn_tf.values.space import OpError, Space
 
 OBJECTIVE: Final = "val_accuracy"
 UNSAID: Final = {"objective": OBJECTIVE}
-LATER: Final = {"paired_fitness": False, "random_probes": 0}
-"""What states of older searches lack, and settings that they do, as those were made."""
+"""What states of older searches do not say, as they were made."""
+LATER: Final = (
+    "paired_fitness", "random_probes", "objective", "cost_target", "cost_weight", "cost_filters", "cost_sparsity",
+)  # fmt: skip
+"""Settings that they lack; they had the defaults."""
 
 
 def data_shape(input_shape: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], int]:
@@ -375,7 +379,8 @@ class Searcher(abc.ABC):
             if trials:
                 tags = [self.sources.index(trial.source) for trial in trials]
                 genes = np.stack([self.encode(trial.genotype) for trial in trials])
-                self.ranked.add(tags, genes, [trial.score for trial in trials])
+                accuracies = [math.nan if trial.accuracy is None else trial.accuracy for trial in trials]
+                self.ranked.add(tags, genes, [trial.score for trial in trials], accuracies)
             self.trials, self.results = self.keep(trials), figures
             for comparison in comparisons:
                 self.results |= comparison.metrics()
@@ -427,8 +432,10 @@ class Searcher(abc.ABC):
 
     def get_ranked_trials(self) -> list[Trial]:
         """Every final candidate, also of the controls and beyond those that `trials` keeps, best first."""
-        rows = zip(self.ranked.genes, self.ranked.scores.tolist(), self.ranked.tags.tolist(), strict=True)
-        return [Trial(self.decode(genes), score, self.sources[tag]) for genes, score, tag in rows]
+        ranked = self.ranked
+        known = [None if math.isnan(accuracy) else accuracy for accuracy in ranked.accuracies.tolist()]
+        rows = zip(ranked.genes, ranked.scores.tolist(), ranked.tags.tolist(), known, strict=True)
+        return [Trial(self.decode(genes), score, self.sources[tag], accuracy) for genes, score, tag, accuracy in rows]
 
     def get_best_genotypes(self, num_trials: int = 1) -> list[Genotype]:
         return [trial.genotype for trial in self.get_best_trials(num_trials)]
@@ -510,7 +517,8 @@ class Searcher(abc.ABC):
         ours, theirs = json.loads(json.dumps(self.identity())), {**UNSAID, **values["search"]}
         own_op.check_same(theirs.pop("own_ops", {}), ours.pop("own_ops", {}), "the search")
         if "config" in theirs:  # of an older search, before there were these settings
-            theirs["config"] = {**LATER, **theirs["config"]}
+            defaults = type(self.config)().to_json()
+            theirs["config"] = {**{name: defaults[name] for name in LATER if name in defaults}, **theirs["config"]}
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 mine, other = _difference(ours.get(name), theirs.get(name))

@@ -22,21 +22,23 @@ class Trial:
       genotype: the architecture.
       score: the objective's value; NaN for one that could not be measured.
       source: what proposed it, such as "controller" or "random".
+      accuracy: on the images that the score was measured on, where that is known.
     """
 
     genotype: Genotype
     score: float
     source: str
+    accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         score = self.score if math.isfinite(self.score) else None
-        return {"genotype": self.genotype.to_json(), "score": score, "source": self.source}
+        return {"genotype": self.genotype.to_json(), "score": score, "source": self.source, "accuracy": self.accuracy}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], masks: Masks | None = None) -> Trial:
         """Reads `to_json`'s value; of the masks it holds only a digest, which these must have."""
         score = math.nan if value["score"] is None else value["score"]
-        return cls(Genotype.from_json(value["genotype"], masks), score, value["source"])
+        return cls(Genotype.from_json(value["genotype"], masks), score, value["source"], value.get("accuracy"))
 
 
 def rank(trials: Sequence[Trial], direction: str = "max") -> list[Trial]:

@@ -207,6 +207,36 @@ class EnasConfig(SgdConfig):
     random_probes: int = setting(
         0, "random architectures measured after each epoch too, for a curve of the control", low=0, high=10_000
     )
+    objective: str = setting(
+        "accuracy",
+        "what is maximised: validation accuracy, the paper's figure of merit, or accuracy weighed against live "
+        "parameters, multiply-adds, or time in the sparse runtime on this machine",
+        choices=("accuracy", "score", "params", "flops", "latency"),
+        source="paper, section 2.1: accuracy",
+    )
+    cost_target: float = setting(
+        0.0,
+        "live parameters, multiply-adds or milliseconds aimed at; 0: what random architectures have on average",
+        low=0,
+        high=1e15,
+    )
+    cost_weight: float = setting(
+        0.07,
+        "how much cost counts: accuracy is multiplied by (target / cost) to this power",
+        low=0,
+        high=10,
+        source="Tan et al. 2019",
+    )
+    cost_filters: int = setting(
+        0,
+        "channels in the first segment of the network whose cost counts; 0: as many as the supernet has",
+        unit="channels",
+        low=0,
+        high=4096,
+    )
+    cost_sparsity: float = setting(
+        0.85, "share of its 3x3 and 5x5 kernels that are taken to be pruned", low=0, high=0.9999
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
+from nhn_tf.commands import typed
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -18,7 +20,7 @@ class Stage:
       name: what it is called in flags, messages and done.json.
       directory: its directory within the run's.
       after: the stage whose result it builds on; None for the first.
-      command: the script and flag that run it.
+      call: the command and flag that run it, as `nhn_tf.commands` wants them.
       run: its body in `nhn_tf.stages`, "module:function"; a name, since bodies stand above this table, which all read.
       inherits: whether it starts from the weights of the stage before it, not from the genotype alone.
       controls: of a control, the stage that it is compared with and whose settings it takes; "" where it has its own.
@@ -29,34 +31,39 @@ class Stage:
     name: str
     directory: str
     after: str | None
-    command: str
+    call: str
     run: str
     inherits: bool = True
     controls: str = ""
     weights_of: str = ""
     epochs_of: tuple[str, ...] = ()
 
+    @property
+    def command(self) -> str:
+        """The command that runs it, as it is typed here."""
+        return typed(self.call)
+
 
 STAGES: Final = (
-    Stage("enas", "1-enas", None, "search.py --stage=enas", "search:enas", inherits=False),
-    Stage("base", "2-base", "enas", "train.py --stage=base", "train:base", inherits=False),
-    Stage("prune", "3-prune", "base", "prune.py", "prune:prune"),
-    Stage("pruned", "4-pruned", "prune", "train.py --stage=pruned", "train:pruned"),
-    Stage("lds_location", "5-lds_location", "pruned", "search.py --stage=lds_location", "search:locations"),
-    Stage("lds_direction", "6-lds_direction", "lds_location", "search.py --stage=lds_direction", "search:directions"),
-    Stage("final", "7-final", "lds_direction", "train.py --stage=final", "train:final"),
+    Stage("enas", "1-enas", None, "nhn-search --stage=enas", "search:enas", inherits=False),
+    Stage("base", "2-base", "enas", "nhn-train --stage=base", "train:base", inherits=False),
+    Stage("prune", "3-prune", "base", "nhn-prune", "prune:prune"),
+    Stage("pruned", "4-pruned", "prune", "nhn-train --stage=pruned", "train:pruned"),
+    Stage("lds_location", "5-lds_location", "pruned", "nhn-search --stage=lds_location", "search:locations"),
+    Stage("lds_direction", "6-lds_direction", "lds_location", "nhn-search --stage=lds_direction", "search:directions"),
+    Stage("final", "7-final", "lds_direction", "nhn-train --stage=final", "train:final"),
 )  # fmt: skip
 
 
 def _control(name: str, after: str, run: str, controls: str, **options: Any) -> Stage:
-    return Stage(name, name, after, f"pipeline.py --controls={name}", run, controls=controls, **options)
+    return Stage(name, name, after, f"nhn-pipeline --controls={name}", run, controls=controls, **options)
 
 
 _RETRAINED: Final = ("prune", "pruned")  # the epochs of `prune` count where it trains
 _ALL: Final = ("base", *_RETRAINED, "final")
 
 CONTROLS: Final = (
-    Stage("baseline", "baseline", None, "train.py --stage=baseline", "train:baseline", inherits=False),
+    Stage("baseline", "baseline", None, "nhn-train --stage=baseline", "train:baseline", inherits=False),
     _control("pruned_longer", "pruned", "train:final", "final"),
     _control("random_addons", "lds_direction", "controls:random_addons", "final", weights_of="pruned"),
     _control("random_pruning", "prune", "controls:random_pruning", "pruned", weights_of="base", epochs_of=_RETRAINED),

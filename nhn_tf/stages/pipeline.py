@@ -13,6 +13,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 
+from nhn_tf.commands import typed
 from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
@@ -334,7 +335,7 @@ def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
 def _reported(directory: RunDirectory, rows: Sequence[Row], plan: Plan | None = None) -> dict[str, Any]:
     report = write_report(directory.path)
     _show(directory, plan, report["verdict"])
-    predict = f"python predict.py --model_dir={shlex.quote(str(directory.path))} PICTURE"
+    predict = f"{typed('nhn-predict')} --model_dir={shlex.quote(str(directory.path))} PICTURE"
     print(*report["verdict"], f"Report: {report['html']}", f"Predict: {predict}", "", sep="\n", flush=True)
     return {**report, "wall_s": {stage: done["wall_s"] for stage, done, _ in rows}}
 

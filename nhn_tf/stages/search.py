@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from nhn_tf.data.batches import Batches
 from nhn_tf.models import weights
 from nhn_tf.runs import Done, ReadyStage, Settings
-from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch, Trial
+from nhn_tf.search import DirectionSearch, EnasSearch, LocationSearch
 from nhn_tf.settings import DirectionConfig, EnasConfig, LdsConfig, LocationConfig
 from nhn_tf.stages import resuming
 from nhn_tf.stages.feed import Feed
@@ -33,7 +32,7 @@ def enas(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
     )
     begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.objective(feed.data.val)))
-    _write_trials(begun / "trials.csv", searcher.get_ranked_trials())
+    _write_trials(begun / "trials.csv", searcher)
     searcher.save_history(begun.path)
     searcher.save_controller(begun.path)
     genotype = searcher.get_best_genotypes(1)[0]
@@ -85,10 +84,17 @@ def _evaluation(feed: Feed, config: LdsConfig) -> tuple[Batches, Batches]:
     return feed.train(config, with_validation=True), feed.objective(feed.data.test)
 
 
-def _write_trials(path: Path, trials: Sequence[Trial]) -> None:
-    """The ranked candidates: place, what proposed them, score, architecture in ENAS's text form on one line."""
-    rows = [(trial.source, trial.score, " ".join(trial.genotype.to_enas_text().split())) for trial in trials]
-    files.write_csv(path, ("place", "source", "score", "architecture"), [(i, *row) for i, row in enumerate(rows, 1)])
+def _write_trials(path: Path, searcher: EnasSearch) -> None:
+    """The ranked candidates: place, what proposed them, score, accuracy, cost, architecture in ENAS's text form."""
+    rows, latencies = [], searcher.weighing.latencies
+    for place, trial in enumerate(searcher.get_ranked_trials(), 1):
+        cost = searcher.weighing.network_cost(trial.genotype)
+        took = () if latencies is None else (round(latencies(trial.genotype), 6),)
+        text = " ".join(trial.genotype.to_enas_text().split())
+        rows.append((place, trial.source, trial.score, trial.accuracy, cost.live_params, cost.live_flops, *took, text))
+    timed = () if latencies is None else ("latency_ms",)
+    head = ("place", "source", "score", "accuracy", "live_params", "multiply_adds", *timed, "architecture")
+    files.write_csv(path, head, rows)
 
 
 def _write_addons(path: Path, searcher: LocationSearch | DirectionSearch) -> None:

@@ -41,6 +41,7 @@ class Stream(enum.IntEnum):
     REWARD_ORDER = 25  # of the validation images in rewards
     SHOWN_ARCHITECTURES = 26  # those whose choices are pictured
     RANDOM_PROBES = 27  # the random ones that are measured after each epoch
+    TYPICAL_COST = 28  # those whose mean cost is aimed at
     # Pruning.
     RANDOM_PRUNING = 30  # sensitivities of the random criterion
     # The location-direction search.

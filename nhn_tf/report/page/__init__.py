@@ -30,7 +30,7 @@ def page(results: Json, pictures: Collection[str]) -> Page:
         Section("Accuracy and size", outcome.accuracy(results)),
         Section("Classes", outcome.classes(results, pictures)),
         Section("Exported files", outcome.exports(results)),
-        Section("The searches beside their controls", course.controls(results)),
+        Section("The searches beside their controls", course.controls(results, pictures)),
         Section("Convergence", course.convergence(results, pictures)),
         Section("Ablations: test accuracy along the way", outcome.ablations(results)),
         Section("Pruning by layer", course.pruning(results, pictures)),

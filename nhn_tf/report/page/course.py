@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from nhn_tf.report import published
+from nhn_tf.report import pareto, published
 from nhn_tf.report.cells import clock, figure, points, with_interval
 from nhn_tf.report.elements import Block, Code, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.results import Json
@@ -34,7 +34,8 @@ _CURVES = {
 }
 
 
-def controls(results: Json) -> list[Block]:
+def controls(results: Json, pictures: Collection[str]) -> list[Block]:
+    blocks: list[Block] = []
     cells = []
     for row in results["controls"]:
         computed = row["computed"]
@@ -42,11 +43,18 @@ def controls(results: Json) -> list[Block]:
         chance = "—" if computed["noise"] is None else f"±{100 * computed['noise']:.2f}"
         gain = points(computed["gain"])
         cells.append((row["stage"], row["figure"], pair[0], row["control"], pair[1], gain, chance, Code(row["source"])))
-    if not cells:
-        return []
-    head = ("search", "figure", "found", "control", "control's", "gain", "chance makes", "source")
-    note = "Chance: how far two equally good networks differ on so many images, in 95 of 100 cases."
-    return [Table(head, cells, right=(2, 4, 5, 6)), Paragraph(note)]
+    if cells:
+        head = ("search", "figure", "found", "control", "control's", "gain", "chance makes", "source")
+        note = "Chance: how far two equally good networks differ on so many images, in 95 of 100 cases."
+        blocks += [Table(head, cells, right=(2, 4, 5, 6)), Paragraph(note)]
+    if "pareto" in pictures:
+        value = results["front"]
+        caption = (
+            f"Every ranked architecture: accuracy of the shared weights on all of validation, and "
+            f"{pareto.LABELS[value['cost']]} of its network; lines: what none of the same source beats in both."
+        )
+        blocks.append(Picture("pareto", caption, (caption, " From ", Code(value["source"]), ".")))
+    return blocks
 
 
 def convergence(results: Json, pictures: Collection[str]) -> list[Block]:

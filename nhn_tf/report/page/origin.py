@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from nhn_tf.commands import typed
 from nhn_tf.report import published
 from nhn_tf.report.cells import millions, setting, with_interval
 from nhn_tf.report.elements import Block, Bullets, Code, Heading, Paragraph, Picture, Strong, Table, Text
@@ -29,7 +30,7 @@ def run(results: Json) -> list[Block]:
 
 def commands(results: Json) -> list[Block]:
     rows = [(call["time"] or "—", Code(call["command"]), (call["git_commit"] or "—")[:10]) for call in results["calls"]]
-    again = f"python pipeline.py --repeat={results['run']['path']}/run.json --model_dir=NEW"
+    again = f"{typed('nhn-pipeline')} --repeat={results['run']['path']}/run.json --model_dir=NEW"
     return [Table(("when", "command", "commit"), rows), Paragraph(("The whole run once more: ", Code(again), "."))]
 
 

@@ -125,7 +125,7 @@ SIZED = (
     lambda rng: lambda x: layers.MaxPooling2D(2)(layers.Conv2DTranspose(6, 4, strides=2)(x)),  # a pixel larger
     lambda rng: layers.LayerNormalization(axis=[1, 2, 3], scale=bool(rng.integers(2))),
     lambda rng: layers.PReLU(),
-    lambda rng: layers.Reshape((4, 16, -1)),
+    lambda rng: lambda x: layers.Reshape((4, 16, -1) if np.prod(x.shape[1:3]) == 64 else (*x.shape[2:0:-1], -1))(x),
     lambda rng: lambda x: layers.Reshape(x.shape[1:])(layers.Flatten()(x)),
     lambda rng: lambda x: layers.Resizing(*x.shape[1:3])(layers.Resizing(5, 7)(x)),
 )

@@ -55,7 +55,7 @@ from nhn_tf.training import optimizers
 ROOT: Final = Path(__file__).resolve().parents[1]
 METHODS: Final = ("ours", "cnn", "recipe", "mobilenet", "autokeras")
 MOST_EPOCHS: Final = 400
-SMALLEST: Final = int(os.environ.get("SM", "32"))
+SMALLEST: Final = 32
 """MobileNetV3 takes no smaller pictures."""
 
 

@@ -38,7 +38,7 @@ def prepare() -> str:
       UserError: the variable KERAS_BACKEND or Keras's configuration file asks for a backend that is not supported or
         not installed, or the file for other tensors than float32 with channels last.
     """
-    from nhn_tf import backends  # refused where there is none
+    from nhn_tf.storage import backends  # refused where there is none
 
     path = _config_path()
     config = _read_config(path)
@@ -69,7 +69,7 @@ def prepare() -> str:
 
 def _installed(backend: str, is_asked: bool) -> str:
     """That backend, or the one that there is, if nobody has asked for it."""
-    from nhn_tf import backends
+    from nhn_tf.storage import backends
 
     there = backends.installed()
     if backend in there:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nhn_tf.commands import called, typed
 from nhn_tf.errors import UserError
 from nhn_tf.storage import modules, stopping, terminal
+from nhn_tf.storage.commands import called, typed
 
 from . import backend_choice, define
 from .define import StageFlags

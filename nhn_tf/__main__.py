@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 
-from nhn_tf.commands import NAMES
+from nhn_tf.storage.commands import NAMES
 
 _INSTALLED = importlib.util.find_spec("nhn_tf.flags") is not None
 FLAGS = "nhn_tf.flags" if _INSTALLED else "flags"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from nhn_tf import backends, commands
+from nhn_tf.storage import backends, commands
 from tests.snippets import ROOT, cells, fences
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -103,7 +103,7 @@ def test_without_a_backend_what_needs_keras_says_so_in_a_sentence(statement):
     program = f"import sys\nsys.modules |= dict.fromkeys({backends.BACKENDS})\n{statement}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
-        "nhn_tf.backends.MissingBackendError: the Keras backend tensorflow or jax is not installed. "
+        "nhn_tf.storage.backends.MissingBackendError: the Keras backend tensorflow or jax is not installed. "
         "Run: pip install '.[tensorflow]' or pip install '.[jax]'."
     )
     assert "keras" not in done.stderr.split("MissingBackendError")[0]

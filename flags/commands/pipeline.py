@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nhn_tf.commands import typed
 from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import BORROWING, NAMES
 from nhn_tf.storage import files
+from nhn_tf.storage.commands import typed
 
 from .. import entry
 from ..define import StageFlags, noted_plan

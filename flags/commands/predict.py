@@ -23,10 +23,10 @@ from pathlib import Path
 
 from absl import flags
 
-from nhn_tf.commands import typed
 from nhn_tf.data import folder_listing, skipped_files
 from nhn_tf.errors import UserError
 from nhn_tf.export import Prediction, load_predictor, predicting
+from nhn_tf.storage.commands import typed
 
 from .. import entry
 

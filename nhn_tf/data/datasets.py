@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.data import (
     arrays,
     balance,

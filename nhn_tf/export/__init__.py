@@ -39,6 +39,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nhn_tf import backends as backends
+    from nhn_tf.storage import backends as backends
 
     return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

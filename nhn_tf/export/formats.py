@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from nhn_tf import sparse
-from nhn_tf.commands import typed
 from nhn_tf.export.plain import plain
 from nhn_tf.export.source import ExportError
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
+from nhn_tf.storage.commands import typed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,13 +18,13 @@ from typing import Final
 
 import numpy as np
 
-from nhn_tf.commands import typed
 from nhn_tf.data.splits import DataError
 from nhn_tf.errors import UserError
 from nhn_tf.export import source
 from nhn_tf.export.preprocessing import FILE, Preprocessing
 from nhn_tf.export.source import ExportError
 from nhn_tf.storage import files
+from nhn_tf.storage.commands import typed
 
 SPARSE: Final = "network.nhn"
 KERAS: Final = "network.keras"

@@ -1,6 +1,6 @@
 """Keras layers, all serialisable under the package name `nhn_tf`."""
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.layers.add_on import AddOnChoice, DirectedConv2D
 from nhn_tf.layers.batch_norm import BatchNorm
 from nhn_tf.layers.frozen import Frozen

@@ -9,7 +9,7 @@
 `check` names what of a model stays as it is, and why.
 """
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.pruning.api import propose, prune
 from nhn_tf.pruning.compact import compact, live_costs, live_parameters
 from nhn_tf.pruning.criteria import CRITERIA, Selection, random_masks, score, select

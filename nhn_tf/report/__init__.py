@@ -3,7 +3,7 @@
 write_report("runs/demo")     # writes runs/demo/report/
 """
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.report.write import write_report
 
 __all__ = ["write_report"]

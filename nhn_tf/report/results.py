@@ -12,13 +12,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nhn_tf.commands import called
 from nhn_tf.models import complexity
 from nhn_tf.report import best_locations, classes, exports, pareto, published, verdict
 from nhn_tf.report.placement import source_name
 from nhn_tf.report.reading import Run
 from nhn_tf.runs import NOT_IN_DIGEST, StageRecord, lineage
 from nhn_tf.settings import PRESETS
+from nhn_tf.storage.commands import called
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.intervals import noise, wilson

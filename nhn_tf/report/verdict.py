@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from nhn_tf.commands import typed
 from nhn_tf.report import cells, pareto
 from nhn_tf.report.reading import Run
+from nhn_tf.storage.commands import typed
 from nhn_tf.values.intervals import noise
 
 Json = dict[str, Any]

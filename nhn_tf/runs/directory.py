@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.runs.journal import NAME, Journal
 from nhn_tf.runs.open_stage import ReadyStage, ready

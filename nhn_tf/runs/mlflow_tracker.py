@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nhn_tf.commands import typed
 from nhn_tf.errors import UserError
 from nhn_tf.runs.tracking import TrackedStage
+from nhn_tf.storage.commands import typed
 
 EXPERIMENT: Final = "nhn_tf"
 STORE: Final = "mlruns"

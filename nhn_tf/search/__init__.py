@@ -1,6 +1,6 @@
 """The searches, `EnasSearch`, `LocationSearch` and `DirectionSearch`, and the parts they are made of."""
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.search.callbacks import SearchCallback
 from nhn_tf.search.controller import Controller
 from nhn_tf.search.directions import DirectionSearch

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from nhn_tf.commands import typed
+from nhn_tf.storage.commands import typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Stage:
       name: what it is called in flags, messages and done.json.
       directory: its directory within the run's.
       after: the stage whose result it builds on; None for the first.
-      call: the command and flag that run it, as `nhn_tf.commands` wants them.
+      call: the command and flag that run it, as `nhn_tf.storage.commands` wants them.
       run: its body in `nhn_tf.stages`, "module:function"; a name, since bodies stand above this table, which all read.
       inherits: whether it starts from the weights of the stage before it, not from the genotype alone.
       controls: of a control, the stage that it is compared with and whose settings it takes; "" where it has its own.

@@ -13,7 +13,6 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-from nhn_tf.commands import typed
 from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
@@ -31,6 +30,7 @@ from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES
 from nhn_tf.stages import estimating, planning, repeating, runner
 from nhn_tf.stages.feed import forget_data, load_feed
 from nhn_tf.storage import files
+from nhn_tf.storage.commands import typed
 
 # What a stage's row of the table shows beside its time.
 FIGURES: Final = (

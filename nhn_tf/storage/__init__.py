@@ -1,1 +1,1 @@
-"""Nothing is lost: files that are whole or absent, one writer, checkpoints, signals that wait for a step."""
+"""Nothing is lost: files that are whole or absent, one writer, checkpoints; and what a process finds around it."""

@@ -1,6 +1,6 @@
 """How every network here is trained and measured, and resumed from anywhere within an epoch."""
 
-from nhn_tf import backends as backends
+from nhn_tf.storage import backends as backends  # isort: skip
 from nhn_tf.training.fit import (
     CHECKED_EVERY,
     DivergedError,

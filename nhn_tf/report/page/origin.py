@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from nhn_tf.commands import typed
 from nhn_tf.report import published
 from nhn_tf.report.cells import millions, setting, with_interval
 from nhn_tf.report.elements import Block, Bullets, Code, Heading, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.results import Json
+from nhn_tf.storage.commands import typed
 
 
 def run(results: Json) -> list[Block]:

@@ -16,7 +16,7 @@ from typing import Final
 NAMES: Final = ("search", "train", "prune", "pipeline", "report", "export", "predict")
 _PREFIX: Final = "nhn-"
 _COMMAND: Final = re.compile(rf"\b{_PREFIX}({'|'.join(NAMES)})\b")
-_IN_CHECKOUT: Final = not Path(__file__).with_name("flags").is_dir()
+_IN_CHECKOUT: Final = not (Path(__file__).parents[1] / "flags").is_dir()
 """Whether `flags` lies beside this package, not within it as in an installation."""
 
 

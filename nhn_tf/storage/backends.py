@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib.util
 from typing import Final
 
-from nhn_tf.commands import typed
 from nhn_tf.errors import UserError
+from nhn_tf.storage.commands import typed
 
 BACKENDS: Final = ("tensorflow", "jax")
 

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 Value = str
 """Name of an SSA value, or a literal."""
 
+STACK = 64
+"""Bytes that a function's stack starts at a multiple of: what finds no register must not cross cache lines."""
+
 
 def float_literal(number: float) -> Value:
     """A float32 as LLVM writes it: the bits of the double of equal value."""
@@ -40,8 +43,8 @@ class Function:
 
     def __str__(self) -> str:
         lines = [
-            f"define void @{self.name}({self._parameters}) noinline {{", "entry:", *self._slots, "  br label %start",
-            "start:", *self._lines, "  ret void", "}",
+            f"define void @{self.name}({self._parameters}) noinline alignstack({STACK}) {{", "entry:", *self._slots,
+            "  br label %start", "start:", *self._lines, "  ret void", "}",
         ]  # fmt: skip
         return "\n".join(lines)
 

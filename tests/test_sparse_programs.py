@@ -28,7 +28,7 @@ LANES = list(machine.HOSTS)
 
 def check(program, seed, lanes, tolerance=1e-5):
     rng = np.random.default_rng(seed)
-    runtime = compile_program(program, lanes=lanes, threads=1)
+    runtime = compile_program(program, host=machine.HOSTS[lanes], threads=1)
     images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
     results = runtime(*images)
     for result, expected in zip(
@@ -245,7 +245,7 @@ def test_a_nan_goes_through_maxima_and_activations(lanes):
     whole = ops.GlobalPool(inputs=(0,), kind="max")
     curves = [ops.Elementwise(inputs=(0,), activation=name) for name in ops.ACTIVATIONS]
     program = ops.Program((images, pool, whole, *curves, ops.Softmax(inputs=(2,))), tuple(range(1, 4 + len(curves))))
-    runtime = compile_program(program, threads=1, lanes=lanes)
+    runtime = compile_program(program, threads=1, host=machine.HOSTS[lanes])
     for y, x in ((0, 0), (2, 3), (4, 6)):
         values = np.zeros((1, 5, 7, 2), np.float32)
         values[0, y, x, 0] = np.nan
@@ -364,6 +364,7 @@ import numpy as np
 sys.path.insert(0, "tests")
 import sparse_reference as reference
 from nhn_tf.sparse.compiler import compile_program
+from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.program import operations as ops
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -379,7 +380,8 @@ rng = np.random.default_rng(0)
 for lanes in (4, 8, 16):
     for shape in ((1, 1, 1), (5, 7, 3), (8, 8, 2), (3, 3, 17), (20, 33, 1)):
         conv = reference.random_conv(rng, shape, 2, window=(3, 3))
-        runtime = compile_program(ops.Program((ops.Input(inputs=(), size=shape), conv), (0, 1)), threads=1, lanes=lanes)
+        program = ops.Program((ops.Input(inputs=(), size=shape), conv), (0, 1))
+        runtime = compile_program(program, threads=1, host=machine.HOSTS[lanes])
         images = image((1, *shape))
         images[:] = rng.standard_normal(images.shape)
         np.testing.assert_array_equal(runtime(images)[0], images)

@@ -104,6 +104,7 @@ def check_same(
     what: str,
     *,
     shapes: Sequence[Sequence[int]] | None = None,
+    half: bool = False,
 ) -> None:
     """Compares what was made of a model with the model.
 
@@ -112,6 +113,7 @@ def check_same(
       answer: from values for each input to an array for each output.
       what: was made, as the subject of the message.
       shapes: as for `sample_inputs`.
+      half: whether what was made computes in half precision, whatever the model does.
 
     Where the model draws random numbers at inference (Dropout called with `training=True`) nothing can be compared.
 
@@ -129,7 +131,7 @@ def check_same(
         return
     if drawn:
         return
-    tolerance = HALF_TOLERANCE if _is_half(model) else TOLERANCE
+    tolerance = HALF_TOLERANCE if half or _is_half(model) else TOLERANCE
     difference = relative_error([np.asarray(one, np.float32) for one in answer(inputs)], expected)
     if not difference <= tolerance:
         raise DisagreementError(

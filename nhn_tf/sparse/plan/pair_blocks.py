@@ -13,8 +13,8 @@ from nhn_tf.sparse.native.convolution import Block
 from nhn_tf.sparse.native.pair_convolution import PairTap
 from nhn_tf.sparse.plan.blocks import Choice
 
-LATENCY = 6.0
-"""Dot products that must be in flight to keep the unit busy."""
+LATENCY = 10.0
+"""Dot products that must be in flight to keep the unit busy: it takes 6 cycles, and LLVM's order is not the best."""
 
 LANES_MADE = 1.6
 """Of reading a vector of two channels and bringing one pixel of both into its lanes."""
@@ -25,12 +25,14 @@ WEIGHT_LOAD = 1.0
 ENTRY_COST = 3.0
 """Loop and addresses of one entry."""
 
-REGISTERS = 32
-MAX_HELD_WEIGHTS = 9
-"""Of a kernel, that stay in registers where rows stream by; of a larger window the others are read as they are used."""
+HELD = 25
+"""Sums and vectors of pixels in registers, of 32: with more, LLVM moves them to memory and back."""
+
+MAX_UNROLLED = 640
+"""Dot products in one loop body."""
 
 MAX_ROWS = 8
-MAX_FILTERS = 12
+MAX_FILTERS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,8 @@ def _cost(block: Block, window: Window) -> float:
 
 def _fits(block: Block, window: Window) -> bool:
     sums = 2 * block.filters * block.rows * block.chains
-    if block.filters > 1:
-        pixels = 2 if len(window.taps) == 1 else 1
-        return sums + pixels * (block.rows + window.height - 1) + 2 <= REGISTERS
-    return sums + min(len(window.taps), MAX_HELD_WEIGHTS) + 4 <= REGISTERS and sums * len(window.taps) <= 250
+    held = 4 if block.filters == 1 else (block.rows + window.height - 1) * (2 if len(window.taps) == 1 else 1)
+    return sums + held <= HELD and sums // block.chains * len(window.taps) <= MAX_UNROLLED
 
 
 def _best(candidates: Sequence[Block], window: Window, filters: int) -> Choice:

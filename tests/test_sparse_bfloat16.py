@@ -15,7 +15,7 @@ import nhn_tf.sparse
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine, peaks
 from nhn_tf.sparse.native.machine import EMULATED, PAIR_HOST
-from nhn_tf.sparse.plan import blocks, tail, types
+from nhn_tf.sparse.plan import blocks, dtypes, tail
 from nhn_tf.sparse.plan.lower_pairs import to_bfloat16
 from nhn_tf.sparse.program import operations as ops
 
@@ -32,7 +32,7 @@ DRIFT = 2.0**-6
 @pytest.fixture(autouse=True)
 def all_in_pairs(monkeypatch):
     """Also convolutions of maps that leave lanes empty."""
-    monkeypatch.setattr(types, "LEAST_FILLED", 0.0)
+    monkeypatch.setattr(dtypes, "LEAST_FILLED", 0.0)
 
 
 def images_of(program, count=2, seed=1):
@@ -46,7 +46,7 @@ def compiled(program, host, **options):
 
 def expected_of(runtime, images):
     program = runtime.plan.program
-    return reference.compute(program, *images, paired=types.paired(program, runtime.plan.host))
+    return reference.compute(program, *images, paired=dtypes.paired(program, runtime.plan.host))
 
 
 def single(rng, shape, filters, **settings):

@@ -15,7 +15,7 @@ from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
-from nhn_tf.sparse.plan import blocks, tail, types
+from nhn_tf.sparse.plan import blocks, dtypes, tail
 from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.plan.lower_convolutions import _live_entries
 from nhn_tf.sparse.plan.moves import vector_moves
@@ -145,7 +145,7 @@ def tails(monkeypatch):
 @pytest.fixture
 def all_in_pairs(monkeypatch):
     """Also convolutions of maps that leave lanes empty."""
-    monkeypatch.setattr(types, "LEAST_FILLED", 0.0)
+    monkeypatch.setattr(dtypes, "LEAST_FILLED", 0.0)
 
 
 @pytest.mark.parametrize("seed", range(20, 29))

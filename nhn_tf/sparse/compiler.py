@@ -81,7 +81,7 @@ def compile(
             runtime = MixedRuntime(model, native, shapes=shapes)
         if check:
             answer = lambda inputs: agreement.as_list(runtime(*inputs))  # noqa: E731
-            agreement.check_same(model, answer, "the compiled network", shapes=shapes, half=bool(host.pairs))
+            agreement.check_same(model, answer, "the compiled network", shapes=shapes, narrow=bool(host.pairs))
         return runtime
 
     expected = [tensor.shape[1:] for tensor in getattr(model, "inputs", None) or ()]

@@ -12,11 +12,11 @@ from nhn_tf.sparse.native import copies
 from nhn_tf.sparse.native.convolution import Block, Tap
 from nhn_tf.sparse.native.layout import Layout, grid_for, pair_layout
 from nhn_tf.sparse.native.machine import Host
+from nhn_tf.sparse.plan.dtypes import paired
 from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Each, Tables
 from nhn_tf.sparse.plan.tail import MAX_GROUP
-from nhn_tf.sparse.plan.types import paired
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program

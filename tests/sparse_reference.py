@@ -39,7 +39,8 @@ def to_bfloat16(x):
 def compute(program, *images, paired=()):
     """What the program's outputs are: a list of float64 arrays.
 
-    Convolutions among the operations `paired` read and make bfloat16 numbers, of weights that are; sums are exact.
+    Operations among `paired` make bfloat16 numbers; convolutions among them read such, too, and their weights are. Sums
+    are exact.
     """
     given = iter(images)
     values = []
@@ -51,6 +52,8 @@ def compute(program, *images, paired=()):
             continue
         if isinstance(op, ops.Input):
             values.append(np.asarray(next(given), float))
+        elif number in paired and isinstance(op, ops.Elementwise):
+            values.append(to_bfloat16(_elementwise(op, *inputs)))
         elif isinstance(op, ops.Constant):
             values.append(np.repeat(op.values[None].astype(float), len(images[0]), axis=0))
         else:

@@ -119,6 +119,23 @@ def test_filters_that_were_pruned_together_share_a_list(block, host):
 
 
 @pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("shape", [(16, 16), (7, 7), (5, 43)])
+def test_a_residual_block_stays_in_bfloat16(shape, host):
+    """Of odd widths and rows of several vectors; the sum's shift must not reach what lies behind a row."""
+    rng = np.random.default_rng(0)
+    size = (*shape, 6)
+    convs = [reference.random_conv(rng, size, 6, window=(3, 3), density=0.6, value=value) for value in (0, 1, 3)]
+    scale, shift = rng.standard_normal((2, 6)).astype(np.float32)
+    total = ops.Elementwise(inputs=(1, 2), scale=scale, shift=shift, activation="silu")
+    program = ops.Program((ops.Input(inputs=(), size=size), *convs[:2], total, convs[2]), (4,))
+    runtime, images = compiled(program, host), images_of(program)
+    names = [name for _, name in runtime.plan.calls]
+    assert sum(name.startswith(("pack", "unpack")) for name in names) == 2
+    (expected,) = expected_of(runtime, images)
+    np.testing.assert_allclose(runtime(*images), expected, atol=DRIFT * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_program_is_the_emulations(seed, host):
     check_network(seed, host, length=8)

@@ -1,10 +1,11 @@
-"""Generators of the kernels on bfloat16 maps beside convolutions: from float32 and back, ReLU.
+"""Generators of the kernels on bfloat16 maps beside convolutions: from float32 and back, ReLU, sums and activations.
 
 Between the types lie, for each channel, two float32 planes: of the first and of the second pixel of each pair.
 """
 
 from __future__ import annotations
 
+from nhn_tf.sparse.native.activations import Activation, activate
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.native.map_kernels import planes_of_each_channel
 from nhn_tf.sparse.native.pairs import PairFunction, interleaved
@@ -42,4 +43,44 @@ def relu(name: str, rows: int, lines: int, stride: int, lanes: int, *, emulated:
     with planes_of_each_channel(f) as (source, target), f.loop(0, rows) as y, f.turns(lines) as line:
         place = f.add(f.mul(y, stride), f.mul(line, lanes))
         f.store_pairs(f.positive(f.load_pairs(f.at(source, place))), f.at(target, place))
+    return str(f)
+
+
+def elementwise_pairs(
+    name: str,
+    rows: int,
+    lines: int,
+    stride: int,
+    inputs: int,
+    lanes: int,
+    *,
+    affine: bool,
+    activation: Activation,
+    masked: bool,
+    emulated: bool,
+) -> str:
+    """As `map_kernels.elementwise`, in float32, with what lies behind a row's last pixel kept at 0 by `%masks`."""
+    f = PairFunction(name, [*_PARAMETERS, "ptr noalias %factors", "ptr noalias %masks"], lanes, emulated=emulated)
+    with f.loop(0, "%channels") as channel:
+        places = [f.add(f.mul("%channels", number), channel) for number in range(inputs)]
+        sources = [f.at("%arena", f.index("%source_planes", place)) for place in places]
+        target = f.at("%arena", f.index("%target_planes", channel))
+        if affine:
+            factors = f.at("%factors", f.mul(channel, 2))
+            scale, shift = f.broadcast(factors), f.broadcast(f.at(factors, 1))
+        with f.loop(0, rows) as y, f.turns(lines) as line:
+            x = f.mul(line, lanes)
+            place = f.add(f.mul(y, stride), x)
+            read = [f.load_pairs(f.at(source, place)) for source in sources]
+            made = []
+            for half in (0, 1):
+                result = f.widened(read[0], half)
+                for pairs in read[1:]:
+                    result = f.math("fadd", result, f.widened(pairs, half))
+                if affine:
+                    result = f.multiply_add(result, scale, shift)
+                made.append(activate(f, result, activation))
+            pairs = f.rounded(made[0], made[1], interleaved(lanes))
+            pairs = f.masked(pairs, f.load_pairs(f.at("%masks", x))) if masked else pairs
+            f.store_pairs(pairs, f.at(target, place))
     return str(f)

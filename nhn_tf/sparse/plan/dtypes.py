@@ -1,7 +1,7 @@
 """Which operations are computed in bfloat16, where the machine does so, and make their maps in it.
 
-Convolutions are, of maps that fill the lanes; all else computes in float32. What reads a map in the other type than it
-was made in gets a copy.
+Convolutions are, of maps that fill the lanes, and what joins, adds up or activates their maps alone; all else computes
+in float32. What reads a map in the other type than it was made in gets a copy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def paired(program: Program, host: Host) -> frozenset[int]:
     """The operations that are computed in bfloat16; none where the machine computes in float32."""
     result: set[int] = set()
     for number, op in enumerate(program.ops if host.pairs else ()):
-        joins = isinstance(op, ops.Concatenate) and result.issuperset(op.inputs)
-        if joins or (isinstance(op, ops.Conv) and _fills(program.shapes[number], host.lanes)):
+        follows = isinstance(op, (ops.Concatenate, ops.Elementwise)) and result.issuperset(op.inputs)
+        if follows or (isinstance(op, ops.Conv) and _fills(program.shapes[number], host.lanes)):
             result.add(number)
     return frozenset(result)
 

@@ -88,6 +88,7 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
 
 PAIR_LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
     ops.Conv: lower_pairs.lower_conv,
+    ops.Elementwise: lower_pairs.lower_elementwise,
     ops.Concatenate: lower_maps.lower_concatenate,
 }
 """The same of those that are computed in bfloat16."""

@@ -35,58 +35,48 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 # Maps on their way.
 
+MIDDLE = 1 << 12
+"""float32 values between the types at a time, 16 KiB: they stay in the first cache level."""
+
 
 def narrow(steps: Steps, number: int, source: Planes) -> Planes:
     """The map of operation `number` in bfloat16."""
     target = steps.new_planes(number, pairs=True)
-    between = _between(target.layout)
+    between, pixels = Layout(target.layout.grid), source.layout.grid.parts
     rows = [
-        (row + half * between.plane, source.layout.row(y) + half * source.layout.grid.parts, count)
+        (row + half * between.plane, source.layout.row(y) + half * pixels, count)
         for y, row, half, count in _halves(target.layout, between)
     ]
-    strides = (2 * source.layout.grid.parts, between.grid.parts)
+    copy = steps.copy_call(rows, (2 * pixels, between.grid.parts))
     geometry = (between.grid, between.plane, between.stride, target.layout.stride)
 
-    def emit_for(call: Callable[..., None], middle: Planes) -> None:
-        put = steps.tables
-        places, made = put.indices(source.origins()), put.indices(target.origins())
-        middle_place = put.indices(middle.origins())
-        with put.repeated(target.channels):
-            call("arena", "arena", Each(places, 1), middle_place, 1)
-            arguments = ["arena", middle_place, Each(made, 1), 1]
-            put.call(pair_maps.pack, *geometry, emulated=steps.emulated, arguments=arguments)
+    def emit(places: Any, middle: Any, made: Any, channels: int) -> None:
+        copy("arena", "arena", places, middle, channels)
+        arguments = ["arena", middle, made, channels]
+        steps.tables.call(pair_maps.pack, *geometry, emulated=steps.emulated, arguments=arguments)
 
-    _by_channel(steps, rows, strides, between, emit_for, source, target)
+    _by_channels(steps, between, rows, emit, source, target)
     return target
 
 
 def widen(steps: Steps, number: int, source: Planes) -> Planes:
     """The map of operation `number` in float32."""
     target = steps.new_planes(number)
-    between = _between(source.layout)
+    between, pixels = Layout(source.layout.grid), target.layout.grid.parts
     rows = [
-        (target.layout.row(y) + half * target.layout.grid.parts, row + half * between.plane, count)
+        (target.layout.row(y) + half * pixels, row + half * between.plane, count)
         for y, row, half, count in _halves(source.layout, between)
     ]
-    strides = (between.grid.parts, 2 * target.layout.grid.parts)
+    copy = steps.copy_call(rows, (between.grid.parts, 2 * pixels))
     geometry = (between.grid, source.layout.stride, between.plane, between.stride)
 
-    def emit_for(call: Callable[..., None], middle: Planes) -> None:
-        put = steps.tables
-        places, made = put.indices(source.origins()), put.indices(target.origins())
-        middle_place = put.indices(middle.origins())
-        with put.repeated(target.channels):
-            arguments = ["arena", Each(places, 1), middle_place, 1]
-            put.call(pair_maps.unpack, *geometry, emulated=steps.emulated, arguments=arguments)
-            call("arena", "arena", middle_place, Each(made, 1), 1)
+    def emit(places: Any, middle: Any, made: Any, channels: int) -> None:
+        arguments = ["arena", places, middle, channels]
+        steps.tables.call(pair_maps.unpack, *geometry, emulated=steps.emulated, arguments=arguments)
+        copy("arena", "arena", middle, made, channels)
 
-    _by_channel(steps, rows, strides, between, emit_for, source, target)
+    _by_channels(steps, between, rows, emit, source, target)
     return target
-
-
-def _between(layout: Layout) -> Layout:
-    """Of the float32 planes of first and second pixels."""
-    return Layout(layout.grid)
 
 
 def _halves(layout: Layout, between: Layout) -> list[tuple[int, int, int, int]]:
@@ -100,20 +90,57 @@ def _halves(layout: Layout, between: Layout) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _by_channel(
+def _by_channels(
     steps: Steps,
-    rows: list[tuple[int, int, int]],
-    strides: tuple[int, int],
     between: Layout,
-    emit_for: Callable[[Callable[..., None], Planes], None],
+    rows: list[tuple[int, int, int]],
+    emit_one: Callable[[Any, Any, Any, int], None],
     source: Planes,
     target: Planes,
 ) -> None:
-    """A step that brings one channel after another through planes that stay in the first cache level."""
-    buffer = steps.new_filled(between, 1, 2, 0.0, tuple((to, count) for to, _, count in rows))
-    middle = Planes(between, ((buffer, 0, 1),), step=2)
-    call = steps.copy_call(rows, strides)
-    steps.step(lambda: emit_for(call, middle), source, middle, target)
+    """A step that brings some channels after others through planes of first and of second pixels.
+
+    `emit_one` writes down the calls for so many channels, given the tables of where they lie before, between and after.
+    """
+    share = max(min(MIDDLE // (2 * between.plane), source.channels), 1)
+    buffer = steps.new_filled(between, share, 2, 0.0, tuple(sorted((to, count) for to, _, count in rows)))
+    middle = Planes(between, ((buffer, 0, share),), step=2)
+
+    def emit() -> None:
+        put = steps.tables
+        tables = [put.indices(planes.origins()) for planes in (source, middle, target)]
+        whole = source.channels - source.channels % share
+        with put.repeated(whole // share):
+            emit_one(Each(tables[0], share), tables[1], Each(tables[2], share), share)
+        if whole < source.channels:
+            emit_one(moved(tables[0], whole), tables[1], moved(tables[2], whole), source.channels - whole)
+
+    steps.step(emit, source, middle, target)
+
+
+def lower_elementwise(steps: Steps, number: int, op: ops.Elementwise, *sources: Planes) -> Planes:
+    target = steps.new_planes(number, pairs=True)
+    if op.activation in POSITIVE:
+        steps.positive.update(target.buffers)
+    channels = target.channels
+    scale = np.ones(channels, np.float32) if op.scale is None else op.scale
+    shift = np.zeros(channels, np.float32) if op.shift is None else op.shift
+    layout, masks = target.layout, _masks(target.layout)
+    geometry = (layout.grid.rows, _lines(layout), layout.stride, len(sources))
+    options = {
+        "affine": op.scale is not None, "activation": Activation(op.activation, op.slope), "masked": _cuts(masks),
+        "emulated": steps.emulated,
+    }  # fmt: skip
+
+    def emit() -> None:
+        put = steps.tables
+        places = put.indices(np.concatenate([source.origins() for source in sources]))
+        factors = put.constants(np.stack([scale, shift], axis=1))
+        arguments = ["arena", places, put.indices(target.origins()), channels, factors, put.constants(masks)]
+        put.call(pair_maps.elementwise_pairs, *geometry, arguments=arguments, **options)
+
+    steps.step(emit, *sources, target)
+    return target
 
 
 # Convolutions.
@@ -296,7 +323,7 @@ def _convolve(
         target_plane=target.layout.plane,
         block=block,
         activation=Activation(op.activation, op.slope),
-        masked=bool((masks != np.uint32(0xFFFFFFFF)).any()),
+        masked=_cuts(masks),
     )
     zeros = Planes(layout, ((steps.new_filled(layout, 1, source.step, 0.0, ()), 0, 1),), step=source.step)
     groups = len(lists.starts) - 1
@@ -309,7 +336,7 @@ def _convolve(
         weights, shifts, edges = (
             put.constants(lists.weights),
             put.constants(bias),
-            put.constants(masks.view(np.float32)),
+            put.constants(masks),
         )
         weights_each = len(taps) * block.filters
         for start, stop in chunks(lists.starts * weights_each) if put.in_tail else [(0, groups)]:
@@ -324,10 +351,15 @@ def _convolve(
 
 
 def _masks(layout: Layout) -> np.ndarray:
-    """uint32 [lines, lanes]: the bits of a row that belong to pixels."""
+    """[lines, lanes]: the bits of a row that belong to pixels, as float32."""
     assert isinstance(layout, PairLayout)
     grid = layout.grid
     column = np.arange(_lines(layout) * LINE)
     pixel = 2 * (column // grid.parts)
     there = (column < grid.columns)[:, None] & (pixel[:, None] + [0, 1] < layout.width)
-    return np.where(there, [0xFFFF, 0xFFFF0000], 0).sum(1).astype(np.uint32)
+    return np.where(there, [0xFFFF, 0xFFFF0000], 0).sum(1).astype(np.uint32).view(np.float32)
+
+
+def _cuts(masks: np.ndarray) -> bool:
+    """Whether masks keep less than everything."""
+    return bool((masks.view(np.uint32) != 0xFFFFFFFF).any())

@@ -31,8 +31,9 @@ DRIFT = 2.0**-6
 
 @pytest.fixture(autouse=True)
 def all_in_pairs(monkeypatch):
-    """Also convolutions of maps that leave lanes empty."""
+    """Also convolutions that would be as fast in float32: of maps that leave lanes empty, of few channels."""
     monkeypatch.setattr(dtypes, "LEAST_FILLED", 0.0)
+    monkeypatch.setattr(dtypes, "CONVERSION", 0.0)
 
 
 def images_of(program, count=2, seed=1):
@@ -217,9 +218,27 @@ def test_maps_that_leave_lanes_empty_are_computed_in_float32(monkeypatch):
     rng = np.random.default_rng(0)
 
     def in_pairs(side):
-        return compiled(single(rng, (side, side, 8), 8, window=(1, 1)), EMULATED).plan.decisions[0].pairs
+        return compiled(single(rng, (side, side, 128), 128, window=(1, 1)), EMULATED).plan.decisions[0].pairs
 
     assert [in_pairs(side) for side in (1, 3, 7, 8, 16)] == [False, False, True, True, True]
+
+
+def test_convolutions_that_save_less_than_conversions_cost_are_computed_in_float32(monkeypatch):
+    monkeypatch.undo()
+    rng = np.random.default_rng(0)
+
+    def in_pairs(channels, density=1.0, count=1):
+        convs = [
+            reference.random_conv(rng, (16, 16, channels), channels, window=(1, 1), density=density, value=value)
+            for value in range(count)
+        ]
+        program = ops.Program((ops.Input(inputs=(), size=(16, 16, channels)), *convs), (count,))
+        return [number in dtypes.paired(program, EMULATED) for number in range(1, count + 1)]
+
+    # Of C channels C * C / 2 multiply-adds a pixel are saved; 20 are paid for each of C numbers in and C out.
+    assert (in_pairs(72), in_pairs(88), in_pairs(200, 0.3)) == ([False], [True], [False])
+    assert in_pairs(48, count=4) == [True] * 4  # Both ends pay for one conversion each: 1,152 against 960.
+    assert in_pairs(36, count=4) == [False] * 4  # 648 against 720: the ends, then what has become the ends.
 
 
 def test_a_network_of_pairs_is_converted_where_others_read_it():

@@ -155,9 +155,8 @@ class Values:
         if isinstance(value, Vector) or isinstance(value.layout, PairLayout) == pairs:
             return value
         if number not in self._other:
-            self._other[number] = (lower_pair_maps.narrow if pairs else lower_pair_maps.widen)(
-                self._steps, number, value
-            )
+            convert = lower_pair_maps.narrow if pairs else lower_pair_maps.widen
+            self._other[number] = convert(self._steps, number, value)
         return self._other[number]
 
     def hand_over(self, number: int) -> None:

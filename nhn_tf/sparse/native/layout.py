@@ -171,11 +171,6 @@ class PairLayout(Layout):
         wide = self.grid.columns > LINE
         return super().with_halo(above, below, -(-left // 2) if wide else 0, -(-right // 2) if wide else 0)
 
-    def pixels(self, y: int) -> list[tuple[int, int]]:
-        """(place, count) of the first and of the second pixels of the pairs of row y, in bfloat16 numbers."""
-        start = 2 * self.row(y)
-        return [(start, -(-self.width // 2)), (start + 1, self.width // 2)]
-
 
 def _lines(size: int) -> int:
     """Elements rounded up to whole cache lines."""

@@ -19,6 +19,7 @@ from nhn_tf.sparse.plan import (
     lower_ends,
     lower_maps,
     lower_mixing,
+    lower_pair_maps,
     lower_pairs,
     lower_rearrangements,
     lower_vectors,
@@ -88,7 +89,7 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
 
 PAIR_LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
     ops.Conv: lower_pairs.lower_conv,
-    ops.Elementwise: lower_pairs.lower_elementwise,
+    ops.Elementwise: lower_pair_maps.lower_elementwise,
     ops.Concatenate: lower_maps.lower_concatenate,
 }
 """The same of those that are computed in bfloat16."""
@@ -154,7 +155,8 @@ class Values:
         if isinstance(value, Vector) or isinstance(value.layout, PairLayout) == pairs:
             return value
         if number not in self._other:
-            self._other[number] = (lower_pairs.narrow if pairs else lower_pairs.widen)(self._steps, number, value)
+            convert = lower_pair_maps.narrow if pairs else lower_pair_maps.widen
+            self._other[number] = convert(self._steps, number, value)
         return self._other[number]
 
     def hand_over(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Steps for what is computed in bfloat16: convolutions, and maps on their way from float32 and back."""
+"""Steps for convolutions in bfloat16: dense or over lists of pairs of live kernels, whichever costs less."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.sparse.native import pair_maps
 from nhn_tf.sparse.native.activations import Activation
 from nhn_tf.sparse.native.convolution import Block
-from nhn_tf.sparse.native.layout import LINE, Layout, PairLayout, grid_for
+from nhn_tf.sparse.native.layout import PairLayout, grid_for
 from nhn_tf.sparse.native.pair_convolution import PairGeometry, PairTap, pair_convolution
-from nhn_tf.sparse.plan import pair_blocks
+from nhn_tf.sparse.plan import lower_pair_maps, pair_blocks
 from nhn_tf.sparse.plan.lower_convolutions import SHARED
-from nhn_tf.sparse.plan.memory import Buffer, Planes
+from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Decision, Steps
-from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, moved
+from nhn_tf.sparse.plan.tables import MAX_TABLE, moved
 from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import slides_in_place
 from nhn_tf.sparse.program import operations as ops
-
-POSITIVE = ("relu", "relu6")
-"""Activations after which nothing is below 0."""
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
@@ -31,119 +27,6 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
-
-
-# Maps on their way.
-
-MIDDLE = 1 << 12
-"""float32 values between the types at a time, 16 KiB: they stay in the first cache level."""
-
-
-def narrow(steps: Steps, number: int, source: Planes) -> Planes:
-    """The map of operation `number` in bfloat16."""
-    target = steps.new_planes(number, pairs=True)
-    between, pixels = Layout(target.layout.grid), source.layout.grid.parts
-    rows = [
-        (row + half * between.plane, source.layout.row(y) + half * pixels, count)
-        for y, row, half, count in _halves(target.layout, between)
-    ]
-    copy = steps.copy_call(rows, (2 * pixels, between.grid.parts))
-    geometry = (between.grid, between.plane, between.stride, target.layout.stride)
-
-    def emit(places: Any, middle: Any, made: Any, channels: int) -> None:
-        copy("arena", "arena", places, middle, channels)
-        arguments = ["arena", middle, made, channels]
-        steps.tables.call(pair_maps.pack, *geometry, emulated=steps.emulated, arguments=arguments)
-
-    _by_channels(steps, between, rows, emit, source, target)
-    return target
-
-
-def widen(steps: Steps, number: int, source: Planes) -> Planes:
-    """The map of operation `number` in float32."""
-    target = steps.new_planes(number)
-    between, pixels = Layout(source.layout.grid), target.layout.grid.parts
-    rows = [
-        (target.layout.row(y) + half * pixels, row + half * between.plane, count)
-        for y, row, half, count in _halves(source.layout, between)
-    ]
-    copy = steps.copy_call(rows, (between.grid.parts, 2 * pixels))
-    geometry = (between.grid, source.layout.stride, between.plane, between.stride)
-
-    def emit(places: Any, middle: Any, made: Any, channels: int) -> None:
-        arguments = ["arena", places, middle, channels]
-        steps.tables.call(pair_maps.unpack, *geometry, emulated=steps.emulated, arguments=arguments)
-        copy("arena", "arena", middle, made, channels)
-
-    _by_channels(steps, between, rows, emit, source, target)
-    return target
-
-
-def _halves(layout: Layout, between: Layout) -> list[tuple[int, int, int, int]]:
-    """(row of the map, its place in a plane of first or second pixels, 0 or 1 for these, how many pixels)."""
-    assert isinstance(layout, PairLayout)
-    return [
-        (y, between.row(y), half, (layout.width + 1 - half) // 2)
-        for y in range(layout.grid.height)
-        for half in (0, 1)
-        if layout.width > half
-    ]
-
-
-def _by_channels(
-    steps: Steps,
-    between: Layout,
-    rows: list[tuple[int, int, int]],
-    emit_one: Callable[[Any, Any, Any, int], None],
-    source: Planes,
-    target: Planes,
-) -> None:
-    """A step that brings some channels after others through planes of first and of second pixels.
-
-    `emit_one` writes down the calls for so many channels, given the tables of where they lie before, between and after.
-    """
-    share = max(min(MIDDLE // (2 * between.plane), source.channels), 1)
-    buffer = steps.new_filled(between, share, 2, 0.0, tuple(sorted((to, count) for to, _, count in rows)))
-    middle = Planes(between, ((buffer, 0, share),), step=2)
-
-    def emit() -> None:
-        put = steps.tables
-        tables = [put.indices(planes.origins()) for planes in (source, middle, target)]
-        whole = source.channels - source.channels % share
-        with put.repeated(whole // share):
-            emit_one(Each(tables[0], share), tables[1], Each(tables[2], share), share)
-        if whole < source.channels:
-            emit_one(moved(tables[0], whole), tables[1], moved(tables[2], whole), source.channels - whole)
-
-    steps.step(emit, source, middle, target)
-
-
-def lower_elementwise(steps: Steps, number: int, op: ops.Elementwise, *sources: Planes) -> Planes:
-    target = steps.new_planes(number, pairs=True)
-    if op.activation in POSITIVE:
-        steps.positive.update(target.buffers)
-    channels = target.channels
-    scale = np.ones(channels, np.float32) if op.scale is None else op.scale
-    shift = np.zeros(channels, np.float32) if op.shift is None else op.shift
-    layout, masks = target.layout, _masks(target.layout)
-    geometry = (layout.grid.rows, _lines(layout), layout.stride, len(sources))
-    options = {
-        "affine": op.scale is not None, "activation": Activation(op.activation, op.slope), "masked": _cuts(masks),
-        "emulated": steps.emulated,
-    }  # fmt: skip
-
-    def emit() -> None:
-        put = steps.tables
-        places = put.indices(np.concatenate([source.origins() for source in sources]))
-        factors = put.constants(np.stack([scale, shift], axis=1))
-        arguments = ["arena", places, put.indices(target.origins()), channels, factors, put.constants(masks)]
-        put.call(pair_maps.elementwise_pairs, *geometry, arguments=arguments, **options)
-
-    steps.step(emit, *sources, target)
-    return target
-
-
-# Convolutions.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,12 +60,12 @@ def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
 
 def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
     """A convolution, dense or over lists of live kernels, whichever costs less."""
-    read, taps = _window(steps, number, op, _relu(steps, source) if op.relu_input else source)
+    read, taps = _window(steps, number, op, lower_pair_maps.relu(steps, source) if op.relu_input else source)
     target = steps.new_planes(number, pairs=True)
-    if op.activation in POSITIVE:
+    if op.activation in lower_pair_maps.POSITIVE:
         steps.positive.update(target.buffers)
     inputs, filters = op.mask.shape
-    block = _cheapest(op.mask, pair_blocks.Window(taps, target.layout.grid.rows, _lines(target.layout)))
+    block = _cheapest(op.mask, pair_blocks.Window(taps, target.layout.grid.rows, lower_pair_maps.lines(target.layout)))
     steps.decisions.append(
         Decision(number, float(op.mask.mean()), _is_sparse(op.mask, block.filters), block, pairs=True)
     )
@@ -201,28 +84,6 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
             lists = _lists(mask, part.transpose(0, 2, 3, 1)[mask.T])
             _convolve(steps, op, read, taps, dataclasses.replace(block, filters=width), lists, target, first)
     return target
-
-
-def _relu(steps: Steps, source: Planes) -> Planes:
-    """A map without its negative numbers: made once, rather than wherever a group of filters reads it, and only of
-    channels that may have some.
-    """
-    layout = source.layout
-    geometry = (layout.grid.rows, _lines(layout), layout.stride)
-    spans = []
-    for buffer, first, count in source.spans:
-        if buffer not in steps.positive and buffer not in steps.relus:
-            made = steps.relus[buffer] = Buffer(buffer.kind, buffer.units)
-            whole = [Planes(layout, ((each, 0, buffer.units),)) for each in (buffer, made)]
-
-            def emit(read: Planes = whole[0], written: Planes = whole[1]) -> None:
-                put = steps.tables
-                arguments = ["arena", put.indices(read.origins()), put.indices(written.origins()), read.channels]
-                put.call(pair_maps.relu, *geometry, emulated=steps.emulated, arguments=arguments)
-
-            steps.step(emit, *whole)
-        spans.append((steps.relus.get(buffer, buffer), first, count))
-    return Planes(layout, tuple(spans))
 
 
 def _window(steps: Steps, number: int, op: ops.Conv, source: Planes) -> tuple[Planes, tuple[PairTap, ...]]:
@@ -295,10 +156,6 @@ def _is_sparse(mask: np.ndarray, filters: int) -> bool:
     return _entries(mask, filters) < _entries(np.ones_like(mask), filters)
 
 
-def _lines(layout: Layout) -> int:
-    return -(-layout.grid.columns // LINE)
-
-
 def _convolve(
     steps: Steps,
     op: ops.Conv,
@@ -311,19 +168,19 @@ def _convolve(
 ) -> None:
     """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
     layout = source.layout
-    masks = _masks(target.layout)
+    masks = lower_pair_maps.masks_of(target.layout)
     geometry = PairGeometry(
         rows=target.layout.grid.rows,
-        lines=_lines(target.layout),
+        lines=lower_pair_maps.lines(target.layout),
         parts=target.layout.grid.parts,
         taps=taps,
-        beside=not (layout.left or layout.right) and _lines(layout) == 1,
+        beside=not (layout.left or layout.right) and lower_pair_maps.lines(layout) == 1,
         source_stride=layout.stride,
         target_stride=target.layout.stride,
         target_plane=target.layout.plane,
         block=block,
         activation=Activation(op.activation, op.slope),
-        masked=_cuts(masks),
+        masked=lower_pair_maps.cuts(masks),
     )
     zeros = Planes(layout, ((steps.new_filled(layout, 1, source.step, 0.0, ()), 0, 1),), step=source.step)
     groups = len(lists.starts) - 1
@@ -348,18 +205,3 @@ def _convolve(
             put.call(pair_convolution, geometry, emulated=steps.emulated, arguments=arguments)
 
     steps.step(emit, source, zeros, target)
-
-
-def _masks(layout: Layout) -> np.ndarray:
-    """[lines, lanes]: the bits of a row that belong to pixels, as float32."""
-    assert isinstance(layout, PairLayout)
-    grid = layout.grid
-    column = np.arange(_lines(layout) * LINE)
-    pixel = 2 * (column // grid.parts)
-    there = (column < grid.columns)[:, None] & (pixel[:, None] + [0, 1] < layout.width)
-    return np.where(there, [0xFFFF, 0xFFFF0000], 0).sum(1).astype(np.uint32).view(np.float32)
-
-
-def _cuts(masks: np.ndarray) -> bool:
-    """Whether masks keep less than everything."""
-    return bool((masks.view(np.uint32) != 0xFFFFFFFF).any())

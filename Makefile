@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on handwritten digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
-# make test-pythons   the fast tests on each of PYTHONS that is here, with the newest packages that requirements.txt takes
+# make test-pythons   the fast tests on each of PYTHONS that is here, with the newest packages in the ranges
 # make lock   requirements-lock.txt anew: the versions that `make demo` and `make test` install
 # make docs   the documentation as a site in site/, from an environment of its own, .venv-docs
 # make test-browser   the report and TensorBoard in headless Chromium; needs Debian's chromium and chromium-driver

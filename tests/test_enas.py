@@ -16,6 +16,7 @@ from nhn_tf.search.candidates import distinct_rows
 from nhn_tf.search.enas import mean_loss
 from nhn_tf.search.trials import rank
 from nhn_tf.settings import EnasConfig
+from nhn_tf.settings.added import ADDED
 from nhn_tf.training import DivergedError
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream
@@ -218,6 +219,18 @@ def test_the_state_of_another_search_is_refused(finished):
     assert other.epoch == 0
 
 
+def test_a_state_from_before_there_were_some_settings_is_taken_over(finished):
+    searcher = finished[0]
+    state = searcher.identity()
+    del state["objective"]
+    state["config"] = {name: value for name, value in state["config"].items() if f"config.{name}" not in ADDED}
+    assert len(state["config"]) < len(searcher.config.to_json())
+    searcher.check_identity({"search": state})
+    state["config"]["random_probes"] = 1
+    with pytest.raises(ValueError, match="random_probes"):
+        searcher.check_identity({"search": state})
+
+
 def prepared(kind: type[EnasSearch] = EnasSearch, config: EnasConfig = CONFIG, **kwargs) -> EnasSearch:
     searcher = kind(SPACE, config, **SHAPE, **kwargs)
     searcher.prepare(batches(24, train=True), batches(24, train=False, seed=1), 2)
@@ -386,7 +399,7 @@ def test_a_loss_that_is_not_finite_is_no_reward_and_ranks_last():
     assert math.isnan(mean_loss(np.array([0.0, math.nan])))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_random_probes_are_measured_beside_the_search_and_change_nothing_of_it(finished):
     whole, _, results = finished
     config = dataclasses.replace(CONFIG, random_probes=5)

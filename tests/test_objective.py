@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+import sys
 
 import keras
 import numpy as np
 import pytest
 
+from nhn_tf.errors import UserError
 from nhn_tf.models import complexity, network
 from nhn_tf.models.derived_cost import derived_cost
 from nhn_tf.report import pareto
@@ -15,7 +17,9 @@ from nhn_tf.search import EnasSearch
 from nhn_tf.search.latency import Latencies
 from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
+from nhn_tf.sparse.native import machine
 from nhn_tf.values import space as spaces
+from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
@@ -59,9 +63,14 @@ def test_ops_of_ones_own_are_counted(monkeypatch):
     monkeypatch.setattr(spaces, "_own", {})
     spaces.register_op("seven", lambda filters, name: keras.layers.Conv2D(
         filters, (1, 7), padding="same", use_bias=False, name=name))  # fmt: skip
-    genotype = Genotype(Space(2, 1, ("seven", "conv3x3")), ("seven", "seven"), ((), (0,)))
-    shape = {"input_shape": (4, 4, 1), "num_classes": 3, "form": Form(5)}
+    spaces.register_op("dilated", lambda filters, name: keras.layers.Conv2D(
+        filters, 3, dilation_rate=2, padding="same", name=name))  # fmt: skip
+    genotype = Genotype(Space(2, 1, ("seven", "dilated")), ("seven", "dilated"), ((), (0,)))
+    shape = {"input_shape": (4, 4, 1), "num_classes": 3, "form": Form(4)}
     assert derived_cost(genotype, **shape) == complexity.model_cost(network.build(genotype, **shape))
+    masks = Masks({"layer1_op": np.tile(np.arange(4) == 0, (4, 1))})  # as full convolutions are, one's own are pruned
+    pruned = network.build(dataclasses.replace(genotype, masks=masks), **shape)
+    assert derived_cost(genotype, **shape, sparsity=0.75) == complexity.model_cost(pruned)
 
 
 CONFIG = EnasConfig(
@@ -119,6 +128,22 @@ def test_latencies_are_measured_once_and_travel_with_the_state(monkeypatch):
     run(again)
 
 
+def test_what_the_sparse_runtime_cannot_do_is_told_in_a_sentence(monkeypatch):
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(spaces, "_own", {})
+    spaces.register_op("sorted", lambda filters, name: keras.layers.Lambda(lambda x: keras.ops.sort(x), name=name))
+    weighing = Objective(dataclasses.replace(CONFIG, num_layers=1, num_segments=1, ops=("conv3x3", "sorted"),
+                                             objective="latency"), (4, 4, 1), 2)  # fmt: skip
+    weighing.check()
+    with pytest.raises(UserError, match=r"`objective`=latency is measured in the sparse runtime: layer 'layer0_op'"):
+        weighing.measured()
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    machine.host.cache_clear(), machine._initialized.cache_clear()
+    with pytest.raises(UserError, match="llvmlite, which is not installed"):
+        weighing.check()
+    objective(objective="params").check()
+
+
 def test_a_networks_latency_is_that_of_its_layers():
     table = Latencies(1.0, [{"conv5x5": 0.5}, {"conv5x5": 0.25}], [0.125, 0.0625])
     space = Space(4, 2, ("conv3x3", "conv5x5"))
@@ -127,6 +152,7 @@ def test_a_networks_latency_is_that_of_its_layers():
     assert Latencies(1.0, [{"conv5x5": -2.0}, {}], [0, 0])(genotype) == 0.1
 
 
+@pytest.mark.slow
 def test_wider_layers_and_more_skips_take_longer():
     pytest.importorskip("llvmlite")
     table = Latencies.measure(
@@ -147,7 +173,7 @@ def make(config, **options):
 
 
 def test_a_search_ranks_by_what_it_weighs_and_keeps_accuracy_beside_it():
-    searcher = make(dataclasses.replace(CONFIG, objective="flops", cost_weight=0.5))
+    searcher = make(dataclasses.replace(CONFIG, objective="flops", cost_weight=0.5, epochs=1))
     run(searcher)
     trials = searcher.get_ranked_trials()
     assert {trial.source for trial in trials} == {"controller", "random"}
@@ -157,7 +183,8 @@ def test_a_search_ranks_by_what_it_weighs_and_keeps_accuracy_beside_it():
     best = searcher.get_best_trials(1)[0]
     assert searcher.results["best_accuracy"] == best.accuracy
     assert searcher.results["best_cost"] == searcher.weighing.network_cost(best.genotype).live_flops
-    assert "val_reward" in searcher.results and "random_search_val_reward" in searcher.results
+    compared = {comparison.figure for comparison in Comparison.read(searcher.results)}
+    assert compared == {"val_reward", "mean_val_reward"}
 
     again = make(searcher.config)
     again.restore(searcher.state_arrays(), searcher.state_values())

@@ -269,6 +269,22 @@ def dilated_as_before(filters, name):
     return layers.Conv2D(filters, kernel_size=(3, 3), dilation_rate=(2, 2), padding="same", use_bias=False, name=name)
 
 
+def test_an_op_whose_parts_keras_names_or_that_has_moved_is_the_same_op():
+    def with_parts(double):
+        def factory(filters, name):
+            parts = [layers.Conv2D(filters, 3, padding="same", name="conv"), layers.ReLU(), layers.Lambda(double)]
+            return keras.Sequential(parts, name=name)
+
+        space.register_op("dilated", factory, replace=True)
+        return own_op.digests(["dilated", "conv3x3"])
+
+    first = with_parts(lambda x: 2 * x)
+    layers.ReLU()
+    assert first.keys() == {"dilated"}
+    assert with_parts(lambda x: 2 * x) == first  # on another line
+    assert layers.ReLU().name != "re_lu"  # Keras counts on
+
+
 @pytest.mark.jax
 def test_what_was_begun_with_another_layer_of_the_name_is_not_gone_on_with(tmp_path):
     def search():

@@ -812,3 +812,30 @@ def test_help_names_the_flags():
     done = script("--help")
     assert done.returncode == 0
     assert "--model_dir" in done.stdout and "--debug" in done.stdout
+
+
+def test_a_reward_that_weighs_cost_is_not_told_as_an_accuracy(tmp_path, monkeypatch):
+    weighed = dataclasses.replace(PRESETS["demo"].enas, objective="params")
+    monkeypatch.setitem(PRESETS, "demo", dataclasses.replace(PRESETS["demo"], enas=weighed))
+    monkeypatch.setitem(METRICS, "enas", {
+        "val_reward": 0.9625, "random_search_val_reward": 0.9125, "random_search_mean_val_reward": 0.8,
+        "best_accuracy": 0.875, "best_cost": 1234, "best_random_accuracy": 0.9375, "best_random_cost": 5678,
+    })  # fmt: skip
+    path = make_run(tmp_path / "run", ("enas",))
+    (path / "1-enas" / "trials.csv").write_text(
+        "place,source,score,accuracy,live_params,multiply_adds,architecture\n"
+        "1,controller,0.9625,0.875,1234,9,0\n2,random,0.9125,0.9375,5678,9,0\n3,random,0.5,0.5,2000,9,0\n"
+    )
+    run, value = reading.read(path), value_of(path)
+    (row,) = value["controls"]
+    assert row["computed"] == {"gain": pytest.approx(0.05), "noise": None}
+    assert "| +0.05 | — |" in page_of(path)
+    (told,) = (sentence["text"] for sentence in value["verdict"] if "weighed" in sentence["text"])
+    assert told == (
+        "The architecture search weighed validation accuracy against live parameters: the best found has 87.50% at "
+        "1,234, the best of random search has 93.75% at 5,678. Of the 2 architectures that none beats in both, the "
+        "controller found 1."
+    )
+    (axes,) = curves.draw(run)["enas"].axes
+    assert axes.get_ylabel() == "reward"
+    assert [line.get_ydata()[0] for line in axes.lines[-3:]] == [0.9625, 0.9125, 0.8]

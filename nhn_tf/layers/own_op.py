@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import keras
-from keras.src.models import Functional  # It has no public name.
+from keras.src.backend.common import global_state  # Neither has a public name.
+from keras.src.models import Functional
 
 from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.storage import files
@@ -18,7 +19,8 @@ from nhn_tf.values.space import Op, OpError, op_named
 
 _PROBED: Final = (8, 8)
 """Height and width on which a layer is tried."""
-_MODULES: Final = ("module", "registered_name")
+_PLACES: Final = ("module", "registered_name", "code")
+"""Where a class comes from, which may be a module that is run, and a lambda's bytes, which name their file and line."""
 _DESCRIBED: Final = 8
 """Channels of the layer that tells one op from another."""
 
@@ -125,18 +127,30 @@ def check_same(before: Mapping[str, str], now: Mapping[str, str], where: str) ->
 
 
 def _description(op: Op) -> Any:
-    """What Keras says of an op's layer, as a JSON value; not which module its class came from: that may be run."""
-    layer = make(op, _DESCRIBED, op.name, dtype="float32")
+    """What Keras says of an op's layer, as a JSON value, the same in every process."""
+    with _names_counted_anew():
+        layer = make(op, _DESCRIBED, op.name, dtype="float32")
     try:
-        return _without_modules(keras.saving.serialize_keras_object(layer))
+        return _without_places(keras.saving.serialize_keras_object(layer))
     except NotImplementedError:  # a layer without a `get_config`
         return type(layer).__name__
 
 
-def _without_modules(value: Any) -> Any:
+def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_modules(item) for name, item in value.items() if name not in _MODULES}
-    return [_without_modules(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: _without_places(item) for name, item in value.items() if name not in _PLACES}
+    return [_without_places(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@contextlib.contextmanager
+def _names_counted_anew() -> Iterator[None]:
+    """Within, layers that are given no name get those of a new process: `re_lu`, however many there were before."""
+    before = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)
 
 
 def maskable(layer: keras.layers.Layer) -> keras.layers.Layer:

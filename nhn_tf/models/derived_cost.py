@@ -6,19 +6,17 @@ The counts are those that `complexity.model_cost` has of the network that `netwo
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import keras
 
-from nhn_tf.layers import own_op
+from nhn_tf.layers import MaskedConv2D, own_op
 from nhn_tf.models import complexity
 from nhn_tf.models.complexity import Cost
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Op, op_named
-
-FULL_SIZES = (3, 5)
-"""Windows whose kernels pruning takes (paper, section 2.2)."""
 
 
 def derived_cost(
@@ -58,7 +56,7 @@ def derived_cost(
 
 
 def _convolution(kernel: int, filters: int, pixels: int, sparsity: float = 0.0) -> Cost:
-    """A convolution of so many weights, which every pixel multiplies once each, and its batch norm."""
+    """A convolution of so many weights, each of which every pixel multiplies once, and its batch norm."""
     live = round((1 - sparsity) * kernel)
     return Cost(kernel + 2 * filters, live + 2 * filters, pixels * kernel, pixels * live)
 
@@ -66,7 +64,7 @@ def _convolution(kernel: int, filters: int, pixels: int, sparsity: float = 0.0) 
 def _op(op: Op, form: Form, filters: int, pixels: int, sparsity: float) -> Cost:
     """The op of a layer, with its batch norm where it has one."""
     if op.kind == "own":
-        return _own(op, filters, pixels)
+        return _own(op, filters, pixels, sparsity)
     if not op.has_batch_norm:
         return Cost()
     window = op.kernel_size**2
@@ -76,10 +74,12 @@ def _op(op: Op, form: Form, filters: int, pixels: int, sparsity: float) -> Cost:
 
 
 @functools.lru_cache(maxsize=64)
-def _own(op: Op, filters: int, pixels: int) -> Cost:
+def _own(op: Op, filters: int, pixels: int, sparsity: float) -> Cost:
     """An op of one's own, counted by the layer that it makes; one that Keras's counts do not know costs its weights."""
     maps = keras.Input((1, pixels, filters))
     layer = own_op.maskable(own_op.make(op, filters, "op"))
     cost = complexity.model_cost(keras.Model(maps, own_op.apply(op, layer, maps)))
     norm = 2 * filters if op.has_batch_norm else 0
-    return cost + Cost(norm, norm)
+    kernel = math.prod(layer.kernel.shape) if isinstance(layer, MaskedConv2D) else 0
+    pruned = kernel - round((1 - sparsity) * kernel)
+    return cost + Cost(norm, norm - pruned, 0, -pixels * pruned)

@@ -16,9 +16,18 @@ def figure(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        shares = ("accuracy", "fitness", "sparsity", "density", "removed", "kept_as", "kept_by")
-        return percent(value) if any(share in name for share in shares) else f"{value:.4g}"
+        return percent(value) if _is_share(name) else f"{value:.4g}"
     return str(value)
+
+
+def difference(name: str, value: float) -> str:
+    """How far two figures of that name are apart: shares in points."""
+    return points(value) if _is_share(name) else f"{value:+.4g}"
+
+
+def _is_share(name: str) -> bool:
+    shares = ("accuracy", "fitness", "sparsity", "density", "removed", "kept_as", "kept_by")
+    return any(share in name for share in shares)
 
 
 def percent(share: float) -> str:

@@ -26,11 +26,11 @@ _COLORS: Final = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.PURPLE, f
 
 _LEVEL_COLORS: Final = {"found": figures.BLUE, "random search": figures.ORANGE, "no add-ons": figures.MUTED}
 
-# Level lines of the architecture search: figure in done.json -> label, colour.
+# Level lines of the architecture search: how their figure in done.json begins -> label, colour.
 _LEVELS: Final = {
-    "val_accuracy": ("best found, all of validation", figures.BLUE),
-    "random_search_val_accuracy": ("best of random search, all of validation", figures.ORANGE),
-    "random_search_mean_val_accuracy": ("mean of random search, all of validation", figures.MUTED),
+    "": ("best found, all of validation", figures.BLUE),
+    "random_search_": ("best of random search, all of validation", figures.ORANGE),
+    "random_search_mean_": ("mean of random search, all of validation", figures.MUTED),
 }
 
 
@@ -60,10 +60,11 @@ def _architecture_search(stage: StageRecord, narrow: bool) -> Figure | None:
     _curve(axes, stage.history, "baseline", "baseline", figures.GREEN, linewidth=1.2)
     _curve(axes, stage.history, "random_reward", "mean reward of random ones", figures.ORANGE, linewidth=1.2)
     metrics = results.finite(stage.metrics)
-    for name, (label, color) in _LEVELS.items():
-        if name in metrics:
+    is_accuracy = stage.config["config"].get("objective", "accuracy") == "accuracy"
+    for prefix, (label, color) in _LEVELS.items():
+        if (name := f"{prefix}{'val_accuracy' if is_accuracy else 'val_reward'}") in metrics:
             axes.axhline(metrics[name], color=color, linestyle="--", linewidth=1.2, label=label)
-    _finish(axes, "Architecture search", "epoch", "validation accuracy")
+    _finish(axes, "Architecture search", "epoch", "validation accuracy" if is_accuracy else "reward")
     return _with_legend_below(figure, [axes], columns=1 if narrow else 2)
 
 

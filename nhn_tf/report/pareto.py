@@ -14,8 +14,8 @@ from nhn_tf.runs import StageRecord
 from nhn_tf.storage.files import DamagedFileError
 
 Json = dict[str, Any]
-
 Row = tuple[float, float, str]
+"""Cost, accuracy, and what proposed the architecture."""
 
 LABELS: Final = {
     "live_params": "live parameters",
@@ -34,9 +34,9 @@ def collect(stage: StageRecord) -> Json | None:
     """The Pareto front of the ranked architectures; None where trials.csv, as older ones, knows no cost.
 
     Returns:
-      Under "cost" its column there; under "computed" how many architectures each side ranked, "ranked", and "front":
-      [cost, accuracy, source] of those than which none is both as cheap and better, or cheaper and as good, the
-      cheapest first.
+      Under "cost" its column there; under "computed" how many architectures each side ranked, "ranked", and in "front"
+      [cost, accuracy, source] of those that no other dominates, the cheapest first: none costs no more and is better,
+      or costs less and is as good.
 
     Raises:
       DamagedFileError: trials.csv is not what a search of architectures leaves.

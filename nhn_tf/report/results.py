@@ -291,7 +291,7 @@ def _ablations(run: Run) -> list[Json]:
 
 
 def controls(stage: StageRecord) -> list[Json]:
-    """A search's accuracies beside those of its controls."""
+    """A search's figures beside those of its controls."""
     return [
         {
             "stage": stage.name,
@@ -305,10 +305,9 @@ def controls(stage: StageRecord) -> list[Json]:
 
 
 def _noise(stage: StageRecord, comparison: Comparison) -> float | None:
-    """How far both sides may differ by chance; None where it is not known on how many images."""
+    """How far two accuracies may differ by chance; None where they are none, or it is not known on how many images."""
     images = stage.done.images.get(stage.config["config"].get("eval_split", "val"))
-    shares = comparison.found, comparison.control_value
-    if not images or not all(share is not None and 0 <= share <= 1 for share in shares):
+    if not images or not comparison.is_accuracy:
         return None
     return noise(comparison.found, comparison.control_value or 0.0, images)
 

@@ -116,15 +116,15 @@ def _searches(results: Json) -> list[str]:
 
 
 def _weighing(results: Json) -> list[str]:
-    """What a search came to that weighed accuracy against cost, and how it stands beside random search."""
+    """What a search that weighed accuracy against cost came to, and how it stands beside random search."""
     metrics = next(stage.get("metrics", {}) for stage in results["stages"] if stage["stage"] == "enas")
     if "best_cost" not in metrics or (front := results["front"]) is None:
         return []
     told = []
-    for prefix, who in (("", "the best found"), ("random_search_", "the best of random search")):
-        if f"{prefix}best_cost" in metrics:
-            accuracy = cells.figure("accuracy", metrics[f"{prefix}best_accuracy"])
-            told.append(f"{who} has {accuracy} at {cells.figure('cost', metrics[f'{prefix}best_cost'])}")
+    for which, who in (("best", "the best found"), ("best_random", "the best of random search")):
+        if f"{which}_cost" in metrics:
+            accuracy, cost = (cells.figure(name, metrics[f"{which}_{name}"]) for name in ("accuracy", "cost"))
+            told.append(f"{who} has {accuracy} at {cost}")
     points = front["computed"]["front"]
     own = sum(source == "controller" for _, _, source in points)
     weighed = pareto.LABELS[front["cost"]]

@@ -9,30 +9,13 @@ from typing import Any, TypeVar
 
 from nhn_tf.runs.tracking import Tracker
 from nhn_tf.settings import PRESETS, BaseConfig, ComputeConfig, Config, DataConfig, Preset, stages
+from nhn_tf.settings.added import ADDED
 from nhn_tf.storage import files
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
 NOT_IN_DIGEST = {
     "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
 }  # fmt: skip
-
-# Settings that runs begun before there was such a setting lack, with their defaults: at these they are no part of what
-# decides the result, so that such a run goes on.
-ADDED = {
-    "data.class_weights": "auto",
-    "config.layer_form": "mixed",
-    "config.reduction": "factorized",
-    "config.cutmix": 0.0,
-    "config.recalibrate": False,
-    "config.paired_fitness": False,
-    "config.random_probes": 0,
-    "config.pointwise_sparsity": 0.0,
-    "config.objective": "accuracy",
-    "config.cost_target": 0.0,
-    "config.cost_weight": 0.07,
-    "config.cost_filters": 0,
-    "config.cost_sparsity": 0.85,
-}
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -42,10 +25,10 @@ class Behind:
     """What a run will take after a stage.
 
     Attributes:
-      seconds: of what has a time of its own.
-      epochs: of the stage under way that take as long as the rest.
-      stages: of those, how many there are; the first step of each is compiled, and what is measured at its end.
-      is_planned: whether the rest is made to fit, not estimated.
+      seconds: of the stages whose time is known.
+      epochs: as many of the stage under way take as long as the other stages.
+      stages: how many others there are. Each compiles twice: its first step, and what is measured at its end.
+      is_planned: whether the time is planned, and the stages made to fit, or estimated.
     """
 
     seconds: float = 0.0

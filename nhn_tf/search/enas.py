@@ -71,8 +71,8 @@ class EnasSearch(Searcher):
         exp(-loss), in (0, 1]: of guessing among N classes it is 1 / N, as an accuracy's is, so that every setting of
         the controller means the same. Trials are ranked by the loss itself.
       reward: of a genotype and its accuracy on validation images, in [0, 1], gives what is maximised in the place of
-        `config.objective`, in the search and in the ranking. What is not finite counts as the lowest of its update, 0
-        at most, and ranks last. For a search to resume to the same bits it must be a pure function.
+        the accuracy, in the search and in the ranking. What is not finite counts as the lowest of its update, 0 at
+        most, and ranks last. For a search to resume to the same bits it must be a pure function.
       max_trials: how many architectures are ranked in the end, in the place of `config.final_samples`.
       steps_per_execution: training steps run in one call, see `keras.Model.compile`.
       seed: as for `Searcher`, as are `directory`, `project_name`, `overwrite` and `logger`.
@@ -136,15 +136,17 @@ class EnasSearch(Searcher):
         )
         self.config: EnasConfig = config
         self._own_reward = reward
-        if reward is not None and (self.objective != OBJECTIVE or config.objective != EnasConfig.objective):
-            received = f"{self.objective!r}, and {config.objective!r} in `config`"
-            raise ValueError(f"`reward` is made of the accuracy: leave `objective` out. Received: {received}.")
-        if self.objective == LOSS and config.objective != EnasConfig.objective:
-            raise ValueError(f"`config.objective`={config.objective} weighs accuracy, not {LOSS}: give one of them.")
         self.input_shape, self.num_classes = data_shape(input_shape, num_classes)
         self.weighing = Objective(config, self.input_shape, self.num_classes)
-        if self._reward is not None or self.objective == LOSS:
-            self.objective_metric = LOSS if self.objective == LOSS else ""
+        if reward is not None and (self.objective != OBJECTIVE or not self.weighing.is_accuracy):
+            received = f"{self.objective!r}, and {config.objective!r} in `config`"
+            raise ValueError(f"`reward` is made of the accuracy: leave `objective` out. Received: {received}.")
+        if self.objective == LOSS and not self.weighing.is_accuracy:
+            raise ValueError(f"`config.objective`={config.objective} weighs accuracy, not {LOSS}: give one of them.")
+        if self.objective == LOSS:
+            self.objective_metric = LOSS
+        elif self._reward is not None:
+            self.objective_metric = ""
         self.steps_per_execution = steps_per_execution
         keras.utils.set_random_seed(self.seed)
         self.supernet = MacroSupernet(
@@ -324,7 +326,7 @@ class EnasSearch(Searcher):
         return self._controller_metrics(epoch, [step["logs"] for step in done], genes, rewards)
 
     def _probe(self, epoch: int) -> dict[str, float]:
-        """The rewards of a few random architectures, on the images that the controller's were measured on in the epoch.
+        """Rewards of a few random architectures, on the images that the controller's were measured on in the epoch.
 
         Nothing learns from them, and no other random choice moves.
         """
@@ -367,9 +369,9 @@ class EnasSearch(Searcher):
     def figure(self) -> str:
         return self.objective if self._reward is None else "val_reward"
 
-    def _rewarded(self, genes: np.ndarray, accuracy: float) -> float:
-        """What an architecture int32 [G] is ranked by, of the objective's value; NaN where it is not finite."""
-        return accuracy if self._reward is None else finite(float(self._reward(self.decode(genes), accuracy)))
+    def _rewarded(self, genes: np.ndarray, value: float) -> float:
+        """What an architecture int32 [G] is ranked by, of its accuracy or loss; NaN where it is not finite."""
+        return value if self._reward is None else finite(float(self._reward(self.decode(genes), value)))
 
     def _controller_metrics(
         self, epoch: int, logs: list[dict[str, float]], genes: np.ndarray, rewards: np.ndarray
@@ -441,14 +443,14 @@ class EnasSearch(Searcher):
             "random_architectures_evaluated": len(control),
         }
         if not self.weighing.is_accuracy:
-            figures |= self._weighed("", found[0]) | (self._weighed("random_search_", control[0]) if control else {})
+            figures |= self._weighed("best", found[0]) | (self._weighed("best_random", control[0]) if control else {})
             if config.objective in WEIGHED:
                 figures["cost_target"] = self.weighing.target
         return Conclusion(rank(found + control, self.direction), comparisons, figures)
 
-    def _weighed(self, prefix: str, best: Trial) -> dict[str, float | None]:
+    def _weighed(self, which: str, best: Trial) -> dict[str, float | None]:
         """What the objective weighs, of the best trial."""
-        return {f"{prefix}best_accuracy": best.accuracy, f"{prefix}best_cost": self.weighing.cost(best.genotype)}
+        return {f"{which}_accuracy": best.accuracy, f"{which}_cost": self.weighing.cost(best.genotype)}
 
     def keep(self, trials: list[Trial]) -> list[Trial]:
         """The best `top_k` of the controller and of the control."""

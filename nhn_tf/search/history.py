@@ -117,7 +117,7 @@ class History:
       ranked: every final candidate, best first, with the number of its source. Genes as before; of directions, a bit
         for each connection of each add-on.
       sources: what proposed the candidates, such as "controller" and "random".
-      figure: what the scores of `ranked` are: "val_accuracy", "val_loss", or "val_reward" of a reward of one's own.
+      figure: what the scores of `ranked` are: "val_accuracy", "val_loss", or "val_reward" where that is maximised.
     """
 
     search: str

@@ -14,16 +14,16 @@ from typing import Any, Final
 import numpy as np
 
 from nhn_tf import sparse
+from nhn_tf.errors import UserError
+from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
-from nhn_tf.values import names
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.masks import Masks
-from nhn_tf.values.space import Space, op_named
+from nhn_tf.values.space import Space
 
 _ROUNDS: Final = 5
 _TURN_S: Final = 0.02
-"""Each network is called again and again for so long, so that caches are warm, before the next one's turn."""
+"""For so long each network is called again and again, so that caches are warm, before it is the next one's turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Latencies:
 
     Attributes:
       plain: of the network of the space's first op alone, without skips.
-      ops: for each segment what a layer takes more with another op, by the op's name.
-      skips: for each segment what an output takes that a layer joins.
+      ops: for each segment, how much longer a layer takes with another op, by the op's name.
+      skips: for each segment, what each output takes that a layer joins.
     """
 
     plain: float
@@ -71,7 +71,7 @@ class Latencies:
 
         Raises:
           sparse.MissingLLVMError: the sparse runtime needs llvmlite.
-          sparse.UnsupportedLayerError: an op of one's own has no place in it.
+          UserError: an op of one's own has no place in it.
         """
         first, *others = space.ops
         no_skips = ((),) * space.num_layers
@@ -107,13 +107,14 @@ class Latencies:
 
 def _compiled(genotype: Genotype, shape: Mapping[str, Any], sparsity: float, rng: np.random.Generator) -> Any:
     """The network of an architecture in the sparse runtime, a random share of its full kernels pruned."""
-    form, masks = shape["form"], {}
-    for layer, op in enumerate(map(op_named, genotype.ops)):
-        if op.kind == "conv" or (op.kind == "separable_conv" and form.separable_as_dense):
-            width = form.filters * form.width_growth ** genotype.space.segment_of(layer)
-            masks[names.layer(layer, "op")] = rng.random((width, width)) >= sparsity
-    pruned = dataclasses.replace(genotype, masks=Masks(masks)) if masks else genotype
-    return sparse.compile(network.build(pruned, **shape), threads=1, check=False)
+    model = network.build(genotype, **shape)
+    for layer in model.layers:
+        if isinstance(layer, MaskedConv2D):
+            layer.set_mask(rng.random(layer.mask.shape) >= sparsity)
+    try:
+        return sparse.compile(model, threads=1, check=False)
+    except sparse.UnsupportedLayerError as error:
+        raise UserError(f"`objective`=latency is measured in the sparse runtime: {error.reason}.") from error
 
 
 def timed(runtimes: Mapping[str, Any], input_shape: Sequence[int]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from nhn_tf.models.complexity import Cost
 from nhn_tf.models.derived_cost import derived_cost
 from nhn_tf.search.latency import Latencies
 from nhn_tf.settings import EnasConfig
+from nhn_tf.sparse.native import machine
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream, generator
@@ -29,7 +30,7 @@ class Objective:
     """The settings' objective, as a function of an architecture and its accuracy.
 
     - accuracy: the accuracy.
-    - score: 1 - score / 50, by the paper's figure of merit (section 3); the accuracy of a network without parameters.
+    - score: 1 - score / 50, score being the paper's figure of merit (section 3): without parameters, the accuracy.
     - params, flops, latency: accuracy * (target / cost) ^ weight, cost being live parameters, multiply-adds, or
       milliseconds in the sparse runtime. Source: Tan et al. 2019 (MnasNet), equation 2 with one weight on both sides
       of the target; theirs is 0.07.
@@ -62,13 +63,26 @@ class Objective:
         genes = config.space.sample(generator(0, Stream.TYPICAL_COST), _TYPICAL)
         return float(np.mean([self.cost(Genotype.from_genes(config.space, row)) for row in genes]))
 
+    @property
+    def _is_measured(self) -> bool:
+        return self.config.objective != "latency" or self.latencies is not None
+
+    def check(self) -> None:
+        """Refuses what cannot be measured here, before anything is begun.
+
+        Raises:
+          sparse.MissingLLVMError: the sparse runtime needs llvmlite.
+        """
+        if not self._is_measured:
+            machine.host()
+
     def measured(self) -> Objective:
         """The same with what layers take on this machine, if that counts and is not known; takes a minute or less.
 
         Raises:
           as `Latencies.measure`.
         """
-        if self.config.objective != "latency" or self.latencies is not None:
+        if self._is_measured:
             return self
         latencies = Latencies.measure(
             self.config.space,

@@ -34,6 +34,7 @@ from nhn_tf.search.progress import Progress
 from nhn_tf.search.project import Project
 from nhn_tf.search.trials import Conclusion, Trial
 from nhn_tf.settings import GradientConfig
+from nhn_tf.settings.added import ADDED
 from nhn_tf.storage import files
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.genotype import Genotype
@@ -43,10 +44,6 @@ from nhn_tf.values.space import OpError, Space
 OBJECTIVE: Final = "val_accuracy"
 UNSAID: Final = {"objective": OBJECTIVE}
 """What states of older searches do not say, as they were made."""
-LATER: Final = (
-    "paired_fitness", "random_probes", "objective", "cost_target", "cost_weight", "cost_filters", "cost_sparsity",
-)  # fmt: skip
-"""Settings that they lack; they had the defaults."""
 
 
 def data_shape(input_shape: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], int]:
@@ -516,9 +513,9 @@ class Searcher(abc.ABC):
         """
         ours, theirs = json.loads(json.dumps(self.identity())), {**UNSAID, **values["search"]}
         own_op.check_same(theirs.pop("own_ops", {}), ours.pop("own_ops", {}), "the search")
-        if "config" in theirs:  # of an older search, before there were these settings
-            defaults = type(self.config)().to_json()
-            theirs["config"] = {**{name: defaults[name] for name in LATER if name in defaults}, **theirs["config"]}
+        if "config" in theirs:
+            lacked = {name: ADDED[entry] for name in ours["config"] if (entry := f"config.{name}") in ADDED}
+            theirs["config"] = {**lacked, **theirs["config"]}
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 mine, other = _difference(ours.get(name), theirs.get(name))

@@ -1,10 +1,10 @@
 """How long the stages behind one will take, as far as that can be told from what has run.
 
 What another seed's run has finished with the same settings takes as long again. Else work is counted in images: every
-stage behind `base` computes its network, so that a training image costs about the same in each of them, the searches of
-add-ons included, and one that is only measured a third (as `planning` has it). Its price is that of the stage under
-way, or of one that has finished. The search of an architecture trains another network, and of what comes behind it only
-other seeds' runs tell anything.
+stage behind `base` computes its network, so that an image to train on costs about the same in each of them, the
+searches of add-ons included, and one that is only measured a third of that (as `planning` has it). The price of an
+image is that in the stage under way, or in one that has finished. The search of an architecture trains another network:
+only other seeds' runs tell how long the stages behind it take.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from nhn_tf.storage.commands import typed
 
 # What a stage's row of the table shows beside its time.
 FIGURES: Final = (
-    "test_accuracy", "val_accuracy", "random_search_val_accuracy", "live_params",
-    "kernel_sparsity", "pointwise_sparsity", "addons",
+    "test_accuracy", "val_accuracy", "random_search_val_accuracy", "val_reward", "random_search_val_reward",
+    "live_params", "kernel_sparsity", "pointwise_sparsity", "addons",
 )  # fmt: skip
 IMAGES: Final = "images.npz"
 """Within a run's directory, the arrays that it was given."""

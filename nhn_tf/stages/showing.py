@@ -140,7 +140,7 @@ class SearchView:
             events = EventWriter(stage / TENSORBOARD / RANKING / sources[number])
             scores = ranked.scores[ranked.tags == number]  # best first
             for place, score in enumerate(scores[np.isfinite(scores)], 1):
-                events.scalar("val_accuracy_by_place", score, place)
+                events.scalar(f"{self._searcher.figure}_by_place", score, place)
             events.close()
 
     def _learn(self) -> None:

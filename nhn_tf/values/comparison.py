@@ -43,8 +43,13 @@ class Comparison:
         return _PREFIXES[self.control] + self.figure
 
     @property
+    def is_accuracy(self) -> bool:
+        """Whether the figures are shares of images, not rewards or losses."""
+        return self.figure.endswith("accuracy")
+
+    @property
     def gain(self) -> float:
-        """How much the search is ahead of its control, lower in a loss; NaN when that was not measured."""
+        """How much the search is ahead of its control: of a loss, how much lower; NaN when that was not measured."""
         if self.control_value is None:
             return math.nan
         return (self.found - self.control_value) * (-1 if self.figure.endswith("loss") else 1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from nhn_tf.report import pareto, published
-from nhn_tf.report.cells import clock, figure, points, with_interval
+from nhn_tf.report.cells import clock, difference, figure, with_interval
 from nhn_tf.report.elements import Block, Code, Paragraph, Picture, Strong, Table, Text
 from nhn_tf.report.results import Json
 
 # What a stage's line shows of its figures, as far as it has them; all figures stand at the end of the page.
 _KEY_FIGURES = {
-    "enas": ("val_accuracy", "random_search_val_accuracy"),
+    "enas": ("val_accuracy", "random_search_val_accuracy", "val_reward", "random_search_val_reward"),
     "base": ("test_accuracy", "live_params"),
     "prune": ("kernel_sparsity", "pointwise_sparsity", "params_removed", "live_params"),
     "pruned": ("test_accuracy", "live_params"),
@@ -23,7 +23,7 @@ _KEY_FIGURES = {
 # For each picture of curves its caption, and the stages whose points it shows.
 _CURVES = {
     "enas": (
-        "Architecture search: rewards are accuracies on one validation batch, level lines on all of validation.",
+        "Architecture search: rewards on one validation batch, level lines on all of validation.",
         ("enas",),
     ),
     "training": ("Training of the base, the pruned and the final network.", ("base", "pruned", "final")),
@@ -41,7 +41,7 @@ def controls(results: Json, pictures: Collection[str]) -> list[Block]:
         computed = row["computed"]
         pair = figure(row["figure"], row["found"]), figure(row["figure"], row["control_value"])
         chance = "—" if computed["noise"] is None else f"±{100 * computed['noise']:.2f}"
-        gain = points(computed["gain"])
+        gain = difference(row["figure"], computed["gain"])
         cells.append((row["stage"], row["figure"], pair[0], row["control"], pair[1], gain, chance, Code(row["source"])))
     if cells:
         head = ("search", "figure", "found", "control", "control's", "gain", "chance makes", "source")
@@ -50,8 +50,9 @@ def controls(results: Json, pictures: Collection[str]) -> list[Block]:
     if "pareto" in pictures:
         value = results["front"]
         caption = (
-            f"Every ranked architecture: accuracy of the shared weights on all of validation, and "
-            f"{pareto.LABELS[value['cost']]} of its network; lines: what none of the same source beats in both."
+            "Every ranked architecture: its accuracy with the shared weights on all of validation, and the "
+            f"{pareto.LABELS[value['cost']]} of its network; the lines join those that none of the same source beats "
+            "in both."
         )
         blocks.append(Picture("pareto", caption, (caption, " From ", Code(value["source"]), ".")))
     return blocks

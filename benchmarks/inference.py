@@ -10,7 +10,10 @@ for one thread the lesser of wall clock and CPU time, which other work on the ma
 TensorFlow (a graph function of the Keras model), ONNX Runtime, OpenVINO and LiteRT (Keras's own exports), PyTorch
 (traced, frozen, batch normalisations folded), and `nhn_tf.sparse`. Those that are not installed are skipped and
 named. OpenVINO takes part twice: in float32, as all others compute, and at its default, which on processors with
-bfloat16 instructions is bfloat16.
+bfloat16 instructions is bfloat16. So does `nhn_tf.sparse` on the paper's networks, where the processor has these
+instructions: in float32 and with dtype="bfloat16", which is compared with the fastest peer at its default. For the
+paper-size network there are also the largest error of a logit and how often the largest logit is the exact one's, of
+96 images, against float64.
 
 Networks: 12 layers, 3x3 and 5x5 in turn, every second layer joins its input (6 skips), random masks:
 paper-size (32x32x3 images, 96/192/384 filters) and small (8x8x1, 16/32/64 filters, as in the demo). Layers: chains of
@@ -19,16 +22,18 @@ eight equal pruned convolutions, so that conversions of layout at both ends weig
 kernels pruned.
 
 The last line is JSON: the speed-up over the fastest peer in float32 for each sparsity and batch (`paper_net`, `zoo`),
-over the fastest peer at its default (`paper_net_default`, `zoo_default`), the least over the
-layers (`layer_0.90`), two threads over one (`two_threads`, the least over batches >= 2), without pruning
-(`zero_sparsity`, the least over batches), the largest error of a logit against Keras (`max_abs_error`), and, since
-that holds Keras's error too, of ours and of Keras's against the same network in float64 (`float64_error`).
+over the fastest peer at its default (`paper_net_default`, `zoo_default`), the same of ours in bfloat16, the least over
+batches, null without its instructions (`bfloat16`), the least over the layers (`layer_0.90`), two threads over one
+(`two_threads`, the least over batches >= 2), without pruning (`zero_sparsity`, the least over batches), the largest
+error of a logit of ours in float32 against Keras (`max_abs_error`), and, since that holds Keras's error too, of ours
+and of Keras's against the same network in float64 (`float64_error`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -102,13 +107,14 @@ def main() -> None:
     if "layers" in parts:
         result["layer_0.90"] = min(
             compare(f"eight {size}x{size} layers of {filters} channels, {side}x{side}, sparsity 0.90",
-                    chain(side, filters, size, args.seed), (1,), seconds, errors)[0]["1"]
+                    chain(side, filters, size, args.seed), (1,), seconds, errors).float32["1"]
             for side, filters, size in LAYERS
         )  # fmt: skip
     if "zoo" in parts:
         result["zoo"], result["zoo_default"] = {}, {}
         for name, make in ZOO.items():
-            result["zoo"][name], result["zoo_default"][name] = compare(name, make(), (1, 16), seconds, errors)
+            speed = compare(name, make(), (1, 16), seconds, errors)
+            result["zoo"][name], result["zoo_default"][name] = speed.float32, speed.default
     if "threads" in parts:
         os.sched_setaffinity(0, cores)
         model = pruned_network(0.9, filters=96, shape=(32, 32, 3), seed=args.seed)
@@ -128,14 +134,15 @@ def paper(
     errors: list[tuple[float, float, float]],
 ) -> None:
     """The paper's network at three sparsities, and a small one."""
-    result["paper_net"], result["paper_net_default"] = {}, {}
+    result["paper_net"], result["paper_net_default"], result["bfloat16"] = {}, {}, {}
     for name, sparsity in (("0.85", 0.85), ("0.90", 0.9), ("0.00", 0.0)):
         model = pruned_network(sparsity, filters=96, shape=(32, 32, 3), seed=seed)
-        ratios, default = compare(f"paper-size network, sparsity {name}", model, batches, seconds, errors)
+        speed = compare(f"paper-size network, sparsity {name}", model, batches, seconds, errors, narrow=True)
         if sparsity:
-            result["paper_net"][name], result["paper_net_default"][name] = ratios, default
+            result["paper_net"][name], result["paper_net_default"][name] = speed.float32, speed.default
+            result["bfloat16"][f"paper_{name}"] = min(speed.narrow.values(), default=None)
         else:
-            result["zero_sparsity"] = min(ratios.values())
+            result["zero_sparsity"] = min(speed.float32.values())
     small = pruned_network(0.85, filters=16, shape=(8, 8, 1), seed=seed)
     compare("small network, sparsity 0.85", small, batches, seconds, errors)
 
@@ -270,19 +277,23 @@ def pytorch_engine(model: keras.Model, folder: Path, threads: int) -> Call:
     return call
 
 
-def sparse_engine(model: keras.Model, folder: Path, threads: int) -> Call:
+def sparse_engine(model: keras.Model, folder: Path, threads: int, *, dtype: str = "float32") -> Call:
+    if dtype == "bfloat16" and not machine.has_pairs():
+        raise ImportError("the processor has no instructions for it")
     start, work = time.perf_counter(), time.process_time()
-    runtime = nhn_tf.sparse.compile(model, threads=threads)
+    runtime = nhn_tf.sparse.compile(model, threads=threads, dtype=dtype)
     wall, work = time.perf_counter() - start, time.process_time() - work
-    print(f"  nhn_tf.sparse: compiled in {wall:.2f} s, {work:.2f} s of CPU time")
+    print(f"  nhn_tf.sparse, {dtype}: compiled in {wall:.2f} s, {work:.2f} s of CPU time")
     return runtime
 
 
 OURS = "nhn_tf.sparse"
+NARROW = "nhn_tf.sparse bfloat16"
 DEFAULTS = ("OpenVINO default",)
 """Peers that may compute in less than float32."""
 ENGINES: dict[str, Callable[[keras.Model, Path, int], Call]] = {
     OURS: sparse_engine,
+    NARROW: functools.partial(sparse_engine, dtype="bfloat16"),
     "TensorFlow": tensorflow_engine,
     "ONNX Runtime": onnxruntime_engine,
     "OpenVINO": openvino_engine,
@@ -359,11 +370,13 @@ def _torch_module(torch: Any, program: ops.Program) -> Any:
 
 
 @contextlib.contextmanager
-def engines(model: keras.Model, threads: int) -> Iterator[dict[str, Call]]:
-    """All engines that are installed, on one model."""
+def engines(model: keras.Model, threads: int, *, narrow: bool = False) -> Iterator[dict[str, Call]]:
+    """All engines that are installed, on one model; ours in bfloat16 if that is wanted."""
     with tempfile.TemporaryDirectory() as folder:
         calls = {}
         for name, make in ENGINES.items():
+            if name == NARROW and not narrow:
+                continue
             try:
                 calls[name] = make(model, Path(folder), threads)
             except (ImportError, NotImplementedError, nhn_tf.sparse.UnsupportedLayerError) as error:
@@ -371,19 +384,41 @@ def engines(model: keras.Model, threads: int) -> Iterator[dict[str, Call]]:
         yield calls
 
 
+@dataclasses.dataclass
+class Speed:
+    """Ours over the fastest peer, by batch.
+
+    Attributes:
+      float32: in float32, as the peer.
+      default: in float32, the peer at its default.
+      narrow: in bfloat16, the peer at its default; empty where ours does not take part.
+    """
+
+    float32: dict[str, float] = dataclasses.field(default_factory=dict)
+    default: dict[str, float] = dataclasses.field(default_factory=dict)
+    narrow: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
 def compare(
-    title: str, model: keras.Model, batches: tuple[int, ...], seconds: float, errors: list[tuple[float, float, float]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Speed-up over the fastest peer in float32, and over the fastest at its default, for each batch, on one thread.
+    title: str,
+    model: keras.Model,
+    batches: tuple[int, ...],
+    seconds: float,
+    errors: list[tuple[float, float, float]],
+    *,
+    narrow: bool = False,
+) -> Speed:
+    """Ours against the peers for each batch, on one thread; with `narrow`, also ours in bfloat16.
 
     Appends to `errors` how far our logits are off Keras's and the exact ones, and Keras's off the exact ones.
     """
     print(title)
     rng = np.random.default_rng(1)
     double = in_float64(model)
-    ratios: dict[str, float] = {}
-    default: dict[str, float] = {}
-    with engines(model, 1) as calls:
+    speed = Speed()
+    with engines(model, 1, narrow=narrow) as calls:
+        if narrow:
+            agreement(calls, double, rng.standard_normal((96, *model.input_shape[1:])).astype(np.float32))
         for batch in batches:
             images = rng.standard_normal((batch, *model.input_shape[1:])).astype(np.float32)
             expected = keras.ops.convert_to_numpy(model(images, training=False))
@@ -394,8 +429,19 @@ def compare(
             off = "off Keras's {:.1e}; off float64, ours {:.1e}, Keras's {:.1e}".format(*errors[-1])
             print(f"  batch {batch:3d}  {off}")
             times = timed({name: _bound(call, images) for name, call in calls.items()}, seconds, cpu_time=True)
-            ratios[str(batch)], default[str(batch)] = report(batch, times, error)
-    return ratios, default
+            report(batch, times, error, speed)
+    return speed
+
+
+def agreement(calls: dict[str, Call], double: keras.Model, images: np.ndarray) -> None:
+    """Prints how far each engine's logits are off the exact ones, and how often the largest is the exact one's."""
+    pieces = [images[at : at + 16] for at in range(0, len(images), 16)]
+    exact = np.concatenate([double(piece, training=False) for piece in pieces])
+    print(f"  {len(images)} images, logits' rms {exact.std():.2f}")
+    for name, call in calls.items():
+        logits = np.concatenate([np.array(call(piece)) for piece in pieces])
+        same = np.mean(logits.argmax(1) == exact.argmax(1))
+        print(f"  {name:22s} largest error of a logit {_off(logits, exact):.1e}, the same class {same:.1%}")
 
 
 def two_threads(model: keras.Model, batches: list[int], seconds: float) -> float:
@@ -413,7 +459,7 @@ def two_threads(model: keras.Model, batches: list[int], seconds: float) -> float
                 call()
             times = timed(bound, seconds, cpu_time=False)
             gain = times.pop(alone) / times[OURS]
-            report(batch, times, {})
+            report(batch, times, {}, Speed())
             print(f"  two threads of {OURS} are {gain:.2f}x one")
             least = min(least, gain)
     return round(least, 3)
@@ -455,20 +501,22 @@ def timed(calls: dict[str, Callable[[], Any]], seconds: float, *, cpu_time: bool
     return result
 
 
-def report(batch: int, times: dict[str, float], error: dict[str, float]) -> tuple[float, float]:
-    """Prints a case; returns our speed-up over the fastest peer in float32, and over the fastest at its default."""
+def report(batch: int, times: dict[str, float], error: dict[str, float], speed: Speed) -> None:
+    """Prints a case, and adds what we are faster by to `speed`; not a number without a peer."""
     for name, seconds in sorted(times.items(), key=lambda item: item[1]):
         off = f"  max abs error {error[name]:.1e}" if name in error else ""
-        print(f"  batch {batch:3d}  {name:16s} {1e3 * seconds / batch:8.3f} ms an image{off}")
-    peers = {name: seconds for name, seconds in times.items() if name != OURS}
-    ratios = []
-    for chosen in ({name for name in peers if name not in DEFAULTS}, set(peers)):
-        if not chosen:
-            return float("nan"), float("nan")
-        fastest = min(chosen, key=peers.__getitem__)
-        ratios.append(round(peers[fastest] / times[OURS], 3))
-        print(f"  batch {batch:3d}  {ratios[-1]:.2f}x {fastest}", flush=True)
-    return ratios[0], ratios[1]
+        print(f"  batch {batch:3d}  {name:22s} {1e3 * seconds / batch:8.3f} ms an image{off}")
+    default = [name for name in times if name not in (OURS, NARROW)]
+    float32 = [name for name in default if name not in DEFAULTS]
+    for ratios, ours, peers in (
+        (speed.float32, OURS, float32), (speed.default, OURS, default), (speed.narrow, NARROW, default)
+    ):  # fmt: skip
+        if ours in times:
+            ratios[str(batch)] = float("nan")
+        if ours in times and peers:
+            fastest = min(peers, key=times.__getitem__)
+            ratios[str(batch)] = round(times[fastest] / times[ours], 3)
+            print(f"  batch {batch:3d}  {ours} is {ratios[str(batch)]:.2f}x {fastest}", flush=True)
 
 
 if __name__ == "__main__":

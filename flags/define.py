@@ -83,9 +83,7 @@ class StageFlags:
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
         flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own", **on)
         flags.DEFINE_list("tracker", [], "who is told of each stage, with commas: mlflow, or module:Class", **on)
-        flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result", **on)
-        flags.DEFINE_boolean("debug", False, "show the traceback of an error", **on)
-        own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "tracker", "quiet", "debug"]
+        own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "tracker", *define_telling(self.values)]
         if choices:
             flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")
@@ -185,6 +183,22 @@ class StageFlags:
         for name, parts in self._settings.items():
             groups.setdefault(", ".join(parts), []).append(name)
         return groups
+
+
+def define_telling(values: flags.FlagValues = flags.FLAGS, *, quiet: bool = True) -> list[str]:
+    """Defines how much a script tells.
+
+    Args:
+      values: where the flags live.
+      quiet: whether it tells anything beside its result.
+
+    Returns:
+      The flags' names.
+    """
+    if quiet:
+        flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result", flag_values=values)
+    flags.DEFINE_boolean("debug", False, "show the traceback of an error", flag_values=values)
+    return ["quiet", "debug"] if quiet else ["debug"]
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -62,9 +62,10 @@ def check_backend() -> None:
     backend_choice.prepare()
 
 
-def define_own_ops() -> None:
-    """Defines --own_ops for a script that reads runs."""
+def define_reading(*, quiet: bool = True) -> None:
+    """Defines --own_ops, --debug and, if it is to be, --quiet for a script that reads runs."""
     flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own, if the network has any")
+    define.define_telling(quiet=quiet)
 
 
 def has_accelerator() -> bool:

@@ -1,5 +1,6 @@
 """A program computed by NumPy in float64, slowly and plainly, and random programs to compare with."""
 
+import dataclasses
 import functools
 import math
 
@@ -29,14 +30,30 @@ def output_size(shape, window, strides, *, same):
     return size, (total[0] // 2, total[1] // 2)
 
 
-def compute(program, *images):
-    """What the program's outputs are: a list of float64 arrays."""
+def to_bfloat16(x):
+    """The nearest number of 8 significant bits, ties to even."""
+    fraction, exponent = np.frexp(np.asarray(x, float))
+    return np.ldexp(np.rint(fraction * 256) / 256, exponent)
+
+
+def compute(program, *images, paired=()):
+    """What the program's outputs are: a list of float64 arrays.
+
+    Operations among `paired` make bfloat16 numbers; convolutions among them read such, too, and their weights are. Sums
+    are exact.
+    """
     given = iter(images)
     values = []
-    for op in program.ops:
+    for number, op in enumerate(program.ops):
         inputs = [values[value] for value in op.inputs]
+        if number in paired and isinstance(op, ops.Conv):
+            op = dataclasses.replace(op, kernels=to_bfloat16(op.kernels))
+            values.append(to_bfloat16(_conv(op, to_bfloat16(inputs[0]))))
+            continue
         if isinstance(op, ops.Input):
             values.append(np.asarray(next(given), float))
+        elif number in paired and isinstance(op, ops.Elementwise):
+            values.append(to_bfloat16(_elementwise(op, *inputs)))
         elif isinstance(op, ops.Constant):
             values.append(np.repeat(op.values[None].astype(float), len(images[0]), axis=0))
         else:

@@ -47,6 +47,11 @@ def squeeze_excite(x):
     return layers.Multiply()([x, layers.Dense(x.shape[-1], activation="sigmoid")(pooled)])
 
 
+def turned_aside(x):
+    turn = layers.Permute((2, 1, 3))
+    return turn(layers.Conv2D(6, (1, 3), padding="same")(turn(x)))
+
+
 def model_within(rng):
     """A residual block as a model of its own, with a Sequential in it, called as transfer learning does."""
 
@@ -95,7 +100,7 @@ UNARY = (
     lambda rng: layers.AveragePooling2D(3, strides=1, padding="same"),
     lambda rng: [layers.SpatialDropout2D(0.2), layers.Dropout(0.2), layers.AlphaDropout(0.2)][rng.integers(3)],
     lambda rng: layers.GaussianNoise(0.1),
-    lambda rng: layers.Permute((2, 1, 3)),
+    lambda rng: turned_aside,
     lambda rng: (
         lambda x: layers.AveragePooling2D(2)(
             layers.UpSampling2D(2, interpolation=["nearest", "bilinear"][rng.integers(2)])(x)
@@ -116,10 +121,11 @@ UNARY = (
 """From a random generator to a layer, or a function, that reads one map of any size."""
 
 SIZED = (
+    lambda rng: layers.Permute((2, 1, 3)),
     lambda rng: lambda x: layers.MaxPooling2D(2)(layers.Conv2DTranspose(6, 4, strides=2)(x)),  # a pixel larger
     lambda rng: layers.LayerNormalization(axis=[1, 2, 3], scale=bool(rng.integers(2))),
     lambda rng: layers.PReLU(),
-    lambda rng: layers.Reshape((4, 16, -1)),
+    lambda rng: lambda x: layers.Reshape((4, 16, -1) if np.prod(x.shape[1:3]) == 64 else (*x.shape[2:0:-1], -1))(x),
     lambda rng: lambda x: layers.Reshape(x.shape[1:])(layers.Flatten()(x)),
     lambda rng: lambda x: layers.Resizing(*x.shape[1:3])(layers.Resizing(5, 7)(x)),
 )

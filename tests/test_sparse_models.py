@@ -17,6 +17,8 @@ from nhn_tf.layers import BatchNorm, FactorizedReduction, GroupedGlobalPool, Mas
 from nhn_tf.models import network
 from nhn_tf.pruning.channels import ELEMENTWISE
 from nhn_tf.sparse import runtime
+from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.plan import dtypes
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
@@ -574,6 +576,26 @@ def test_images_of_any_type_and_order_are_read(compiled):
         images.tolist(),
     ]
     assert all(np.array_equal(compiled(other), expected) for other in others)
+
+
+@pytest.mark.skipif(not machine.has_pairs(), reason="the processor has no instructions for bfloat16")
+@pytest.mark.parametrize("side", [16, None])
+@pytest.mark.parametrize("fallback", [None, "keras"])
+def test_models_compute_in_bfloat16_also_of_open_sizes_and_beside_keras(side, fallback, monkeypatch):
+    monkeypatch.setattr(dtypes, "CONVERSION", 0.0)  # So few channels would be as fast in float32.
+    images = keras.Input((side, side, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(masked(12, 3, 1.0)(images)))
+    x = layers.Add()([masked(12, 5, 0.3)(x), layers.DepthwiseConv2D(3, padding="same")(x)])
+    x = layers.Concatenate()([layers.Conv2D(8, 1, strides=2)(x), layers.MaxPooling2D(2)(x)])
+    if fallback:
+        x = layers.Lambda(lambda y: y * 2)(x)
+    model = keras.Model(images, layers.Dense(5)(layers.GlobalAveragePooling2D()(masked(10, 3, 0.5)(x))))
+    randomize(model)
+    runtime = nhn_tf.sparse.compile(model, dtype="bfloat16", fallback=fallback)
+    values = np.random.default_rng(0).standard_normal((3, 16, 16, 3)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(model(values, training=False))
+    off = np.abs(runtime(values) - expected).max() / np.abs(expected).max()
+    assert 1e-5 < off < 0.03  # Rounded, and no more than that.
 
 
 def test_inputs_of_unequal_batches_are_refused():

@@ -15,7 +15,7 @@ from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
-from nhn_tf.sparse.plan import blocks, tail
+from nhn_tf.sparse.plan import blocks, dtypes, tail
 from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.plan.lower_convolutions import _live_entries
 from nhn_tf.sparse.plan.moves import vector_moves
@@ -28,7 +28,7 @@ LANES = list(machine.HOSTS)
 
 def check(program, seed, lanes, tolerance=1e-5):
     rng = np.random.default_rng(seed)
-    runtime = compile_program(program, lanes=lanes, threads=1)
+    runtime = compile_program(program, host=machine.HOSTS[lanes], threads=1)
     images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
     results = runtime(*images)
     for result, expected in zip(
@@ -142,6 +142,13 @@ def tails(monkeypatch):
     monkeypatch.setattr(tail, "CHUNK", 200)
 
 
+@pytest.fixture
+def all_in_pairs(monkeypatch):
+    """Also convolutions that would be as fast in float32."""
+    monkeypatch.setattr(dtypes, "LEAST_FILLED", 0.0)
+    monkeypatch.setattr(dtypes, "CONVERSION", 0.0)
+
+
 @pytest.mark.parametrize("seed", range(20, 29))
 def test_a_random_program_with_a_tail_is_numpys(seed, tails):
     program = reference.random_program(np.random.default_rng(seed), length=6)
@@ -245,7 +252,7 @@ def test_a_nan_goes_through_maxima_and_activations(lanes):
     whole = ops.GlobalPool(inputs=(0,), kind="max")
     curves = [ops.Elementwise(inputs=(0,), activation=name) for name in ops.ACTIVATIONS]
     program = ops.Program((images, pool, whole, *curves, ops.Softmax(inputs=(2,))), tuple(range(1, 4 + len(curves))))
-    runtime = compile_program(program, threads=1, lanes=lanes)
+    runtime = compile_program(program, threads=1, host=machine.HOSTS[lanes])
     for y, x in ((0, 0), (2, 3), (4, 6)):
         values = np.zeros((1, 5, 7, 2), np.float32)
         values[0, y, x, 0] = np.nan
@@ -267,17 +274,20 @@ def test_the_exponential_is_zero_and_infinite_where_float32_is():
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("poison", [np.nan, 3e38])
+@pytest.mark.parametrize("poison", [0x7FFFFFFF, 0x7F617F61], ids=["nan", "3e38"])
 @pytest.mark.parametrize("side_by_side", [False, True])
-def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, request):
+@pytest.mark.parametrize("pairs", [False, True], ids=["float32", "bfloat16"])
+def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, pairs, request):
     """What a plan never writes is found by filling the arena with a number of which copies are recognised; all the rest
-    is then poisoned, and must not change a bit of the result.
+    is then poisoned, and must not change a bit of the result. Both numbers are made of two equal halves, of bfloat16.
     """
     if side_by_side:
         request.getfixturevalue("tails")
+    if pairs:
+        request.getfixturevalue("all_in_pairs")
     rng = np.random.default_rng(100 + seed)
     program = reference.random_program(rng, length=6)
-    plan = lower(merge(program), machine.HOSTS[LANES[seed % len(LANES)]])
+    plan = lower(merge(program), machine.EMULATED if pairs else machine.HOSTS[LANES[seed % len(LANES)]])
     code = assemble(plan)
     count = plan.group
     images = [rng.standard_normal((count, *shape)).astype(np.float32) for shape in plan.inputs]
@@ -289,14 +299,13 @@ def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, reques
         return outputs
 
     expected = run(new_arena(plan))
-    marker = np.float32(1.2345678e-21)
-    marked = new_arena(plan)
-    marked[:] = marker
+    marker = np.uint32(0x1E1E1E1E)
+    marked, arena = new_arena(plan), new_arena(plan)
+    marked.view(np.uint32)[:] = marker
     run(marked)
-    poisoned = np.where(marked == marker, new_arena(plan), np.float32(poison))
-    arena = new_arena(plan)
-    arena[:] = poisoned
-    assert not np.array_equal(poisoned, new_arena(plan), equal_nan=True)
+    written = marked.view(np.uint16) != marker & 0xFFFF
+    arena.view(np.uint16)[written] = np.full(arena.size, poison, np.uint32).view(np.uint16)[written]
+    assert written.any()
     for result, wanted in zip(run(arena), expected, strict=True):
         np.testing.assert_array_equal(result, wanted)
 
@@ -364,6 +373,7 @@ import numpy as np
 sys.path.insert(0, "tests")
 import sparse_reference as reference
 from nhn_tf.sparse.compiler import compile_program
+from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.program import operations as ops
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -379,7 +389,8 @@ rng = np.random.default_rng(0)
 for lanes in (4, 8, 16):
     for shape in ((1, 1, 1), (5, 7, 3), (8, 8, 2), (3, 3, 17), (20, 33, 1)):
         conv = reference.random_conv(rng, shape, 2, window=(3, 3))
-        runtime = compile_program(ops.Program((ops.Input(inputs=(), size=shape), conv), (0, 1)), threads=1, lanes=lanes)
+        program = ops.Program((ops.Input(inputs=(), size=shape), conv), (0, 1))
+        runtime = compile_program(program, threads=1, host=machine.HOSTS[lanes])
         images = image((1, *shape))
         images[:] = rng.standard_normal(images.shape)
         np.testing.assert_array_equal(runtime(images)[0], images)

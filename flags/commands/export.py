@@ -33,9 +33,7 @@ def main() -> None:
     flags.DEFINE_list("format", ["all"], "keras, saved_model, onnx, litert, nhn, or all")
     flags.DEFINE_boolean("float16", False, "keep weights as float16 where the format allows it")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
-    flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result")
-    entry.define_own_ops()
-    flags.DEFINE_boolean("debug", False, "show the traceback of an error")
+    entry.define_reading()
     entry.guarded(lambda: (__doc__ or "").strip(), export)
 
 

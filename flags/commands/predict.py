@@ -38,8 +38,7 @@ def main() -> None:
     flags.DEFINE_integer("top", 3, "how many classes a line names, 0 for all", lower_bound=0)
     flags.DEFINE_boolean("json", False, "a JSON object a line")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
-    entry.define_own_ops()
-    flags.DEFINE_boolean("debug", False, "show the traceback of an error")
+    entry.define_reading(quiet=False)
     unread: list[Path] = []
     entry.guarded(
         lambda: (__doc__ or "").strip(), lambda *arguments: unread.extend(predict(*arguments)), takes_arguments=True

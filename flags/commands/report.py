@@ -25,9 +25,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     flags.DEFINE_string("model_dir", None, "the run's directory")
-    flags.DEFINE_boolean("quiet", False, "tell only warnings, errors and the result")
-    entry.define_own_ops()
-    flags.DEFINE_boolean("debug", False, "show the traceback of an error")
+    entry.define_reading()
     entry.guarded(lambda: (__doc__ or "").strip(), report)
 
 

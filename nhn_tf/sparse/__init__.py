@@ -13,7 +13,7 @@ this machine's vectors when the network is compiled. Needs `pip install ".[spars
 from __future__ import annotations
 
 from nhn_tf.sparse.compiler import compile, load
-from nhn_tf.sparse.native.machine import MissingLLVMError
+from nhn_tf.sparse.native.machine import MissingInstructionError, MissingLLVMError
 from nhn_tf.sparse.plan.memory import CapacityError
 from nhn_tf.sparse.profiling import Profile, profile
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
@@ -24,6 +24,7 @@ from nhn_tf.storage.files import DamagedFileError
 __all__ = [
     "CapacityError",
     "DamagedFileError",
+    "MissingInstructionError",
     "MissingLLVMError",
     "Profile",
     "SizedRuntime",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from nhn_tf.sparse.assembly import assemble
-from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.native import machine, peaks
+from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.program import file_format
 from nhn_tf.sparse.program.operations import Program, UnsupportedLayerError
@@ -19,14 +21,30 @@ if TYPE_CHECKING:
     from nhn_tf.sparse.mixed import MixedRuntime
 
 
+DTYPES: Final[dict[str, Callable[[], Host]]] = {
+    "float32": machine.host,
+    "bfloat16": machine.pair_host,
+    "auto": peaks.fastest_host,
+}
+"""What convolutions compute in, to the machine that does so; "auto" measures."""
+
+
 def compile(
-    model: Any, *, threads: int | None = None, fallback: str | None = None, check: bool = True
+    model: Any,
+    *,
+    threads: int | None = None,
+    dtype: str = "float32",
+    fallback: str | None = None,
+    check: bool = True,
 ) -> SparseRuntime | MixedRuntime | SizedRuntime:
     """Makes native code of a functional Keras model.
 
     Args:
       model: functional or Sequential, masked or compacted, of the layers in `nhn_tf.sparse.program.from_keras.READERS`.
       threads: that share a batch; by default one for each core that this process may use.
+      dtype: of convolutions, of their weights and of the maps between them: "float32"; "bfloat16", which has 8 bits
+        where that has 24, with sums in float32, on processors that have instructions for it; or "auto", which is
+        bfloat16 where a short measurement says that it is faster here.
       fallback: "keras" lets Keras compute layers that the runtime does not know, at inference as in `predict`.
       check: compare its outputs with the model's on random images.
 
@@ -37,19 +55,20 @@ def compile(
 
     Raises:
       MissingLLVMError: llvmlite is not installed; the message says how to install it.
+      MissingInstructionError: this processor does not compute in bfloat16.
       UnsupportedLayerError: a layer is not known; the message names it.
       CapacityError: the network is far larger than those that the runtime is made for.
       DisagreementError: the outputs differ (see `nhn_tf.models.agreement`).
-      ValueError: `threads` or `fallback` is none; or the model is subclassed, or has a layer of several outputs.
+      ValueError: `threads`, `dtype` or `fallback` is none; the model is subclassed, or has a layer of several outputs.
     """
     if fallback not in (None, "keras"):
         raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
-    machine.host()
+    host = _host(dtype)
     from nhn_tf.models import agreement  # They need Keras, which saved networks do without.
     from nhn_tf.sparse.mixed import MixedRuntime
     from nhn_tf.sparse.program.from_keras import read
 
-    native = functools.partial(compile_program, threads=threads)
+    native = functools.partial(compile_program, threads=threads, dtype=dtype)
 
     def made(shapes: Any = None) -> SparseRuntime | MixedRuntime:
         runtime: SparseRuntime | MixedRuntime
@@ -62,7 +81,7 @@ def compile(
             runtime = MixedRuntime(model, native, shapes=shapes)
         if check:
             answer = lambda inputs: agreement.as_list(runtime(*inputs))  # noqa: E731
-            agreement.check_same(model, answer, "the compiled network", shapes=shapes)
+            agreement.check_same(model, answer, "the compiled network", shapes=shapes, narrow=bool(host.pairs))
         return runtime
 
     expected = [tensor.shape[1:] for tensor in getattr(model, "inputs", None) or ()]
@@ -70,34 +89,50 @@ def compile(
 
 
 def compile_program(
-    program: Program, *, threads: int | None = None, lanes: int | None = None, timed: bool = False
+    program: Program,
+    *,
+    threads: int | None = None,
+    dtype: str = "float32",
+    host: Host | None = None,
+    timed: bool = False,
 ) -> SparseRuntime:
     """The passes behind `optimize`, which need no Keras: what loading a file runs.
 
     Args:
       program: to compute.
       threads: that share a batch; by default one for each core that this process may use.
-      lanes: vector width in float32 values; by default the machine's.
+      dtype: as for `compile`.
+      host: to plan for; by default this machine, as `dtype` wants it.
       timed: whether it shall time its steps, which takes some time itself.
     """
-    if lanes is not None and lanes not in machine.HOSTS:
-        raise ValueError(f"`lanes` must be one of {', '.join(map(str, machine.HOSTS))}. Received: {lanes}.")
     checked_threads(threads)
-    host = machine.host() if lanes is None else machine.HOSTS[lanes]
     merged = merge(program)  # Less work, perhaps more weights: what a file does not keep.
-    plan = lower(merged, host, timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
+    plan = lower(merged, host or _host(dtype), timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
     code = assemble(plan)  # Instructions of this machine.
-    again = functools.partial(compile_program, program, threads=threads, lanes=lanes, timed=timed)
+    again = functools.partial(compile_program, program, threads=threads, dtype=dtype, host=host, timed=timed)
     return SparseRuntime(program, code, threads=threads, again=again)
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> SparseRuntime:
+def _host(dtype: str) -> Host:
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}. Received: {dtype!r}.")
+    return DTYPES[dtype]()
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> SparseRuntime:
     """Reads what `SparseRuntime.save` wrote. Needs neither Keras nor a backend.
+
+    Args:
+      path: of the file, which does not say what the network shall compute in.
+      threads, dtype: as for `compile`.
 
     Raises:
       FileNotFoundError: there is no such file.
       DamagedFileError: it is not such a file, or it was altered.
       CapacityError: it asks for more than any network that the runtime is made for.
       MissingLLVMError: llvmlite is not installed.
+      MissingInstructionError: this processor does not compute in bfloat16.
+      ValueError: `threads` or `dtype` is none.
     """
-    return compile_program(file_format.load(path), threads=threads)
+    _host(dtype)
+    return compile_program(file_format.load(path), threads=threads, dtype=dtype)

@@ -31,8 +31,13 @@ LINKERS: Final = ("cc", "gcc", "clang", "ld")
 PAGE: Final = 4096
 
 
-def write(program: Program, path: str | os.PathLike[str], *, processor: str | None, prefix: str) -> None:
-    """Writes a program as a library, and its header beside it; see `SparseRuntime.export_library`."""
+def write(
+    program: Program, path: str | os.PathLike[str], *, host: machine.Host, processor: str | None, prefix: str
+) -> None:
+    """Writes a program as a library, and its header beside it; see `SparseRuntime.export_library`.
+
+    `host` is what it is planned for where no processor is named.
+    """
     path = Path(path)
     if path.suffix not in (".so", ".o"):
         raise ValueError(f"the library must end in .so, or .o for one to link with. Received: {path}.")
@@ -41,11 +46,16 @@ def write(program: Program, path: str | os.PathLike[str], *, processor: str | No
     if processor is not None and processor not in machine.PROCESSORS:
         names = ", ".join(machine.PROCESSORS)
         raise ValueError(f"`processor` must be one of {names}, or None for this machine's. Received: {processor!r}.")
+    if processor is not None and host.pairs:
+        raise ValueError(
+            f"a network that computes in bfloat16 becomes a library for this machine's processor alone. Received: "
+            f'processor={processor!r}. Leave it out, or make the runtime with dtype="float32".'
+        )
     if processor is None and not sys.platform.startswith("linux"):
         raise UserError("libraries are made for Linux alone: name a processor, and an object file to link there.")
     chosen = machine.PROCESSORS[processor] if processor else None
     linker = _linker() if path.suffix == ".so" else None
-    plan = lower(merge(program), machine.HOSTS[chosen.lanes] if chosen else machine.host())
+    plan = lower(merge(program), machine.HOSTS[chosen.lanes] if chosen else host)
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder, "network.o")
         built.write_bytes(machine.object_code(_module(plan, prefix, _data(plan, prefix, chosen, Path(folder))), chosen))

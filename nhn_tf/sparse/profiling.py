@@ -5,7 +5,6 @@ print(nhn_tf.sparse.profile(runtime, images))
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
 import platform
@@ -15,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nhn_tf.sparse.compiler import compile_program
-from nhn_tf.sparse.native import machine
-from nhn_tf.sparse.native.emitter import Function, declarations
+from nhn_tf.sparse.native.peaks import multiply_adds
 from nhn_tf.sparse.plan.lower import Plan
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op
@@ -26,8 +24,8 @@ from nhn_tf.storage import files
 CLOCKED = ("x86_64", "amd64")
 """Others do not let every program read the counter of turns."""
 
-COPIES = "copy_"
-"""How the names of kernels that only move values begin."""
+COPIES = ("copy_", "pack_", "unpack_")
+"""How the names of kernels begin that only move values, or bring them from one type to another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Row:
       shapes: of what it reads first and of what it makes.
       form: of a convolution, what was decided for it.
       seconds: for one image.
-      copy_seconds: of these, spent on copies for strides and between parts.
+      copy_seconds: of these, spent on copies for strides, between parts and from one type to another.
       flops: of live kernels and weights, two for each multiply-add, also at the border; 0 of operations without.
     """
 
@@ -59,7 +57,7 @@ class Profile:
 
     Attributes:
       rows: in the order in which they run; without operations that take no step.
-      peak: floating-point operations a second of this core, measured.
+      peak: floating-point operations a second of this core, measured, in the type that convolutions compute in.
     """
 
     rows: tuple[Row, ...]
@@ -132,8 +130,8 @@ def profile(runtime: SparseRuntime, *images: np.ndarray, seconds: float = 1.0) -
         raise ValueError(f"`runtime` must be a SparseRuntime, without layers of Keras's. Received: {runtime!r}.")
     if platform.machine().lower() not in CLOCKED:
         raise ValueError(f"the processor must be one of {', '.join(CLOCKED)}. Received: {platform.machine()}.")
-    lanes = runtime.plan.host.lanes
-    timed = compile_program(runtime.program, threads=1, lanes=lanes, timed=True)
+    host = runtime.plan.host
+    timed = compile_program(runtime.program, threads=1, host=host, timed=True)
     timed(*images)  # Checks them, too.
     count = len(images[0])
     if not count:
@@ -148,7 +146,7 @@ def profile(runtime: SparseRuntime, *images: np.ndarray, seconds: float = 1.0) -
         rounds.append((wall, timed.code.ticks.copy()))
     walls, ticks = np.array([wall for wall, _ in rounds]), np.stack([row for _, row in rounds])
     each = ticks.min(0) * np.median(walls / ticks.sum(1)) / count
-    return Profile(_rows(timed.plan, each), peak_flops(lanes))
+    return Profile(_rows(timed.plan, each), 2 * multiply_adds(host))
 
 
 def _rows(plan: Plan, seconds: np.ndarray) -> tuple[Row, ...]:
@@ -180,29 +178,3 @@ def _multiply_adds(op: Op) -> int:
     if isinstance(op, (ops.Conv, ops.Depthwise)):
         return op.kernels.size * op.size[0] * op.size[1]
     return op.kernel.size if isinstance(op, ops.Dense) else 0
-
-
-CHAINS, TURNS = 12, 1 << 16
-"""Sums of the loop that measures the peak, and how often it adds to each."""
-
-
-def peak_flops(lanes: int) -> float:
-    """Floating-point operations a second of this core: the best of some runs of a loop of multiply-adds alone."""
-    f = Function("peak", ["ptr %numbers"], lanes)
-    sums = [f.variable() for _ in range(CHAINS)]
-    for place, variable in enumerate(sums):
-        f.write(variable, f.load(f.at("%numbers", place * lanes)))
-    factor, addend = f.broadcast("%numbers"), f.broadcast(f.at("%numbers", 1))
-    with f.loop(0, TURNS):
-        for variable in sums:
-            f.write(variable, f.multiply_add(f.read(variable), factor, addend))
-    for place, variable in enumerate(sums):
-        f.store(f.read(variable), f.at("%numbers", place * lanes))
-    code = machine.NativeCode(f"{declarations(lanes)}\n{f}", "peak", [ctypes.c_void_p])
-    numbers = np.full(CHAINS * lanes, 0.5, np.float32)
-    best = float("inf")
-    for _ in range(40):
-        start = time.perf_counter()
-        code.call(numbers.ctypes.data)
-        best = min(best, time.perf_counter() - start)
-    return 2 * lanes * CHAINS * TURNS / best

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nhn_tf.sparse.native.emitter import Function, Value
+from nhn_tf.sparse.native.emitter import ALIGNMENTS, Function, Value
 from nhn_tf.sparse.native.map_kernels import planes_of_each_channel
 
 Pattern = tuple[int | None, ...]
 """For each lane of a vector, how far behind the first value that is read its own lies; None: it is not written."""
 
 
-def copy_vectors(name: str, patterns: Sequence[tuple[Pattern, int]], lanes: int) -> str:
+def copy_vectors(name: str, patterns: Sequence[tuple[Pattern, int]], lanes: int, *, element: str = "float") -> str:
     """Copies vectors of every channel, put together by shuffles.
 
     Args:
       name: of the function.
       patterns: (pattern, how many vectors have it).
       lanes: of a vector.
+      element: type of a value, as `Function` knows it.
 
     Returns:
       IR of a function whose `%vectors` holds (target offset, source offset) of each vector from the channel's first
@@ -31,6 +32,7 @@ def copy_vectors(name: str, patterns: Sequence[tuple[Pattern, int]], lanes: int)
         ["ptr noalias %source", "ptr noalias %target", "ptr noalias %source_planes", "ptr noalias %target_planes",
          "i64 %channels", "ptr noalias %vectors"],
         lanes,
+        element,
     )  # fmt: skip
     with planes_of_each_channel(f, "%source", "%target") as (source, target):
         first = 0
@@ -61,7 +63,7 @@ def _gathered(f: Function, start: Value, pattern: Pattern) -> Value:
     return result
 
 
-def copy_values(name: str, source_step: int, target_step: int, lanes: int) -> str:
+def copy_values(name: str, source_step: int, target_step: int, lanes: int, *, element: str = "float") -> str:
     """Copies rows of every channel, value by value; the steps are from one value of a row to the next.
 
     `rows` holds (target offset, source offset, count) for each row, from the channel's first pixel.
@@ -71,11 +73,12 @@ def copy_values(name: str, source_step: int, target_step: int, lanes: int) -> st
         ["ptr noalias %source", "ptr noalias %target", "ptr noalias %source_planes", "ptr noalias %target_planes",
          "i64 %channels", "ptr noalias %rows", "i64 %count"],
         lanes,
+        element,
     )  # fmt: skip
     with planes_of_each_channel(f, "%source", "%target") as (source, target), f.loop(0, "%count") as row:
         entry = f.at("%rows", f.mul(row, 3), "i32")
         to, start, count = f.at(target, f.index(entry)), f.at(source, f.index(entry, 1)), f.index(entry, 2)
         with f.loop(0, count) as x:
-            value = f.new(f"load float, ptr {f.at(start, f.mul(x, source_step))}, align 4")
-            f.do(f"store float {value}, ptr {f.at(to, f.mul(x, target_step))}, align 4")
+            value = f.new(f"load {element}, ptr {f.at(start, f.mul(x, source_step))}, align {ALIGNMENTS[element]}")
+            f.do(f"store {element} {value}, ptr {f.at(to, f.mul(x, target_step))}, align {ALIGNMENTS[element]}")
     return str(f)

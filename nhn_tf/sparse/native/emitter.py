@@ -14,6 +14,13 @@ Value = str
 """Name of an SSA value, or a literal."""
 
 
+STACK = 64
+"""Bytes that a function's stack starts at a multiple of: what finds no register must not cross cache lines."""
+
+ALIGNMENTS = {"float": 4, "i16": 2}
+"""Bytes, by the type of elements."""
+
+
 def float_literal(number: float) -> Value:
     """A float32 as LLVM writes it: the bits of the double of equal value."""
     rounded = struct.unpack("<f", struct.pack("<f", number))[0]
@@ -25,13 +32,16 @@ class Function:
 
     Attributes:
       lanes: of its vectors.
-      vector: their LLVM type.
+      element: LLVM type of a lane, and of what memory is counted in: float, or i16 of those that only move numbers.
+      vector: the vectors' LLVM type.
     """
 
-    def __init__(self, name: str, parameters: Sequence[str], lanes: int):
+    def __init__(self, name: str, parameters: Sequence[str], lanes: int, element: str = "float"):
         self.name = name
         self.lanes = lanes
-        self.vector = f"<{lanes} x float>"
+        self.element = element
+        self.vector = f"<{lanes} x {element}>"
+        self._align = ALIGNMENTS[element]
         self._parameters = ", ".join(parameters)
         self._slots: list[str] = []
         self._lines: list[str] = []
@@ -40,8 +50,8 @@ class Function:
 
     def __str__(self) -> str:
         lines = [
-            f"define void @{self.name}({self._parameters}) noinline {{", "entry:", *self._slots, "  br label %start",
-            "start:", *self._lines, "  ret void", "}",
+            f"define void @{self.name}({self._parameters}) noinline alignstack({STACK}) {{", "entry:", *self._slots,
+            "  br label %start", "start:", *self._lines, "  ret void", "}",
         ]  # fmt: skip
         return "\n".join(lines)
 
@@ -125,9 +135,9 @@ class Function:
     def least(self, a: Value | int, b: Value | int) -> Value:
         return self.new(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
 
-    def at(self, pointer: Value, index: Value | int, kind: str = "float") -> Value:
+    def at(self, pointer: Value, index: Value | int, kind: str | None = None) -> Value:
         """The address of element `index`."""
-        return self.new(f"getelementptr {kind}, ptr {pointer}, i64 {index}")
+        return self.new(f"getelementptr {kind or self.element}, ptr {pointer}, i64 {index}")
 
     def index(self, pointer: Value, at: Value | int = 0) -> Value:
         """Reads an int32 as i64."""
@@ -171,7 +181,7 @@ class Function:
 
     def load(self, pointer: Value) -> Value:
         """A vector from anywhere."""
-        return self.new(f"load {self.vector}, ptr {pointer}, align 4")
+        return self.new(f"load {self.vector}, ptr {pointer}, align {self._align}")
 
     def broadcast(self, pointer: Value) -> Value:
         """One number from memory, in all lanes."""
@@ -185,7 +195,7 @@ class Function:
     def store(self, value: Value, pointer: Value, lanes: int | None = None) -> None:
         """A vector, or only its first `lanes`."""
         if lanes is None or lanes >= self.lanes:
-            self.do(f"store {self.vector} {value}, ptr {pointer}, align 4")
+            self.do(f"store {self.vector} {value}, ptr {pointer}, align {self._align}")
             return
         self.store_lanes(value, pointer, [lane < lanes for lane in range(self.lanes)])
 
@@ -195,7 +205,7 @@ class Function:
             self.store(value, pointer)
             return
         self.do(
-            f"call void @llvm.masked.store.v{self.lanes}f32.p0({self.vector} {value}, ptr {pointer}, i32 4, "
+            f"call void @llvm.masked.store.{self._suffix}.p0({self.vector} {value}, ptr {pointer}, i32 {self._align}, "
             f"{self._mask(chosen)})"
         )
 
@@ -205,7 +215,7 @@ class Function:
             return self.load(pointer)
         mask = self._mask([lane < lanes for lane in range(self.lanes)])
         return self.new(
-            f"call {self.vector} @llvm.masked.load.v{self.lanes}f32.p0(ptr {pointer}, i32 4, {mask}, "
+            f"call {self.vector} @llvm.masked.load.{self._suffix}.p0(ptr {pointer}, i32 {self._align}, {mask}, "
             f"{self.vector} poison)"
         )
 
@@ -213,6 +223,11 @@ class Function:
         """A vector of lanes of two: for each its place, counted through both, or "poison" where it does not matter."""
         order = ", ".join(f"i32 {place}" for place in places)
         return self.new(f"shufflevector {self.vector} {a}, {self.vector} {b}, <{self.lanes} x i32> <{order}>")
+
+    @property
+    def _suffix(self) -> str:
+        """What intrinsics on its vectors end in."""
+        return f"v{self.lanes}{'f32' if self.element == 'float' else self.element}"
 
     def _mask(self, chosen: Sequence[bool]) -> Value:
         bits = ", ".join(f"i1 {int(lane)}" for lane in chosen)
@@ -264,7 +279,7 @@ class Function:
 
 def declarations(lanes: int) -> str:
     """The intrinsics that functions may call."""
-    v = f"<{lanes} x float>"
+    v, h = f"<{lanes} x float>", f"<{2 * lanes} x i16>"
     return "\n".join(
         (
             "declare i64 @llvm.smin.i64(i64, i64)",
@@ -276,6 +291,8 @@ def declarations(lanes: int) -> str:
             f"declare float @llvm.vector.reduce.fmaximum.v{lanes}f32({v})",
             f"declare void @llvm.masked.store.v{lanes}f32.p0({v}, ptr, i32, <{lanes} x i1>)",
             f"declare {v} @llvm.masked.load.v{lanes}f32.p0(ptr, i32, <{lanes} x i1>, {v})",
+            f"declare void @llvm.masked.store.v{2 * lanes}i16.p0({h}, ptr, i32, <{2 * lanes} x i1>)",
+            f"declare {h} @llvm.masked.load.v{2 * lanes}i16.p0(ptr, i32, <{2 * lanes} x i1>, {h})",
             "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
         )
     )

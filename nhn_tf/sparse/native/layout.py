@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Self
 
 LINE = 16
 """float32 values in a cache line; planes start at multiples."""
@@ -110,10 +111,10 @@ class Layout:
         part = min(max(y // self.grid.rows, 0), self.grid.parts - 1)
         return (y - part * self.grid.rows) * self.stride + part
 
-    def joined(self, other: Layout) -> Layout:
-        """With the deeper halo of both, on the same grid."""
-        sides = ("above", "below", "left", "right")
-        return dataclasses.replace(self, **{side: max(getattr(self, side), getattr(other, side)) for side in sides})
+    def with_halo(self, above: int, below: int, left: int, right: int) -> Self:
+        """With a halo of so many pixels, or of its own where that is deeper."""
+        sides = {"above": above, "below": below, "left": left, "right": right}
+        return dataclasses.replace(self, **{side: max(getattr(self, side), depth) for side, depth in sides.items()})
 
     def seams(self) -> list[tuple[int, int]]:
         """(target, source) offsets of the rows to copy so that the halo between parts, and what lies behind the last
@@ -131,3 +132,51 @@ class Layout:
                 elif y >= grid.height and 0 <= local < grid.rows:
                     copies.append((target, zeros))
         return copies
+
+
+@dataclasses.dataclass(frozen=True)
+class PairLayout(Layout):
+    """A map in bfloat16: an element is a pair of neighbouring pixels of a row, and columns are counted in pairs.
+
+    Rows start at cache lines. What is left of a line behind a row's last pixel is 0. Of rows that fit into one line a
+    neighbour is found by shifting lanes, so that they need no halo at their sides.
+
+    Attributes:
+      width: of the map, in pixels.
+    """
+
+    width: int = 0
+
+    @property
+    def stride(self) -> int:
+        between = max(self.left, self.right) if self.shared else self.right
+        inside = _lines(self.grid.columns + between * self.grid.parts)
+        return inside if self.shared else self._before + inside
+
+    @property
+    def _before(self) -> int:
+        """From where a plane, or a row that shares no halo, starts to its first pixel."""
+        return _lines(self.left * self.grid.parts)
+
+    @property
+    def origin(self) -> int:
+        return self.above * self.stride + self._before
+
+    @property
+    def plane(self) -> int:
+        size = (self.above + self.grid.rows + self.below) * self.stride + (self._before if self.shared else 0)
+        return size + (size // LINE % 2 == 0) * LINE  # An odd number of lines: planes use all of the cache's sets.
+
+    def with_halo(self, above: int, below: int, left: int, right: int) -> Self:
+        wide = self.grid.columns > LINE
+        return super().with_halo(above, below, -(-left // 2) if wide else 0, -(-right // 2) if wide else 0)
+
+
+def _lines(size: int) -> int:
+    """Elements rounded up to whole cache lines."""
+    return -(-size // LINE) * LINE
+
+
+def pair_layout(height: int, width: int, lanes: int) -> PairLayout:
+    """Without a halo."""
+    return PairLayout(grid_for(height, -(-width // 2), lanes), width=width)

@@ -15,6 +15,10 @@ class MissingLLVMError(UserError, ImportError):
     """llvmlite is not installed."""
 
 
+class MissingInstructionError(ValueError):
+    """This processor lacks the instructions for a type of numbers."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Host:
     """What the kernels are shaped by.
@@ -22,10 +26,12 @@ class Host:
     Attributes:
       lanes: float32 values in one vector register.
       registers: number of vector registers.
+      pairs: how convolutions compute in bfloat16: by the processor's "instruction", "emulated", or "" for in float32.
     """
 
     lanes: int
     registers: int
+    pairs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,12 @@ PROCESSORS = {
 
 HOSTS = {16: Host(16, 32), 8: Host(8, 16), 4: Host(4, 16)}
 """By lanes: AVX-512, AVX2, and 128 bits (SSE, or NEON, which has more registers than are counted on here)."""
+
+PAIR_HOST = Host(16, 32, pairs="instruction")
+"""With AVX-512 and its instructions for bfloat16."""
+
+EMULATED = Host(16, 32, pairs="emulated")
+"""The same numbers on any machine, slowly."""
 
 
 def _binding() -> Any:
@@ -129,6 +141,26 @@ def host() -> Host:
     if features.get("avx512f") and features.get("avx512vl"):
         return HOSTS[16]
     return HOSTS[8] if features.get("avx2") and features.get("fma") else HOSTS[4]
+
+
+def has_pairs() -> bool:
+    """Whether it has instructions for bfloat16; where it has not, LLVM ends the process if code uses them."""
+    return host().lanes == 16 and bool(_initialized().get_host_cpu_features().get("avx512bf16"))
+
+
+def pair_host() -> Host:
+    """This machine, computing in bfloat16.
+
+    Raises:
+      MissingInstructionError: it cannot.
+      MissingLLVMError: llvmlite is not installed.
+    """
+    if not has_pairs():
+        raise MissingInstructionError(
+            "bfloat16 needs a processor with AVX-512 and its BF16 instructions, which this one is not. "
+            'Pass dtype="float32", or "auto" for what is fastest here.'
+        )
+    return PAIR_HOST
 
 
 class NativeCode:

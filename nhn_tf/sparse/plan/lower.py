@@ -12,12 +12,15 @@ from typing import Final
 
 import numpy as np
 
+from nhn_tf.sparse.native.layout import PairLayout
 from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan import (
     lower_convolutions,
     lower_ends,
     lower_maps,
     lower_mixing,
+    lower_pair_maps,
+    lower_pairs,
     lower_rearrangements,
     lower_vectors,
 )
@@ -84,6 +87,13 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
 }
 """Operation to what adds its steps and returns its value, a function of (steps, its number, it, *values it reads)."""
 
+PAIR_LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
+    ops.Conv: lower_pairs.lower_conv,
+    ops.Elementwise: lower_pair_maps.lower_elementwise,
+    ops.Concatenate: lower_maps.lower_concatenate,
+}
+"""The same of those that are computed in bfloat16."""
+
 
 def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
     """Plans a program; with `timed`, one that times its calls.
@@ -92,18 +102,19 @@ def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
       CapacityError: it is too large.
     """
     steps = Steps(program, host)
-    values: list[Planes | Vector] = []
+    values = Values(steps)
     start = tail_start(program)
     for number, op in enumerate(program.ops):
         steps.op = number
         if number == start:
             _enter_tail(steps, values)
-        reads = [values[value] for value in op.inputs]
-        values.append(LOWERINGS[type(op)](steps, number, op, *reads))
+        pairs = number in steps.paired
+        reads = [values.read(value, pairs=pairs) for value in op.inputs]
+        values.made.append((PAIR_LOWERINGS if pairs else LOWERINGS)[type(op)](steps, number, op, *reads))
     for place, value in enumerate(program.outputs):
         if value >= start or not steps.in_tail:
             steps.op = value
-            lower_ends.lower_output(steps, place, value, values[value])
+            lower_ends.lower_output(steps, place, value, values.read(value, pairs=False))
     memory = steps.place()
     inputs = tuple(program.shapes[value] for value in program.inputs)
     outputs = tuple(program.shapes[value] for value in program.outputs)
@@ -123,12 +134,43 @@ def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
     )
 
 
-def _enter_tail(steps: Steps, values: list[Planes | Vector]) -> None:
+class Values:
+    """What operations have made, in the type in which they did, and, where something reads it so, in the other.
+
+    Args:
+      steps: that bring a map from one type to the other.
+
+    Attributes:
+      made: by each operation.
+    """
+
+    def __init__(self, steps: Steps):
+        self.made: list[Planes | Vector] = []
+        self._steps = steps
+        self._other: dict[int, Planes] = {}
+
+    def read(self, number: int, *, pairs: bool) -> Planes | Vector:
+        """A value in float32 or in bfloat16."""
+        value = self.made[number]
+        if isinstance(value, Vector) or isinstance(value.layout, PairLayout) == pairs:
+            return value
+        if number not in self._other:
+            convert = lower_pair_maps.narrow if pairs else lower_pair_maps.widen
+            self._other[number] = convert(self._steps, number, value)
+        return self._other[number]
+
+    def hand_over(self, number: int) -> None:
+        """Copies a value to its image's memory for the tail."""
+        self.made[number] = self._steps.hand_over(number, self.made[number])
+        self._other.pop(number, None)
+
+
+def _enter_tail(steps: Steps, values: Values) -> None:
     """Gives the caller what is made so far, and the tail what it reads of it."""
-    program, start = steps.program, len(values)
+    program, start = steps.program, len(values.made)
     for place, value in enumerate(program.outputs):
         if value < start:
-            lower_ends.lower_output(steps, place, value, values[value])
+            lower_ends.lower_output(steps, place, value, values.read(value, pairs=False))
     for value in sorted({value for op in program.ops[start:] for value in op.inputs if value < start}):
-        values[value] = steps.hand_over(value, values[value])
+        values.hand_over(value)
     steps.in_tail = True

@@ -12,7 +12,7 @@ from nhn_tf.sparse.native.copies import Pattern
 MAX_PATTERNS = 32
 """More would be more code than the copy is worth."""
 
-MAX_REACH = 16
+MAX_REACH = 32
 """Vectors between the first and the last value of a pattern: as many loads at most."""
 
 MAX_VALUES = 1 << 20

@@ -10,8 +10,9 @@ import numpy as np
 
 from nhn_tf.sparse.native import copies
 from nhn_tf.sparse.native.convolution import Block, Tap
-from nhn_tf.sparse.native.layout import Layout, grid_for
+from nhn_tf.sparse.native.layout import Layout, grid_for, pair_layout
 from nhn_tf.sparse.native.machine import Host
+from nhn_tf.sparse.plan.dtypes import paired
 from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Each, Tables
@@ -69,6 +70,7 @@ class Decision:
       sparse: whether dead kernels are skipped, or all are computed.
       block: in registers.
       filter_lanes: whether vectors hold filters; the block's rows are then pixels.
+      pairs: whether it computes in bfloat16; the block's vectors then hold pairs of pixels.
     """
 
     op: int
@@ -76,13 +78,15 @@ class Decision:
     sparse: bool
     block: Block
     filter_lanes: bool = False
+    pairs: bool = False
 
     def __str__(self) -> str:
         block = self.block
         size = f"{block.filters} x {block.rows} x {block.vectors}"
         if self.filter_lanes:
             size = f"{block.filters} in lanes x {block.rows}"
-        return f"{self.density:4.0%} {'sparse' if self.sparse else 'dense'} {size}"
+        kind = f"{'sparse' if self.sparse else 'dense'}{' bfloat16' if self.pairs else ''}"
+        return f"{self.density:4.0%} {kind} {size}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +113,13 @@ class Steps:
       program: what they compute.
       host: the machine that they are for.
       lanes: float32 values in one of its vector registers.
+      paired: the operations that are computed in bfloat16.
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
       op: the operation that steps are added for.
       in_tail: whether these steps are in the tail.
+      positive: memory of bfloat16 maps that have nothing below 0.
+      relus: of other such maps, to that of a copy without what is below 0.
       call_ops: of each call that was written down, the operation.
     """
 
@@ -120,13 +127,20 @@ class Steps:
         self.program = program
         self.host = host
         self.lanes = host.lanes
-        self.tables = Tables(host.lanes)
+        self.paired = paired(program, host)
+        self.tables = Tables(host)
         self.decisions: list[Decision] = []
         self.op = 0
         self.in_tail = False
+        self.positive: set[Buffer] = set()
+        self.relus: dict[Buffer, Buffer] = {}
         self.call_ops: list[int] = []
         self._steps: list[Step] = []
-        self._layouts = map_layouts(program, host.lanes)
+        others = [number for number in range(len(program.ops)) if number not in self.paired]
+        self._layouts = map_layouts(program, others, lambda height, width: Layout(grid_for(height, width, host.lanes)))
+        self._pair_layouts = map_layouts(
+            program, self.paired, lambda height, width: pair_layout(height, width, host.lanes)
+        )
         self._seamed: set[Buffer] = set()
         self._entries = 0
 
@@ -176,16 +190,24 @@ class Steps:
         if self._entries > MAX_ENTRIES:
             raise CapacityError("the network needs too many copies of rows, or joins too many maps.")
 
-    def layout_of(self, number: int) -> Layout:
-        """The layout of the map that operation `number` makes."""
-        layout = self._layouts[number]
+    @property
+    def emulated(self) -> bool:
+        """Whether bfloat16 does without the processor's instructions."""
+        return self.host.pairs == "emulated"
+
+    def layout_of(self, number: int, *, pairs: bool = False) -> Layout:
+        """The layout of the map that operation `number` makes, in float32 or in bfloat16."""
+        layout = self._pair_layouts[number] if pairs else self._layouts[number]
         if layout is None:
             raise TypeError(f"operation {number} must make a map. Received: {self.program.shapes[number]}.")
         return layout
 
-    def new_planes(self, number: int) -> Planes:
-        """Memory for the map that operation `number` makes."""
-        layout, channels = self.layout_of(number), self.program.shapes[number][2]
+    def new_planes(self, number: int, *, pairs: bool = False) -> Planes:
+        """Memory for the map that operation `number` makes, in float32 or in bfloat16."""
+        return self._planes_of(self.layout_of(number, pairs=pairs), self.program.shapes[number][2])
+
+    @staticmethod
+    def _planes_of(layout: Layout, channels: int) -> Planes:
         kind = Kind(layout.plane, 0.0, ("map", layout))
         return Planes(layout, ((Buffer(kind, channels), 0, channels),))
 
@@ -225,14 +247,16 @@ class Steps:
         source: Callable[[], tuple[Any, Any]],
         target: Callable[[], tuple[Any, Any]],
         *values: Planes | Vector,
+        halves: bool = False,
     ) -> None:
         """A step that copies rows (target offset, source offset, count) of every channel.
 
-        `source` and `target` give, later, the base argument and the table of the channels' first values.
+        `source` and `target` give, later, the base argument and the table of the channels' first values. With `halves`,
+        values and places count 16 bits each.
         """
         if not rows:
             return
-        call = self._copy_call(rows, steps)
+        call = self.copy_call(rows, steps, halves=halves)
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()
@@ -241,17 +265,22 @@ class Steps:
 
         self.step(emit, *values)
 
-    def _copy_call(self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int]) -> Callable[..., None]:
+    def copy_call(
+        self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int], *, halves: bool = False
+    ) -> Callable[..., None]:
         """What writes down the call that copies rows, given its bases, tables of first values, and channels."""
         self._spend(len(rows))
-        moves = vector_moves(tuple(rows), steps, self.lanes)
+        lanes, element = (2 * self.lanes, "i16") if halves else (self.lanes, "float")
+        moves = vector_moves(tuple(rows), steps, lanes)
 
         def call(*places: Any) -> None:
             put = self.tables
             if moves:
-                put.call(copies.copy_vectors, moves.patterns, arguments=[*places, put.indices(moves.vectors)])
+                arguments = [*places, put.indices(moves.vectors)]
+                put.call(copies.copy_vectors, moves.patterns, lanes=lanes, element=element, arguments=arguments)
             else:
-                put.call(copies.copy_values, *steps, arguments=[*places, put.indices(rows), len(rows)])
+                arguments = [*places, put.indices(rows), len(rows)]
+                put.call(copies.copy_values, *steps, lanes=lanes, element=element, arguments=arguments)
 
         return call
 
@@ -262,7 +291,9 @@ class Steps:
             to = vector_in_arena(vector, "slot")
             self.copy([(0, 0, value.size)], (1, 1), vector_in_arena(value), to, value, vector)
             return vector
-        planes, grid = self.new_planes(number), value.layout.grid
+        planes, grid = self._planes_of(value.layout, value.channels), value.layout.grid
+        if self.positive.issuperset(value.buffers):
+            self.positive.update(planes.buffers)
         rows = [(row * planes.layout.stride, row * value.layout.stride, grid.columns) for row in range(grid.rows)]
         self.copy(rows, (1, 1), in_arena(value), in_arena(planes, "slot"), value, planes)
         return planes
@@ -325,7 +356,7 @@ class Steps:
         if not by_channel:
             self.copy(rows, steps, in_arena(source), in_arena(planes), source, planes)
             return Source(planes, taps)
-        call = self._copy_call(rows, steps) if rows else None
+        call = self.copy_call(rows, steps) if rows else None
 
         def refill() -> None:
             if call:

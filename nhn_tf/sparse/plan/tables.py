@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from nhn_tf.sparse.native import pairs
 from nhn_tf.sparse.native.emitter import Function, Value, declarations
 from nhn_tf.sparse.native.layout import LINE
+from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan.memory import CapacityError
 from nhn_tf.sparse.program.operations import Shape
 
@@ -76,14 +78,14 @@ class Tables:
     """Grows the constants and indices; arrays start at cache lines. Equal kernels are generated once.
 
     Attributes:
-      lanes: float32 values in a vector register.
+      host: the machine that kernels are generated for.
       kernels: what they were generated from, to (function's name, IR).
       calls: in order; none before the tail is behind one in it.
       in_tail: whether calls that are added are.
     """
 
-    def __init__(self, lanes: int):
-        self.lanes = lanes
+    def __init__(self, host: Host):
+        self.host = host
         self.kernels: dict[Hashable, tuple[str, str]] = {}
         self.calls: list[Call] = []
         self.in_tail = False
@@ -123,7 +125,7 @@ class Tables:
         key = (generate, geometry, tuple(sorted(options.items())))
         if key not in self.kernels:
             name = f"{generate.__name__}_{len(self.kernels)}"
-            self.kernels[key] = (name, generate(name, *geometry, lanes=self.lanes, **options))
+            self.kernels[key] = (name, generate(name, *geometry, **{"lanes": self.host.lanes, **options}))
             self._code += len(self.kernels[key][1])
         self.calls.append(Call(self.kernels[key][0], tuple(arguments), self._loop or Loop(1), self.in_tail))
         self._code += CALL_SIZE
@@ -157,7 +159,7 @@ class Tables:
             ENTRY,
             ["ptr %arena", "ptr %constants", "ptr %indices", "ptr %inputs", "ptr %outputs", "ptr %next", "i64 %end",
              "i64 %share", "ptr %ticks"],
-            self.lanes,
+            self.host.lanes,
         )  # fmt: skip
         place = {call: number for number, call in enumerate(self.calls)}
         loops = [(loop, list(calls)) for loop, calls in itertools.groupby(self.calls, key=lambda call: call.loop)]
@@ -191,7 +193,8 @@ class Tables:
                         for call in calls:
                             emit(call, image, turn)
         texts = [text for _, text in self.kernels.values()]
-        return "\n".join((declarations(self.lanes), *texts, str(f)))
+        instructions = [pairs.declarations()] if self.host.pairs == "instruction" else []
+        return "\n".join((declarations(self.host.lanes), *instructions, *texts, str(f)))
 
     @staticmethod
     def _argument(f: Function, argument: Any, outside: dict[str, Value], turn: Value) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from nhn_tf.sparse.native.convolution import Tap
-from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
+from nhn_tf.sparse.native.layout import Grid, Layout
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Pool, Program, Shape
+
+L = TypeVar("L", bound=Layout)
 
 
 def slides_in_place(op: ops.Windowed, shape: Shape) -> bool:
@@ -18,23 +21,28 @@ def slides_in_place(op: ops.Windowed, shape: Shape) -> bool:
     return same and (op.window == (1, 1) or not (isinstance(op, Pool) and op.kind == "max"))
 
 
-def map_layouts(program: Program, lanes: int) -> list[Layout | None]:
+def map_layouts(program: Program, readers: Collection[int], empty: Callable[[int, int], L]) -> list[L | None]:
     """The layout of every value that is a map, None for vectors.
 
     Maps that are joined or added up share one. Its halo is as deep as any window needs that reads one of them in place.
     Maps that only 1x1 convolutions read have none: their rows fill whole cache lines, on which the speed of small maps
     depends.
+
+    Args:
+      program: that computes the values.
+      readers: the operations that read them in these layouts.
+      empty: the layout of a map of so many rows and columns, without a halo.
     """
     shapes = program.shapes
     groups = _joined(program)
-    layouts = [Layout(grid_for(shape[0], shape[1], lanes)) if len(shape) == 3 else None for shape in shapes]
-    for op in program.ops:
+    layouts = [empty(shape[0], shape[1]) if len(shape) == 3 else None for shape in shapes]
+    for op in (program.ops[number] for number in readers):
         if isinstance(op, ops.Windowed) and slides_in_place(op, shapes[op.inputs[0]]):
             (top, left), (height, width) = op.pads, op.window
             above, below, beside, behind = (max(n, 0) for n in (top, height - 1 - top, left, width - 1 - left))
             group = groups[op.inputs[0]]
             if (layout := layouts[group]) is not None:
-                layouts[group] = layout.joined(Layout(layout.grid, above, below, beside, behind))
+                layouts[group] = layout.with_halo(above, below, beside, behind)
     return [layouts[group] for group in groups]
 
 

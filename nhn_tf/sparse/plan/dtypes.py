@@ -1,0 +1,76 @@
+"""Which operations are computed in bfloat16, where the machine does so, and make their maps in it.
+
+Convolutions are, where it pays, and what joins, adds up or activates their maps alone; all else computes in float32.
+What reads a map in the other type than it was made in gets a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from nhn_tf.sparse.native.layout import pair_layout
+from nhn_tf.sparse.native.machine import Host
+from nhn_tf.sparse.program import operations as ops
+from nhn_tf.sparse.program.operations import Program, Shape
+
+LEAST_FILLED = 0.5
+"""Of the pixels that a plane's vectors hold, those of the map. Of emptier ones float32, which has half of them, is as
+fast, and holds filters in lanes where there are few pixels.
+"""
+
+CONVERSION = 20.0
+"""What bringing a number from one type to the other costs, in float32 multiply-adds."""
+
+ROUNDS = 16
+"""Of looking for convolutions that do not pay: each that is taken out makes its neighbours convert more."""
+
+
+def paired(program: Program, host: Host) -> frozenset[int]:
+    """The operations that are computed in bfloat16; none where the machine computes in float32."""
+    if not host.pairs:
+        return frozenset()
+    convs = {
+        number
+        for number, op in enumerate(program.ops)
+        if isinstance(op, ops.Conv) and _fills(program.shapes[number], host.lanes)
+    }
+    for _ in range(ROUNDS):
+        chosen = _with_followers(program, convs)
+        lost = _losses(program, convs, chosen)
+        if not lost:
+            break
+        convs -= lost
+    return frozenset(_with_followers(program, convs))
+
+
+def _fills(shape: Shape, lanes: int) -> bool:
+    """Whether a map's pixels fill its vectors."""
+    height, width, _ = shape
+    grid = pair_layout(height, width, lanes).grid
+    return height * width > LEAST_FILLED * 2 * grid.rows * grid.vectors(lanes) * lanes
+
+
+def _with_followers(program: Program, convs: Collection[int]) -> set[int]:
+    """These convolutions, and what reads such maps alone and needs no type of its own."""
+    result = set(convs)
+    for number, op in enumerate(program.ops):
+        if isinstance(op, (ops.Concatenate, ops.Elementwise)) and result.issuperset(op.inputs):
+            result.add(number)
+    return result
+
+
+def _losses(program: Program, convs: Collection[int], chosen: Collection[int]) -> set[int]:
+    """Convolutions that save less, half of their multiply-adds, than the copies cost that only they need."""
+    outside = set(program.outputs)  # Values that are read in float32.
+    for number, op in enumerate(program.ops):
+        if number not in chosen:
+            outside.update(op.inputs)
+    lost = set()
+    for number in convs:
+        op = program.ops[number]
+        assert isinstance(op, ops.Conv)
+        copied = [value for value in op.inputs if value not in chosen] + [number] * (number in outside)
+        cost = CONVERSION * sum(ops.count(program.shapes[value]) for value in copied)
+        if op.kernels.size * op.size[0] * op.size[1] / 2 < cost:
+            lost.add(number)
+    return lost

@@ -11,7 +11,7 @@ import pytest
 from nhn_tf.models import complexity, network
 from nhn_tf.models.derived_cost import derived_cost
 from nhn_tf.report import pareto
-from nhn_tf.search import EnasSearch
+from nhn_tf.search import EnasSearch, latency
 from nhn_tf.search.latency import Latencies
 from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
@@ -62,6 +62,21 @@ def test_ops_of_ones_own_are_counted(monkeypatch):
     genotype = Genotype(Space(2, 1, ("seven", "conv3x3")), ("seven", "seven"), ((), (0,)))
     shape = {"input_shape": (4, 4, 1), "num_classes": 3, "form": Form(5)}
     assert derived_cost(genotype, **shape) == complexity.model_cost(network.build(genotype, **shape))
+
+
+def test_a_convolution_of_ones_own_is_taken_to_be_pruned_as_the_stages_prune_it(monkeypatch):
+    monkeypatch.setattr(spaces, "_own", {})
+    spaces.register_op("dilated", lambda filters, name: keras.layers.Conv2D(
+        filters, 3, dilation_rate=2, padding="same", name=name))  # fmt: skip
+    genotype = Genotype(Space(1, 1, ("dilated",)), ("dilated",), ((),))
+    shape = {"input_shape": (8, 8, 3), "num_classes": 5, "form": Form(4)}
+    pruned = dataclasses.replace(genotype, masks=Masks({"layer0_op": np.eye(4, dtype=bool)}))  # 4 of 16 kernels
+    assert derived_cost(genotype, **shape, sparsity=0.75) == complexity.model_cost(network.build(pruned, **shape))
+
+    timed = []
+    monkeypatch.setattr(latency.sparse, "compile", lambda model, **options: timed.append(model))
+    latency._compiled(genotype, shape, 0.75, np.random.default_rng(0))
+    assert 0 < keras.ops.sum(timed[0].get_layer("layer0_op").mask) < 10
 
 
 CONFIG = EnasConfig(

@@ -6,19 +6,18 @@ The counts are those that `complexity.model_cost` has of the network that `netwo
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import keras
 
 from nhn_tf.layers import own_op
+from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.models import complexity
 from nhn_tf.models.complexity import Cost
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Op, op_named
-
-FULL_SIZES = (3, 5)
-"""Windows whose kernels pruning takes (paper, section 2.2)."""
 
 
 def derived_cost(
@@ -66,7 +65,7 @@ def _convolution(kernel: int, filters: int, pixels: int, sparsity: float = 0.0) 
 def _op(op: Op, form: Form, filters: int, pixels: int, sparsity: float) -> Cost:
     """The op of a layer, with its batch norm where it has one."""
     if op.kind == "own":
-        return _own(op, filters, pixels)
+        return _own(op, filters, pixels, sparsity)
     if not op.has_batch_norm:
         return Cost()
     window = op.kernel_size**2
@@ -76,10 +75,14 @@ def _op(op: Op, form: Form, filters: int, pixels: int, sparsity: float) -> Cost:
 
 
 @functools.lru_cache(maxsize=64)
-def _own(op: Op, filters: int, pixels: int) -> Cost:
+def _own(op: Op, filters: int, pixels: int, sparsity: float) -> Cost:
     """An op of one's own, counted by the layer that it makes; one that Keras's counts do not know costs its weights."""
     maps = keras.Input((1, pixels, filters))
     layer = own_op.maskable(own_op.make(op, filters, "op"))
     cost = complexity.model_cost(keras.Model(maps, own_op.apply(op, layer, maps)))
     norm = 2 * filters if op.has_batch_norm else 0
-    return cost + Cost(norm, norm)
+    pruned = 0
+    if isinstance(layer, MaskedConv2D):
+        kernel = math.prod(layer.kernel.shape)
+        pruned = kernel - round((1 - sparsity) * kernel)
+    return cost + Cost(norm, norm - pruned, 0, -pixels * pruned)

@@ -14,12 +14,11 @@ from typing import Any, Final
 import numpy as np
 
 from nhn_tf import sparse
+from nhn_tf.layers.masked_conv import MaskedConv2D
 from nhn_tf.models import network
-from nhn_tf.values import names
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
-from nhn_tf.values.masks import Masks
-from nhn_tf.values.space import Space, op_named
+from nhn_tf.values.space import Space
 
 _ROUNDS: Final = 5
 _TURN_S: Final = 0.02
@@ -107,13 +106,11 @@ class Latencies:
 
 def _compiled(genotype: Genotype, shape: Mapping[str, Any], sparsity: float, rng: np.random.Generator) -> Any:
     """The network of an architecture in the sparse runtime, a random share of its full kernels pruned."""
-    form, masks = shape["form"], {}
-    for layer, op in enumerate(map(op_named, genotype.ops)):
-        if op.kind == "conv" or (op.kind == "separable_conv" and form.separable_as_dense):
-            width = form.filters * form.width_growth ** genotype.space.segment_of(layer)
-            masks[names.layer(layer, "op")] = rng.random((width, width)) >= sparsity
-    pruned = dataclasses.replace(genotype, masks=Masks(masks)) if masks else genotype
-    return sparse.compile(network.build(pruned, **shape), threads=1, check=False)
+    model = network.build(genotype, **shape)
+    for layer in model.layers:
+        if isinstance(layer, MaskedConv2D):
+            layer.set_mask(rng.random(layer.kernel.shape[2:]) >= sparsity)
+    return sparse.compile(model, threads=1, check=False)
 
 
 def timed(runtimes: Mapping[str, Any], input_shape: Sequence[int]) -> dict[str, float]:

@@ -8,18 +8,24 @@ import keras
 import numpy as np
 import pytest
 
+from nhn_tf import stages
+from nhn_tf.errors import UserError
 from nhn_tf.models import complexity, network
 from nhn_tf.models.derived_cost import derived_cost
 from nhn_tf.report import pareto
+from nhn_tf.runs import RunDirectory
 from nhn_tf.search import EnasSearch, latency
 from nhn_tf.search.latency import Latencies
 from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
+from nhn_tf.sparse.native import machine
+from nhn_tf.stages import pipeline
 from nhn_tf.values import space as spaces
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
+from tests.conftest import smoke_settings
 from tests.two_classes import SHAPE, run
 
 FORMS = {
@@ -132,6 +138,37 @@ def test_latencies_are_measured_once_and_travel_with_the_state(monkeypatch):
     again.restore(searcher.state_arrays(), json.loads(json.dumps(searcher.state_values())))
     assert again.weighing.latencies == latencies
     run(again)
+
+
+def test_without_llvmlite_a_search_by_latency_is_refused_before_anything_is_discarded(monkeypatch, tmp_path):
+    def missing():
+        raise machine.MissingLLVMError("llvmlite is not installed")
+
+    monkeypatch.setattr(machine, "host", missing)
+    run = RunDirectory(tmp_path / "run")
+    left = run.stage("enas").path / "left"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    settings = dataclasses.replace(smoke_settings("enas", objective="latency"), overwrite=True)
+    with pytest.raises(UserError, match="llvmlite"):
+        stages.run("enas", run, settings)
+    with pytest.raises(UserError, match="stage 'enas': llvmlite"):
+        pipeline.run(run, {"enas": settings}, overwrite=True)
+    assert left.exists()
+
+
+def test_an_op_that_the_sparse_runtime_does_not_know_is_refused_for_latency_alone(monkeypatch):
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(spaces, "_own", {})
+
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    spaces.register_op("doubled", lambda filters, name: Doubled(name=name), batch_norm=False)
+    objective(objective="flops", ops=("conv3x3", "doubled")).check()
+    with pytest.raises(UserError, match="`objective`=latency times networks .*Doubled.* not supported"):
+        objective(objective="latency", ops=("conv3x3", "doubled")).check()
 
 
 def test_a_networks_latency_is_that_of_its_layers():

@@ -12,6 +12,7 @@ import numpy as np
 from nhn_tf.models import complexity
 from nhn_tf.models.complexity import Cost
 from nhn_tf.models.derived_cost import derived_cost
+from nhn_tf.search import latency
 from nhn_tf.search.latency import Latencies
 from nhn_tf.settings import EnasConfig
 from nhn_tf.values.form import Form
@@ -61,6 +62,16 @@ class Objective:
             return config.cost_target
         genes = config.space.sample(generator(0, Stream.TYPICAL_COST), _TYPICAL)
         return float(np.mean([self.cost(Genotype.from_genes(config.space, row)) for row in genes]))
+
+    def check(self) -> None:
+        """Refuses what cannot be measured, before anything is begun.
+
+        Raises:
+          UserError: as `latency.check`.
+        """
+        if self.config.objective == "latency":
+            shape = {"form": self._form, "input_shape": self.input_shape, "num_classes": self.num_classes}
+            latency.check(self.config.space.ops, **shape)
 
     def measured(self) -> Objective:
         """The same with what layers take on this machine, if that counts and is not known; takes a minute or less.

@@ -30,6 +30,7 @@ def enas(stage: ReadyStage, feed: Feed, settings: Settings) -> Done:
         seed=settings.seed,
         steps_per_execution=settings.compute.steps_per_execution,
     )
+    searcher.weighing.check()
     begun = stage.begin(feed.data.digest, feed.data.summary())
     metrics = resuming.search(begun, searcher, settings, (feed.train(config), feed.objective(feed.data.val)))
     _write_trials(begun / "trials.csv", searcher)

@@ -7,8 +7,11 @@ import dataclasses
 import functools
 from typing import Any
 
+from nhn_tf.commands import typed
+from nhn_tf.errors import UserError
 
-class MissingLLVMError(ImportError):
+
+class MissingLLVMError(UserError, ImportError):
     """llvmlite is not installed."""
 
 
@@ -56,8 +59,9 @@ def _binding() -> Any:
     try:
         import llvmlite.binding as llvm
     except ImportError:
+        how = typed('pip install "nhn-tf[sparse]"')
         raise MissingLLVMError(
-            'the sparse runtime makes its kernels with llvmlite, which is not installed. Run: pip install ".[sparse]"'
+            f"the sparse runtime makes its kernels with llvmlite, which is not installed. Run: {how}"
         ) from None
     return llvm
 

@@ -171,6 +171,15 @@ def test_an_op_that_the_sparse_runtime_does_not_know_is_refused_for_latency_alon
         objective(objective="latency", ops=("conv3x3", "doubled")).check()
 
 
+def test_weights_of_cost_that_overflow_the_controllers_gradient_are_out_of_range():
+    with pytest.raises(ValueError, match="`cost_weight` .*Received: 10"):
+        dataclasses.replace(CONFIG, objective="params", cost_target=1e15, cost_weight=10)
+    searcher = make(dataclasses.replace(CONFIG, objective="params", cost_target=1e15, cost_weight=1))
+    run(searcher)
+    assert all(math.isfinite(metrics["gradient_norm"]) for metrics in searcher.history if "gradient_norm" in metrics)
+    assert all(np.isfinite(array).all() for array in searcher.controller.state_arrays().values())
+
+
 def test_a_networks_latency_is_that_of_its_layers():
     table = Latencies(1.0, [{"conv5x5": 0.5}, {"conv5x5": 0.25}], [0.125, 0.0625])
     space = Space(4, 2, ("conv3x3", "conv5x5"))

@@ -20,6 +20,7 @@ from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
 from nhn_tf.sparse.native import machine
 from nhn_tf.stages import pipeline
+from nhn_tf.storage import files
 from nhn_tf.values import space as spaces
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
@@ -252,6 +253,16 @@ def test_a_cost_is_weighed_against_nothing_but_accuracy():
 def test_the_front_has_what_no_other_beats_in_both():
     rows = [(10, 0.5, "a"), (10, 0.6, "b"), (20, 0.6, "a"), (30, 0.9, "a"), (40, 0.8, "b"), (5, 0.1, "b")]
     assert pareto.front(rows) == [(5, 0.1, "b"), (10, 0.6, "b"), (30, 0.9, "a")]
+
+
+@pytest.mark.parametrize("row", ["controller,0.5,nan", "controller,inf,10", "nobody,0.5,10", "random,0.5,ten"])
+def test_a_table_of_trials_that_no_search_leaves_is_damaged(row, tmp_path):
+    stage = RunDirectory(tmp_path).stage("enas")
+    stage.path.mkdir()
+    files.write_sealed(stage / "config.json", {"config": {}})
+    (stage / "trials.csv").write_text(f"source,accuracy,live_params\ncontroller,0.25,10\n{row}\n")
+    with pytest.raises(files.DamagedFileError, match="trials.csv has no readable costs"):
+        pareto.collect(stage)
 
 
 def test_the_report_has_the_front_of_what_the_stage_ranked(smoke_run):

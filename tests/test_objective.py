@@ -3,27 +3,31 @@
 import dataclasses
 import json
 import math
-import sys
 
 import keras
 import numpy as np
 import pytest
 
+from nhn_tf import stages
 from nhn_tf.errors import UserError
 from nhn_tf.models import complexity, network
 from nhn_tf.models.derived_cost import derived_cost
 from nhn_tf.report import pareto
-from nhn_tf.search import EnasSearch
+from nhn_tf.runs import RunDirectory
+from nhn_tf.search import EnasSearch, latency
 from nhn_tf.search.latency import Latencies
 from nhn_tf.search.objective import Objective
 from nhn_tf.settings import EnasConfig
 from nhn_tf.sparse.native import machine
+from nhn_tf.stages import pipeline
+from nhn_tf.storage import files
 from nhn_tf.values import space as spaces
 from nhn_tf.values.comparison import Comparison
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import Space
+from tests.conftest import smoke_settings
 from tests.two_classes import SHAPE, run
 
 FORMS = {
@@ -71,6 +75,21 @@ def test_ops_of_ones_own_are_counted(monkeypatch):
     masks = Masks({"layer1_op": np.tile(np.arange(4) == 0, (4, 1))})  # as full convolutions are, one's own are pruned
     pruned = network.build(dataclasses.replace(genotype, masks=masks), **shape)
     assert derived_cost(genotype, **shape, sparsity=0.75) == complexity.model_cost(pruned)
+
+
+def test_a_convolution_of_ones_own_is_taken_to_be_pruned_as_the_stages_prune_it(monkeypatch):
+    monkeypatch.setattr(spaces, "_own", {})
+    spaces.register_op("dilated", lambda filters, name: keras.layers.Conv2D(
+        filters, 3, dilation_rate=2, padding="same", name=name))  # fmt: skip
+    genotype = Genotype(Space(1, 1, ("dilated",)), ("dilated",), ((),))
+    shape = {"input_shape": (8, 8, 3), "num_classes": 5, "form": Form(4)}
+    pruned = dataclasses.replace(genotype, masks=Masks({"layer0_op": np.eye(4, dtype=bool)}))  # 4 of 16 kernels
+    assert derived_cost(genotype, **shape, sparsity=0.75) == complexity.model_cost(network.build(pruned, **shape))
+
+    timed = []
+    monkeypatch.setattr(latency.sparse, "compile", lambda model, **options: timed.append(model))
+    latency._compiled(genotype, shape, 0.75, np.random.default_rng(0))
+    assert 0 < keras.ops.sum(timed[0].get_layer("layer0_op").mask) < 10
 
 
 CONFIG = EnasConfig(
@@ -128,20 +147,44 @@ def test_latencies_are_measured_once_and_travel_with_the_state(monkeypatch):
     run(again)
 
 
-def test_what_the_sparse_runtime_cannot_do_is_told_in_a_sentence(monkeypatch):
+def test_without_llvmlite_a_search_by_latency_is_refused_before_anything_is_discarded(monkeypatch, tmp_path):
+    def missing():
+        raise machine.MissingLLVMError("llvmlite is not installed")
+
+    monkeypatch.setattr(machine, "host", missing)
+    run = RunDirectory(tmp_path / "run")
+    left = run.stage("enas").path / "left"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    settings = dataclasses.replace(smoke_settings("enas", objective="latency"), overwrite=True)
+    with pytest.raises(UserError, match="llvmlite"):
+        stages.run("enas", run, settings)
+    with pytest.raises(UserError, match="stage 'enas': llvmlite"):
+        pipeline.run(run, {"enas": settings}, overwrite=True)
+    assert left.exists()
+
+
+def test_an_op_that_the_sparse_runtime_does_not_know_is_refused_for_latency_alone(monkeypatch):
     pytest.importorskip("llvmlite")
     monkeypatch.setattr(spaces, "_own", {})
-    spaces.register_op("sorted", lambda filters, name: keras.layers.Lambda(lambda x: keras.ops.sort(x), name=name))
-    weighing = Objective(dataclasses.replace(CONFIG, num_layers=1, num_segments=1, ops=("conv3x3", "sorted"),
-                                             objective="latency"), (4, 4, 1), 2)  # fmt: skip
-    weighing.check()
-    with pytest.raises(UserError, match=r"`objective`=latency is measured in the sparse runtime: layer 'layer0_op'"):
-        weighing.measured()
-    monkeypatch.setitem(sys.modules, "llvmlite", None)
-    machine.host.cache_clear(), machine._initialized.cache_clear()
-    with pytest.raises(UserError, match="llvmlite, which is not installed"):
-        weighing.check()
-    objective(objective="params").check()
+
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    spaces.register_op("doubled", lambda filters, name: Doubled(name=name), batch_norm=False)
+    objective(objective="flops", ops=("conv3x3", "doubled")).check()
+    with pytest.raises(UserError, match="`objective`=latency times networks .*Doubled.* not supported"):
+        objective(objective="latency", ops=("conv3x3", "doubled")).check()
+
+
+def test_weights_of_cost_that_overflow_the_controllers_gradient_are_out_of_range():
+    with pytest.raises(ValueError, match="`cost_weight` .*Received: 10"):
+        dataclasses.replace(CONFIG, objective="params", cost_target=1e15, cost_weight=10)
+    searcher = make(dataclasses.replace(CONFIG, objective="params", cost_target=1e15, cost_weight=1))
+    run(searcher)
+    assert all(math.isfinite(metrics["gradient_norm"]) for metrics in searcher.history if "gradient_norm" in metrics)
+    assert all(np.isfinite(array).all() for array in searcher.controller.state_arrays().values())
 
 
 def test_a_networks_latency_is_that_of_its_layers():
@@ -218,6 +261,16 @@ def test_a_cost_is_weighed_against_nothing_but_accuracy():
 def test_the_front_has_what_no_other_beats_in_both():
     rows = [(10, 0.5, "a"), (10, 0.6, "b"), (20, 0.6, "a"), (30, 0.9, "a"), (40, 0.8, "b"), (5, 0.1, "b")]
     assert pareto.front(rows) == [(5, 0.1, "b"), (10, 0.6, "b"), (30, 0.9, "a")]
+
+
+@pytest.mark.parametrize("row", ["controller,0.5,nan", "controller,inf,10", "nobody,0.5,10", "random,0.5,ten"])
+def test_a_table_of_trials_that_no_search_leaves_is_damaged(row, tmp_path):
+    stage = RunDirectory(tmp_path).stage("enas")
+    stage.path.mkdir()
+    files.write_sealed(stage / "config.json", {"config": {}})
+    (stage / "trials.csv").write_text(f"source,accuracy,live_params\ncontroller,0.25,10\n{row}\n")
+    with pytest.raises(files.DamagedFileError, match="trials.csv has no readable costs"):
+        pareto.collect(stage)
 
 
 def test_the_report_has_the_front_of_what_the_stage_ranked(smoke_run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from matplotlib.figure import Figure
@@ -58,13 +58,21 @@ def _rows(stage: StageRecord) -> list[Row]:
     if not stage.trials or "accuracy" not in stage.trials[0]:
         return []
     try:
-        return [
-            (float(row[_column(stage)]), float(row["accuracy"]), row["source"])
-            for row in stage.trials
-            if row["accuracy"]
-        ]
+        return [_row(row, _column(stage)) for row in stage.trials if row["accuracy"]]
     except (KeyError, ValueError) as error:
         raise DamagedFileError(f"{stage / 'trials.csv'} has no readable costs ({error}). Restore a copy.") from None
+
+
+def _row(cells: Mapping[str, str], column: str) -> Row:
+    """A row of trials.csv, `column` its cost.
+
+    Raises:
+      KeyError, ValueError: it is none of a search's.
+    """
+    cost, accuracy, source = float(cells[column]), float(cells["accuracy"]), cells["source"]
+    if not (math.isfinite(cost) and math.isfinite(accuracy) and source in _SOURCES):
+        raise ValueError(f"{column} {cost}, accuracy {accuracy}, source {source!r}")
+    return cost, accuracy, source
 
 
 def front(rows: Iterable[Row]) -> list[Row]:

@@ -70,8 +70,7 @@ class Latencies:
           sparsity: share of the full 3x3 and 5x5 kernels that are pruned, at random.
 
         Raises:
-          sparse.MissingLLVMError: the sparse runtime needs llvmlite.
-          UserError: an op of one's own has no place in it.
+          UserError: as `check`.
         """
         first, *others = space.ops
         no_skips = ((),) * space.num_layers
@@ -105,16 +104,31 @@ class Latencies:
         )
 
 
+def check(ops: Sequence[str], **shape: Any) -> None:
+    """Refuses ops whose networks cannot be timed here, without timing any.
+
+    Args:
+      ops: of the space.
+      **shape: form, input_shape and num_classes, as for `Latencies.measure`.
+
+    Raises:
+      UserError: llvmlite is not installed, or the sparse runtime cannot compute an op of one's own.
+    """
+    chain = Genotype(Space(len(ops), 1, tuple(ops)), tuple(ops), ((),) * len(ops))
+    _compiled(chain, shape, 0.0, np.random.default_rng(0))
+
+
 def _compiled(genotype: Genotype, shape: Mapping[str, Any], sparsity: float, rng: np.random.Generator) -> Any:
     """The network of an architecture in the sparse runtime, a random share of its full kernels pruned."""
     model = network.build(genotype, **shape)
     for layer in model.layers:
         if isinstance(layer, MaskedConv2D):
-            layer.set_mask(rng.random(layer.mask.shape) >= sparsity)
+            layer.set_mask(rng.random(layer.kernel.shape[2:]) >= sparsity)
     try:
         return sparse.compile(model, threads=1, check=False)
-    except sparse.UnsupportedLayerError as error:
-        raise UserError(f"`objective`=latency is measured in the sparse runtime: {error.reason}.") from error
+    except (sparse.UnsupportedLayerError, sparse.CapacityError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"`objective`=latency times networks that the sparse runtime computes: {reason}") from None
 
 
 def timed(runtimes: Mapping[str, Any], input_shape: Sequence[int]) -> dict[str, float]:

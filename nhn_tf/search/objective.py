@@ -12,9 +12,9 @@ import numpy as np
 from nhn_tf.models import complexity
 from nhn_tf.models.complexity import Cost
 from nhn_tf.models.derived_cost import derived_cost
+from nhn_tf.search import latency
 from nhn_tf.search.latency import Latencies
 from nhn_tf.settings import EnasConfig
-from nhn_tf.sparse.native import machine
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.randomness import Stream, generator
@@ -63,18 +63,15 @@ class Objective:
         genes = config.space.sample(generator(0, Stream.TYPICAL_COST), _TYPICAL)
         return float(np.mean([self.cost(Genotype.from_genes(config.space, row)) for row in genes]))
 
-    @property
-    def _is_measured(self) -> bool:
-        return self.config.objective != "latency" or self.latencies is not None
-
     def check(self) -> None:
-        """Refuses what cannot be measured here, before anything is begun.
+        """Refuses what cannot be measured, before anything is begun.
 
         Raises:
-          sparse.MissingLLVMError: the sparse runtime needs llvmlite.
+          UserError: as `latency.check`.
         """
-        if not self._is_measured:
-            machine.host()
+        if self.config.objective == "latency":
+            shape = {"form": self._form, "input_shape": self.input_shape, "num_classes": self.num_classes}
+            latency.check(self.config.space.ops, **shape)
 
     def measured(self) -> Objective:
         """The same with what layers take on this machine, if that counts and is not known; takes a minute or less.
@@ -82,7 +79,7 @@ class Objective:
         Raises:
           as `Latencies.measure`.
         """
-        if self._is_measured:
+        if self.config.objective != "latency" or self.latencies is not None:
             return self
         latencies = Latencies.measure(
             self.config.space,

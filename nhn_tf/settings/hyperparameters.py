@@ -224,7 +224,7 @@ class EnasConfig(SgdConfig):
         0.07,
         "how much cost counts: accuracy is multiplied by (target / cost) to this power",
         low=0,
-        high=10,
+        high=1,
         source="Tan et al. 2019",
     )
     cost_filters: int = setting(

@@ -174,9 +174,9 @@ def run(
     Raises:
       UserError: data, directory or settings do not admit it; nothing has been changed.
     """
-    runner.check(settings)
     first = next(iter(settings.values()))
     runner.set_up(first)
+    runner.check(settings, begins=overwrite)
     if overwrite:
         directory.discard((*NAMES, *CONTROL_NAMES), preset=first.preset, seed=first.seed)
     rows: list[Row] = []

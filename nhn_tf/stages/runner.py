@@ -16,6 +16,7 @@ from nhn_tf import training
 from nhn_tf.errors import UserError
 from nhn_tf.layers import own_op
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
+from nhn_tf.search.objective import Objective
 from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, stages
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
@@ -74,8 +75,12 @@ def set_up(settings: Settings) -> None:
     training.set_up(settings.compute)
 
 
-def check(settings: Mapping[str, Settings]) -> None:
+def check(settings: Mapping[str, Settings], *, begins: bool = False) -> None:
     """Looks at the settings of a pipeline, or of some of its stages, with their data, before the first stage runs.
+
+    Args:
+      settings: by stage.
+      begins: whether every stage will begin anew; else a search that has finished need not be possible here.
 
     Raises:
       UserError: a stage would refuse later what can be seen now; the message names the stage.
@@ -85,6 +90,8 @@ def check(settings: Mapping[str, Settings]) -> None:
             feed = load_feed(asked)
             if isinstance(asked.config, GradientConfig):
                 feed.train(asked.config)
+            if begins and isinstance(asked.config, EnasConfig):
+                Objective(asked.config, feed.data.image_shape, feed.data.num_classes).check()
         except UserError as error:
             raise UserError(f"stage '{name}': {error}") from None
     configs = [asked.config for asked in settings.values()]

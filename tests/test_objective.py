@@ -148,10 +148,10 @@ def test_latencies_are_measured_once_and_travel_with_the_state(monkeypatch):
 
 
 def test_without_llvmlite_a_search_by_latency_is_refused_before_anything_is_discarded(monkeypatch, tmp_path):
-    def missing():
+    def missing(model, **options):
         raise machine.MissingLLVMError("llvmlite is not installed")
 
-    monkeypatch.setattr(machine, "host", missing)
+    monkeypatch.setattr(latency.sparse, "compile", missing)
     run = RunDirectory(tmp_path / "run")
     left = run.stage("enas").path / "left"
     left.parent.mkdir(parents=True)

@@ -195,11 +195,17 @@ def test_a_class_that_is_worse_than_all_beyond_chance_wants_more_images(run):
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "test", "words"),
-    [(0.60, 0.59, "More time"), (0.99, 0.80, "More images: the final"), (0.99, 0.98, None)],
+    ("accuracy", "test", "bounds", "words"),
+    [
+        (0.60, 0.59, None, "More time"),
+        (0.99, 0.80, None, "More images: the final"),
+        (0.99, 0.80, (0.71, 0.87), "More images: the final"),
+        (0.50, 0.46, (0.37, 0.57), "More time"),  # no further above than so few test images let chance make
+        (0.99, 0.98, None, None),
+    ],
 )
-def test_time_is_wanted_by_who_has_not_learned_and_images_by_who_learned_by_heart(accuracy, test, words):
-    row = {"stage": "final", "computed": {"test_accuracy": test}}
+def test_time_is_wanted_by_who_has_not_learned_and_images_by_who_learned_by_heart(accuracy, test, bounds, words):
+    row = {"stage": "final", "computed": {"test_accuracy": test, "interval": bounds}}
     told = verdict._time_or_images(row, accuracy)
     assert [text.startswith(words) for text in told] == [True] if words else told == []
 

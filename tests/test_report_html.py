@@ -200,6 +200,19 @@ def test_the_timeline_has_a_bar_for_each_finished_stage_one_after_the_other():
     assert plots.timeline(stages[2:]) is None
 
 
+@pytest.mark.parametrize("seconds", [(240,), (9, 300), (300, 9), (60, 60, 60)])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_time_of_the_timeline_lies_outside_its_axes(seconds, narrow):
+    figure = plots.timeline([{"stage": "base", "wall_s": float(s)} for s in seconds], narrow=narrow)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    frame = axes.get_window_extent()
+    for text in axes.texts:
+        place = text.get_window_extent()
+        assert frame.x0 <= place.x0 and place.x1 <= frame.x1
+    assert len(axes.texts) == len(seconds)
+
+
 def test_a_line_of_the_score_plane_is_where_the_score_is_the_same(whole):
     value = results.collect(reading.read(whole[0]))
     (axes,) = plots.score_plane(value["table"]).axes

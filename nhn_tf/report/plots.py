@@ -44,11 +44,13 @@ def timeline(stages: list[Json], *, narrow: bool = False) -> Figure | None:
         figure = figures.new_figure(figures.NARROW if narrow else 7.2, 0.34 * len(done) + 0.8)
         axes = figure.subplots()
         axes.barh(range(len(done)), widths, left=ends - widths, color=figures.BLUE, height=0.6)
-        for row, (start, width, stage) in enumerate(zip(ends - widths, widths, done, strict=True)):
-            before = start + width > 0.75 * ends[-1]
-            place: dict[str, Any] = {"ha": "right" if before else "left", "va": "center", "fontsize": 8}
+        for row, (end, width, stage) in enumerate(zip(ends, widths, done, strict=True)):
+            behind, before = end <= 0.75 * ends[-1], end - width >= 0.25 * ends[-1]  # else on the bar
+            place: dict[str, Any] = {"ha": "left" if behind else "right", "va": "center", "fontsize": 8}
+            if not (behind or before):
+                place["color"] = "white"
             text = f" {cells.clock(stage['wall_s'])} "
-            axes.text(start if before else start + width, row, text, **place)
+            axes.text(end - width if before and not behind else end, row, text, **place)
         axes.set_yticks(range(len(done)), [stage["stage"] for stage in done])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)

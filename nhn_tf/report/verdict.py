@@ -218,10 +218,11 @@ def _training_accuracy(run: Run, stage: str) -> float | None:
 def _time_or_images(row: Json, learned: float) -> list[str]:
     accuracy = row["computed"]["test_accuracy"]
     ended = f"the {_NETWORKS[row['stage']]}'s accuracy on its own (augmented) training images ended"
-    if learned < KNOWN and learned - accuracy < GAP:
-        return [f"More time: {ended} at {cells.percent(learned)}, so more epochs or more filters can still gain."]
-    if learned - accuracy >= GAP:
+    bounds = row["computed"]["interval"]
+    if learned - accuracy >= GAP and (bounds is None or learned > bounds[1]):
         return [f"More images: {ended} at {cells.percent(learned)}, far above that on the test images."]
+    if learned < KNOWN:
+        return [f"More time: {ended} at {cells.percent(learned)}, so more epochs or more filters can still gain."]
     return []
 
 

@@ -124,7 +124,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str
 
     Args:
       path: of the file, which does not say what the network shall compute in.
-      threads, dtype: as for `compile`.
+      threads: as for `compile`.
+      dtype: as for `compile`.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -17,7 +17,7 @@ def run(results: Json) -> list[Block]:
         "data set": run["dataset"],
         "preset": ", ".join(run["presets"]),
         "seed": ", ".join(map(str, run["seeds"])),
-        "device": "; ".join(run["devices"]) + (f" ({run['cpus']} processors)" if run["cpus"] else ""),
+        "device": "; ".join(run["devices"]) + _processors(run["cpus"]),
         "Keras backend": ", ".join(run["backends"]),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted((run["versions"] or {}).items())),
         "commit": run["git_commit"],
@@ -26,6 +26,10 @@ def run(results: Json) -> list[Block]:
     if results["caveats"]:
         blocks += [Paragraph("Before relying on it:"), Bullets(results["caveats"])]
     return blocks
+
+
+def _processors(count: int | None) -> str:
+    return f" ({count} processor{'s' if count > 1 else ''})" if count else ""
 
 
 def commands(results: Json) -> list[Block]:

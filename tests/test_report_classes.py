@@ -224,6 +224,12 @@ def test_a_network_that_only_knows_the_commonest_class_is_told_so(tmp_path, monk
     assert sentences(path, "found")[1] == f"{always}: the network is not better than that beyond chance."
 
 
+def test_of_classes_of_equal_size_none_is_called_the_commonest(tmp_path):
+    path = make_run(tmp_path / "run", ("base",))
+    answers(train=(50, 50, 50)).save(path / "2-base")
+    assert sentences(path, "found")[1].startswith("Always answering the same class would get ")
+
+
 # The plain network.
 
 

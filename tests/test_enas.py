@@ -348,7 +348,7 @@ def cross_entropy(model, images, labels):
     return float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_the_validation_loss_is_searched_and_ranked_for(tmp_path, capsys):
     stop = keras.callbacks.EarlyStopping("val_loss", patience=9)
     searcher = make(objective="val_loss", directory=tmp_path)

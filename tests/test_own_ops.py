@@ -285,7 +285,7 @@ def test_an_op_whose_parts_keras_names_or_that_has_moved_is_the_same_op():
     assert layers.ReLU().name != "re_lu"  # Keras counts on
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_what_was_begun_with_another_layer_of_the_name_is_not_gone_on_with(tmp_path):
     def search():
         config = EnasConfig(num_layers=2, num_segments=1, ops=("conv3x3", "dilated"), supernet_filters=4)

@@ -47,7 +47,7 @@ class Screen:
         self.columns = columns
         fcntl.ioctl(self.its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
-    def read(self, until=None, seconds=60):
+    def read(self, until=None, seconds=180):
         """Takes in what has been written; with `until`, waits for that."""
         os.set_blocking(self.mine, False)
         deadline = time.monotonic() + seconds

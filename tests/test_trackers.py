@@ -265,7 +265,7 @@ def test_a_planned_run_hands_its_trackers_to_each_stage(tmp_path, monkeypatch):
     assert given == [("base", (recorder,), True)]
 
 
-@pytest.mark.jax
+@pytest.mark.jax_slow
 def test_a_training_tells_each_epoch_and_its_figures_on_both_backends(tmp_path):
     run, recorder = RunDirectory(tmp_path / "run"), Recorder()
     settings = smoke_settings("base", genotype="0\n0 0\n0 1 0\n", epochs=2)

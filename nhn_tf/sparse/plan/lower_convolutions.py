@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -51,21 +52,40 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     if choice.block.filters == 1:
         _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
         return target
-    inputs, filters = op.mask.shape
-    full = np.zeros((filters, inputs, len(taps)), np.float32)
-    full[op.mask.T] = kernels_of
-    # Groups of equal size, then one with what is left.
-    whole = filters - filters % choice.block.filters
-    for first, stop in ((0, whole), (whole, filters)):
-        if first < stop:
-            width = min(choice.block.filters, stop - first)
-            part = full[first:stop].reshape(-1, width, inputs, len(taps))
-            mask = np.any(op.mask[:, first:stop].reshape(inputs, -1, width), axis=2)
-            weights = part.transpose(0, 2, 3, 1)[mask.T]  # [live, taps, width]
-            block = dataclasses.replace(choice.block, filters=width)
-            convolve = _convolve_in_lanes if in_lanes else _convolve
-            convolve(steps, op, window, taps, block, _lists(mask, weights), target, first)
+    convolve = _convolve_in_lanes if in_lanes else _convolve
+    for first, mask, weights in in_groups(op.mask, kernels_of, choice.block.filters):
+        block = dataclasses.replace(choice.block, filters=weights.shape[2])
+        convolve(steps, op, window, taps, block, _lists(mask, weights), target, first)
     return target
+
+
+def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Groups of so many filters that share their inputs, then one with what is left.
+
+    Args:
+      mask: bool [Cin, Cout].
+      kernels: live ones, float32 [live, taps], as `Conv` has them.
+      filters: of a group.
+
+    Yields:
+      The first filter; what each group reads, bool [Cin, groups]; and its weights, float32 [live, taps, filters].
+    """
+    inputs, outputs = mask.shape
+    full = np.zeros((outputs, inputs, kernels.shape[1]), np.float32)
+    full[mask.T] = kernels
+    whole = outputs - outputs % filters
+    for first, stop in ((0, whole), (whole, outputs)):
+        if first < stop:
+            width = min(filters, stop - first)
+            part = full[first:stop].reshape(-1, width, *full.shape[1:])
+            read = read_by(mask[:, first:stop], width)
+            yield first, read, part.transpose(0, 2, 3, 1)[read.T]
+
+
+def read_by(mask: np.ndarray, filters: int) -> np.ndarray:
+    """Of a mask, bool [Cin, Cout], which inputs groups of so many filters need: bool [Cin, groups]."""
+    padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % filters)))
+    return np.any(padded.reshape(len(mask), -1, filters), axis=2)
 
 
 def _cheapest(steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid) -> tuple[blocks.Choice, bool]:
@@ -98,8 +118,7 @@ SHARED = (2, 4, 8)
 
 def _live_entries(mask: np.ndarray, filters: int) -> int:
     """(input, group of so many filters) pairs of which any kernel lives."""
-    padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % filters)))
-    return int(padded.reshape(len(mask), -1, filters).any(2).sum())
+    return int(read_by(mask, filters).sum())
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:

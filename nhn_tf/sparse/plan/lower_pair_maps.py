@@ -107,8 +107,6 @@ def lower_elementwise(steps: Steps, number: int, op: ops.Elementwise, *sources: 
     if op.activation in POSITIVE:
         steps.positive.update(target.buffers)
     channels = target.channels
-    scale = np.ones(channels, np.float32) if op.scale is None else op.scale
-    shift = np.zeros(channels, np.float32) if op.shift is None else op.shift
     layout, masks = target.layout, masks_of(target.layout)
     geometry = (layout.grid.rows, lines(layout), layout.stride, len(sources))
     options = {
@@ -119,7 +117,7 @@ def lower_elementwise(steps: Steps, number: int, op: ops.Elementwise, *sources: 
     def emit() -> None:
         put = steps.tables
         places = put.indices(np.concatenate([source.origins() for source in sources]))
-        factors = put.constants(np.stack([scale, shift], axis=1))
+        factors = put.constants(np.stack(op.affine(channels), axis=1))
         arguments = ["arena", places, put.indices(target.origins()), channels, factors, put.constants(masks)]
         put.call(pair_maps.elementwise_pairs, *geometry, arguments=arguments, **options)
 

@@ -13,12 +13,12 @@ from nhn_tf.sparse.native.convolution import Block
 from nhn_tf.sparse.native.layout import PairLayout, grid_for
 from nhn_tf.sparse.native.pair_convolution import PairGeometry, PairTap, pair_convolution
 from nhn_tf.sparse.plan import lower_pair_maps, pair_blocks
-from nhn_tf.sparse.plan.lower_convolutions import SHARED
+from nhn_tf.sparse.plan.lower_convolutions import SHARED, in_groups, read_by
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Decision, Steps
 from nhn_tf.sparse.plan.tables import MAX_TABLE, moved
 from nhn_tf.sparse.plan.tail import chunks
-from nhn_tf.sparse.plan.windows import slides_in_place
+from nhn_tf.sparse.plan.windows import phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 
 
@@ -64,7 +64,6 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     target = steps.new_planes(number, pairs=True)
     if op.activation in lower_pair_maps.POSITIVE:
         steps.positive.update(target.buffers)
-    inputs, filters = op.mask.shape
     block = _cheapest(op.mask, pair_blocks.Window(taps, target.layout.grid.rows, lower_pair_maps.lines(target.layout)))
     steps.decisions.append(
         Decision(number, float(op.mask.mean()), _is_sparse(op.mask, block.filters), block, pairs=True)
@@ -73,16 +72,9 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     if block.filters == 1:
         _convolve(steps, op, read, taps, block, _lists(op.mask, kernels[:, :, None]), target, 0)
         return target
-    full = np.zeros((filters, inputs, len(taps)), np.float32)
-    full[op.mask.T] = kernels
-    whole = filters - filters % block.filters
-    for first, stop in ((0, whole), (whole, filters)):
-        if first < stop:
-            width = min(block.filters, stop - first)
-            part = full[first:stop].reshape(-1, width, inputs, len(taps))
-            mask = np.any(op.mask[:, first:stop].reshape(inputs, -1, width), axis=2)
-            lists = _lists(mask, part.transpose(0, 2, 3, 1)[mask.T])
-            _convolve(steps, op, read, taps, dataclasses.replace(block, filters=width), lists, target, first)
+    for first, mask, weights in in_groups(op.mask, kernels, block.filters):
+        group = dataclasses.replace(block, filters=weights.shape[2])
+        _convolve(steps, op, read, taps, group, _lists(mask, weights), target, first)
     return target
 
 
@@ -99,8 +91,7 @@ def _window(steps: Steps, number: int, op: ops.Conv, source: Planes) -> tuple[Pl
 
 def _copied_window(steps: Steps, op: ops.Conv, source: Planes) -> tuple[Planes, tuple[PairTap, ...]]:
     """As `Steps.window` makes it: a plane for each remainder of rows and columns by the stride."""
-    down, right = ([divmod(d - op.pads[axis], op.strides[axis]) for d in range(op.window[axis])] for axis in (0, 1))
-    phases = sorted({(py, px) for _, py in down for _, px in right})
+    down, right, phases = phases_of(op)
     shifts = [[shift for shift, _ in axis] for axis in (down, right)]
     beyond = max(0, *shifts[1])
     layout = PairLayout(
@@ -147,8 +138,7 @@ def _cheapest(mask: np.ndarray, window: pair_blocks.Window) -> Block:
 
 def _entries(mask: np.ndarray, filters: int) -> int:
     """How many pairs of inputs groups of so many filters need."""
-    padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % filters)))
-    return int((-(-padded.reshape(len(mask), -1, filters).any(2).sum(0) // 2)).sum())
+    return int((-(-read_by(mask, filters).sum(0) // 2)).sum())
 
 
 def _is_sparse(mask: np.ndarray, filters: int) -> bool:

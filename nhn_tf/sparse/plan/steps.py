@@ -17,7 +17,7 @@ from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Pl
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Each, Tables
 from nhn_tf.sparse.plan.tail import MAX_GROUP
-from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, slides_in_place
+from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program
 
@@ -328,11 +328,9 @@ class Steps:
     def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float, by_channel: bool) -> Source:
         """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.
 
-        With stride s, output row y and window row d read map row y s + d - pad, which is row y + shift of the plane
-        of every s-th row from `phase` on, where d - pad = shift s + phase. The halo is copied too.
+        See `phases_of`. The halo is copied too.
         """
-        down, right = ([divmod(d - op.pads[axis], op.strides[axis]) for d in range(op.window[axis])] for axis in (0, 1))
-        phases = sorted({(py, px) for _, py in down for _, px in right})
+        down, right, phases = phases_of(op)
         shifts = [shift for shift, _ in down], [shift for shift, _ in right]
         grid = grid_for(*op.size, self.lanes)
         layout = Layout(

@@ -64,6 +64,19 @@ def _joined(program: Program) -> list[int]:
     return [find(value) for value in range(len(leader))]
 
 
+def phases_of(op: ops.Windowed) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]:
+    """How a window with stride s reads a map of which every s-th row and column lie in a plane of their own.
+
+    Output row y and window row d read map row y s + d - pad, which is row y + shift of the plane of every s-th row from
+    `phase` on, where d - pad = shift s + phase.
+
+    Returns:
+      (shift, phase) of each row of the window, the same of each column, and the (row, column) phases there are.
+    """
+    down, right = ([divmod(d - op.pads[axis], op.strides[axis]) for d in range(op.window[axis])] for axis in (0, 1))
+    return down, right, sorted({(py, px) for _, py in down for _, px in right})
+
+
 def phase_rows(
     target: Layout, source: Layout, shape: Shape, strides: tuple[int, int], phase: tuple[int, int]
 ) -> list[tuple[int, int, int]]:

@@ -191,6 +191,11 @@ class Elementwise(Op):
     slope: float = LEAKY_SLOPE
     arity: ClassVar[int | None] = None
 
+    def affine(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift of so many channels, 1 and 0 where there are none."""
+        scale = np.ones(channels, np.float32) if self.scale is None else self.scale
+        return scale, np.zeros(channels, np.float32) if self.shift is None else self.shift
+
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         require(len(inputs) <= MAX_SUMMED, f"a sum has up to {MAX_SUMMED} inputs", len(inputs))
         require(len(set(inputs)) == 1, "the inputs must have one shape", list(inputs))

@@ -62,10 +62,27 @@ def check_backend() -> None:
     backend_choice.prepare()
 
 
-def define_reading(*, quiet: bool = True) -> None:
-    """Defines --own_ops, --debug and, if it is to be, --quiet for a script that reads runs."""
+def define_reading(model_dir: str = "the run's directory", *, quiet: bool = True) -> None:
+    """Defines what a script that reads a run takes: --model_dir, --own_ops, --debug and, if it is to be, --quiet.
+
+    Args:
+      model_dir: what --model_dir names.
+      quiet: whether there is --quiet.
+    """
+    flags.DEFINE_string("model_dir", None, model_dir)
     flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own, if the network has any")
     define.define_telling(quiet=quiet)
+
+
+def run_to_read() -> str:
+    """The directory that `define_reading`'s --model_dir names.
+
+    Raises:
+      UserError: it is not given.
+    """
+    if not FLAGS.model_dir:
+        raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    return FLAGS.model_dir
 
 
 def has_accelerator() -> bool:

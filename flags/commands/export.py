@@ -21,15 +21,12 @@ from typing import Any
 
 from absl import flags
 
-from nhn_tf.errors import UserError
-
 from .. import entry
 
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    flags.DEFINE_string("model_dir", None, "the run's directory")
     flags.DEFINE_list("format", ["all"], "keras, saved_model, onnx, litert, nhn, or all")
     flags.DEFINE_boolean("float16", False, "keep weights as float16 where the format allows it")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
@@ -39,11 +36,10 @@ def main() -> None:
 
 def export() -> dict[str, Any]:
     """Exports the network of `--model_dir`."""
-    if not FLAGS.model_dir:
-        raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    model_dir = entry.run_to_read()
     entry.check_backend()
     entry.stay_on_the_processor()
     from nhn_tf.export import write_exports  # Keras loads only once the flags are known to be right
 
     names = [name.strip() for name in FLAGS.format]
-    return write_exports(FLAGS.model_dir, names, data_dir=FLAGS.data_dir, float16=FLAGS.float16)
+    return write_exports(model_dir, names, data_dir=FLAGS.data_dir, float16=FLAGS.float16)

@@ -34,11 +34,10 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    flags.DEFINE_string("model_dir", None, "the run's directory, or a copy of its directory export")
     flags.DEFINE_integer("top", 3, "how many classes a line names, 0 for all", lower_bound=0)
     flags.DEFINE_boolean("json", False, "a JSON object a line")
     flags.DEFINE_string("data_dir", None, "where the data set lies, if it has moved since the run")
-    entry.define_reading(quiet=False)
+    entry.define_reading("the run's directory, or a copy of its directory export", quiet=False)
     unread: list[Path] = []
     entry.guarded(
         lambda: (__doc__ or "").strip(), lambda *arguments: unread.extend(predict(*arguments)), takes_arguments=True
@@ -49,16 +48,15 @@ def main() -> None:
 
 def predict(*arguments: str) -> list[Path]:
     """Prints what the pictures, or those in folders, show; returns those that cannot be read."""
-    if not FLAGS.model_dir:
-        raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    model_dir = entry.run_to_read()
     if not arguments:
         command = typed("nhn-predict --model_dir=runs/demo new.jpg")
         raise UserError(f"no picture is given. Name files or folders: {command}")
     paths = [path for argument in arguments for path in pictures_at(Path(argument))]
-    if predicting.needs_keras(FLAGS.model_dir):
+    if predicting.needs_keras(model_dir):
         entry.check_backend()
         entry.stay_on_the_processor()
-    predictor = load_predictor(FLAGS.model_dir, data_dir=FLAGS.data_dir)
+    predictor = load_predictor(model_dir, data_dir=FLAGS.data_dir)
     unread = []
     for path, result in predictor.stream(paths):
         if isinstance(result, Prediction):

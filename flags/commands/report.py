@@ -14,28 +14,20 @@ Flags:
 
 from typing import Any
 
-from absl import flags
-
-from nhn_tf.errors import UserError
-
 from .. import entry
-
-FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    flags.DEFINE_string("model_dir", None, "the run's directory")
     entry.define_reading()
     entry.guarded(lambda: (__doc__ or "").strip(), report)
 
 
 def report() -> dict[str, Any]:
     """Writes the report of `--model_dir`."""
-    if not FLAGS.model_dir:
-        raise UserError("--model_dir is missing. Give the directory of a run: --model_dir=runs/demo")
+    model_dir = entry.run_to_read()
     entry.check_backend()
     from nhn_tf.report import family, write_report  # Keras loads only once the flags are known to be right
 
-    if family.runs_of(FLAGS.model_dir):
-        return family.write_family(FLAGS.model_dir)
-    return write_report(FLAGS.model_dir)
+    if family.runs_of(model_dir):
+        return family.write_family(model_dir)
+    return write_report(model_dir)

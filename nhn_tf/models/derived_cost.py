@@ -48,7 +48,7 @@ def derived_cost(
         if layer in space.transitions:
             before, filters, pixels = filters, filters * form.width_growth, pixels // 4
             for output in range(layer + 2):
-                if output == layer + 1 or any(output in joined for joined in genotype.skips[layer + 1 :]):
+                if genotype.is_read_after(layer, output):
                     total += _convolution(before * filters, filters, pixels)
     pooling, classifier = pixels * filters, filters * num_classes
     params, flops = pooling + classifier + num_classes, pooling + classifier

@@ -104,9 +104,7 @@ class MacroSupernet(Superset):
 
     def _is_read_after(self, layer: int, output: int) -> bool:
         """Whether a layer above `layer` may read an output: always in the supernet, as its genes say when static."""
-        if self._static is None or output == layer + 1:
-            return True
-        return any(output in joined for joined in self._static.skips[layer + 1 :])
+        return self._static is None or self._static.is_read_after(layer, output)
 
     def build(self, input_shape: Any = None) -> None:
         height, width, channels = self.image_shape

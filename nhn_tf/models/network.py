@@ -118,7 +118,7 @@ def wire(
             number = space.segment_of(layer) + 1
             outputs = [
                 apply(i - 1, functools.partial(blocks.reduce, number, i), output)
-                if _is_read_after(genotype, layer, i)
+                if genotype.is_read_after(layer, i)
                 else None
                 for i, output in enumerate(outputs)
             ]
@@ -188,11 +188,6 @@ def _head(x: Any, *, num_classes: int, dropout: float, seed: int) -> Any:
     x = keras.layers.Dropout(dropout, seed=seed, name=names.DROPOUT)(x)
     # Softmax and loss want float32, whatever the precision of the layers.
     return keras.layers.Dense(num_classes, dtype="float32", name=names.LOGITS)(x)
-
-
-def _is_read_after(genotype: Genotype, layer: int, output: int) -> bool:
-    """Whether a layer above `layer` reads the output: the next layer its input, others by a skip."""
-    return output == layer + 1 or any(output in joined for joined in genotype.skips[layer + 1 :])
 
 
 class _Blocks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -70,8 +70,7 @@ class Objective:
           UserError: as `latency.check`.
         """
         if self.config.objective == "latency":
-            shape = {"form": self._form, "input_shape": self.input_shape, "num_classes": self.num_classes}
-            latency.check(self.config.space.ops, **shape)
+            latency.check(self.config.space.ops, **self._shape)
 
     def measured(self) -> Objective:
         """The same with what layers take on this machine, if that counts and is not known; takes a minute or less.
@@ -81,28 +80,18 @@ class Objective:
         """
         if self.config.objective != "latency" or self.latencies is not None:
             return self
-        latencies = Latencies.measure(
-            self.config.space,
-            form=self._form,
-            input_shape=self.input_shape,
-            num_classes=self.num_classes,
-            sparsity=self.config.cost_sparsity,
-        )
+        latencies = Latencies.measure(self.config.space, **self._shape, sparsity=self.config.cost_sparsity)
         return dataclasses.replace(self, latencies=latencies)
 
     @property
-    def _form(self) -> Form:
-        return Form(filters=self.config.cost_filters or self.config.supernet_filters)
+    def _shape(self) -> dict[str, Any]:
+        """What the network whose cost counts looks like beyond its genotype, as `network.build` takes it."""
+        form = Form(filters=self.config.cost_filters or self.config.supernet_filters)
+        return {"form": form, "input_shape": self.input_shape, "num_classes": self.num_classes}
 
     def network_cost(self, genotype: Genotype) -> Cost:
         """What the network of an architecture will cost, pruned as the settings say."""
-        return derived_cost(
-            genotype,
-            form=self._form,
-            input_shape=self.input_shape,
-            num_classes=self.num_classes,
-            sparsity=self.config.cost_sparsity,
-        )
+        return derived_cost(genotype, **self._shape, sparsity=self.config.cost_sparsity)
 
     def cost(self, genotype: Genotype) -> float:
         """What the objective weighs: multiply-adds, milliseconds, or else live parameters."""

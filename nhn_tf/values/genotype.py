@@ -103,6 +103,10 @@ class Genotype:
         if len(set(joined)) != len(joined):
             raise ValueError(f"at most one add-on for each target and kernel size. Received: {self.addons}.")
 
+    def is_read_after(self, layer: int, output: int) -> bool:
+        """Whether a layer above `layer` reads an output: the next layer its input, others by a skip."""
+        return output == layer + 1 or any(output in joined for joined in self.skips[layer + 1 :])
+
     def without_addons(self) -> Genotype:
         """The same network without its add-ons and their masks."""
         if self.masks is None:

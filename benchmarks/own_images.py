@@ -8,11 +8,14 @@ trains until it has taken as much CPU time, or for `MOST_EPOCHS`, which none was
 
 - cnn: the plain network of `nhn_tf.models.plain_cnn`, what one would write oneself;
 - recipe: the same network, trained as a planned run trains its own (momentum, label smoothing, as much L2);
+- resnet20: ResNet-20 (He et al. 2016), trained by that recipe, too;
 - mobilenet: `keras.applications.MobileNetV3Small` from new weights, on pictures of 32 pixels at least;
 - autokeras: its image classifier, where it is installed.
 
 The other networks are given what a careful user would find out: Adam with a cosine to 0, mirrored and shifted
 pictures where the run found that they help, and the weights of the epoch that was best on the validation images.
+With `--peer_epochs` they train for so many epochs instead, whatever those take.
+
 Afterwards each network answers one image at a time on one thread, in each engine that is installed (see
 `benchmarks/requirements.txt`); its fastest counts. OpenVINO computes as on its default.
 
@@ -26,6 +29,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import resource
 import statistics
@@ -47,13 +51,14 @@ from nhn_tf import training
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.data.normalization import Normalization
-from nhn_tf.models import plain_cnn
+from nhn_tf.models import plain_cnn, residual
 from nhn_tf.settings import BaselineConfig, DataConfig
 from nhn_tf.stages import planning
 from nhn_tf.training import optimizers
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-METHODS: Final = ("ours", "cnn", "recipe", "mobilenet", "autokeras")
+METHODS: Final = ("ours", "cnn", "recipe", "resnet20", "mobilenet", "autokeras")
+BY_RECIPE: Final = ("recipe", "resnet20")
 MOST_EPOCHS: Final = 400
 SMALLEST: Final = 32
 """MobileNetV3 takes no smaller pictures."""
@@ -67,6 +72,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--train_limit", type=int, default=0, help="use only that many training images")
     parser.add_argument("--eval_limit", type=int, default=0, help="use only that many validation and test images each")
+    parser.add_argument("--peer_epochs", type=int, default=0, help="of the others, in place of equal CPU time")
     parser.add_argument("--out", type=Path, default=Path("own_images.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a method, in a process of its own
     parser.add_argument("--model", help=argparse.SUPPRESS)  # a file, whose latency is measured
@@ -78,6 +84,8 @@ def main() -> None:
     if options.data != "digits":
         options.data = str(Path(options.data).resolve())
     asked = {name: getattr(options, name) for name in ("data", "minutes", "train_limit", "eval_limit")}
+    if options.peer_epochs:
+        asked["peer_epochs"] = options.peer_epochs
     kept = json.loads(options.out.read_text()) if options.out.exists() else {"asked": asked, "results": {}}
     if kept["asked"] != asked:
         parser.error(f"{options.out} holds results of {kept['asked']}. Give another --out.")
@@ -147,8 +155,8 @@ def call(*command: str) -> dict[str, Any]:
 
 def apart(options: argparse.Namespace, method: str, seed: str, cpu_s: float) -> dict[str, Any]:
     """Another method in a process of its own, whose CPU time is its alone."""
-    given = (f"--cpu_s={cpu_s}", f"--train_limit={options.train_limit}", f"--eval_limit={options.eval_limit}")
-    return call(__file__, options.data, f"--one={method}", f"--seeds={seed}", *given)
+    given = [f"--{name}={getattr(options, name)}" for name in ("peer_epochs", "train_limit", "eval_limit")]
+    return call(__file__, options.data, f"--one={method}", f"--seeds={seed}", f"--cpu_s={cpu_s}", *given)
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
@@ -176,12 +184,14 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     shape, classes = data.image_shape, data.num_classes
     if options.one == "mobilenet":
         model = mobilenet(shape, classes)
+    elif options.one == "resnet20":
+        model = residual.build(shape, classes)
     else:
         model = plain_cnn.build(shape, classes, dropout=0.3 if options.one == "cnn" else 0.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def compiled(epochs: int) -> None:
-        if options.one == "recipe":
+        if options.one in BY_RECIPE:
             rate = planning.learning_rate(batches.batch_size)
             l2 = planning.decay(epochs * len(batches), rate)
             config = BaselineConfig(epochs=epochs, lr_max=rate, lr_min=0.0, l2=l2, warmup_epochs=min(2.0, epochs / 5))
@@ -200,9 +210,10 @@ def train(data: Any, options: argparse.Namespace) -> dict[str, Any]:
     step = (time.process_time() - lap) / min(8, len(batches) - 1)
     epoch_s = step * (len(batches) + len(data.val) / 64 / 3)
     epochs = int(min(MOST_EPOCHS, max(1, (options.cpu_s - (time.process_time() - work)) / epoch_s)))
+    epochs = options.peer_epochs or epochs
     model.set_weights(fresh)
     compiled(epochs)
-    best = Best(options.cpu_s + work)
+    best = Best(math.inf if options.peer_epochs else options.cpu_s + work)
     model.fit(
         batches, epochs=epochs, validation_data=val, verbose=0, shuffle=False, callbacks=[FollowEpoch(batches), best]
     )

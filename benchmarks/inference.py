@@ -381,6 +381,10 @@ def engines(model: keras.Model, threads: int, *, narrow: bool = False) -> Iterat
                 calls[name] = make(model, Path(folder), threads)
             except (ImportError, NotImplementedError, nhn_tf.sparse.UnsupportedLayerError) as error:
                 print(f"  {name}: skipped ({type(error).__name__}: {error})")
+            except Exception as error:  # each peer has errors of its own for what it cannot read
+                if name in (OURS, NARROW):
+                    raise
+                print(f"  {name}: skipped ({type(error).__name__}: {str(error)[:200]})", file=sys.stderr)
         yield calls
 
 

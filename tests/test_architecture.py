@@ -125,3 +125,12 @@ def test_backends_differ_in_one_file_only():
         roots = {name.split(".")[0] for name in imported_modules(path)}
         if path not in allowed:
             assert not roots & {"tensorflow", "jax"}, f"{path} imports a backend"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_runs_in_a_checkout_that_is_not_installed(path):
+    """Before it imports the package, it says where that is."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    imports = [number for number, line in enumerate(lines) if line.startswith(("import nhn_tf", "from nhn_tf"))]
+    if '__name__ == "__main__"' in "\n".join(lines) and imports:
+        assert any(line.startswith("sys.path.insert(0, ") for line in lines[: imports[0]])

@@ -141,7 +141,7 @@ def test_the_choice_is_followed_said_and_recorded(tmp_path, capsys):
     choices = data.summary()["choices"]
     assert choices["flip"]["value"] == "off"
     assert "of their mirror images" in choices["flip"]["why"]
-    assert f"`flip`=off was chosen: {choices['flip']['why']}" in capsys.readouterr().err
+    assert f"`flip`=off: {choices['flip']['why']}" in capsys.readouterr().err
     asked = dataclasses.replace(config, flip="on", pad=1)
     data = load(asked, seed=0)
     assert "flip" not in data.choices and "pad" not in data.choices

@@ -40,7 +40,7 @@ def tell(dataset: Dataset, *, where: Path, cache_dir: Path) -> None:
     terminal.note(f"  classes: {', '.join(listed[:LISTED])}{more}")
     for name, choice in dataset.choices.items():
         if name != "image_size" or choice.value:  # 0 leaves them as they are
-            terminal.note(f"  `{name}`={choice.value} was chosen: {choice.why}")
+            terminal.note(f"  `{name}`={choice.value}: {choice.why}")
     for name in ("validation", "test"):
         present = set(parts[name].labels.tolist())
         if missing := [c for label, c in enumerate(dataset.class_names) if label not in present]:

@@ -380,10 +380,11 @@ class EnasSearch(Searcher):
         """Sums up an epoch's updates: their logs, architectures int32 [n, G] and rewards float [n] (NaN: none)."""
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
         failed = int(np.isnan(rewards).sum())
-        noise = math.nan  # where rewards are no accuracies it is unknown
-        if self.figure == OBJECTIVE:
-            noise = sampling_noise(rewards, self._reward_batches.batch_size)
-        loss = {LOSS: mean_loss(rewards)} if self.objective == LOSS else {}
+        more = {}
+        if self.figure == OBJECTIVE:  # of rewards that are no accuracies it is unknown
+            more["reward_noise"] = sampling_noise(rewards, self._reward_batches.batch_size)
+        if self.objective == LOSS:
+            more[LOSS] = mean_loss(rewards)
         rewards = without_nan(rewards)
         distinct = len(np.unique(genes, axis=0))
         if distinct == 1 and len(genes) > 1 and self.space.size() > 1:
@@ -413,8 +414,7 @@ class EnasSearch(Searcher):
             "controller_loss": mean["loss"],
             "distinct": distinct / len(genes),
             "nan_rewards": float(failed),
-            "reward_noise": noise,
-            **loss,
+            **more,
         }
 
     @property

@@ -81,13 +81,18 @@ def test_a_convolution_is_numpys(shape, filters, window, stride, same, density, 
         ((2, 3, 24), 50, {"density": 0.5}),  # Dead kernels among live ones.
         ((5, 5, 20), 40, {"strides": (2, 2), "activation": "relu6"}),  # 3x3 outputs, of a copy.
         ((5, 4, 200), 48, {}),  # More pixels than registers.
+        ((2, 2, 24), 33, {"window": (3, 3)}),  # Most of a window beyond the border.
+        ((3, 2, 70), 16, {"window": (5, 3), "density": 0.5, "relu_input": True}),
+        ((5, 5, 20), 40, {"window": (3, 3), "strides": (2, 2), "activation": "relu"}),
+        ((4, 4, 20), 32, {"window": (2, 2), "same": False}),
     ],
 )
-def test_a_pointwise_convolution_with_filters_in_lanes_is_numpys(shape, filters, settings, lanes, monkeypatch):
+def test_a_convolution_with_filters_in_lanes_is_numpys(shape, filters, settings, lanes, monkeypatch):
     monkeypatch.setattr(blocks, "RESULT_COST", -10.0)
     monkeypatch.setattr(blocks, "SCALAR_LOAD", 0.01)
     rng = np.random.default_rng(shape[0] + filters)
-    runtime = check(single(rng, shape, filters, window=(1, 1), **settings), 1, lanes)
+    monkeypatch.setattr(blocks, "MAX_UNROLLED", 10_000)
+    runtime = check(single(rng, shape, filters, **{"window": (1, 1), **settings}), 1, lanes)
     assert [decision.filter_lanes for decision in runtime.plan.decisions] == [True]
 
 
@@ -117,8 +122,8 @@ def test_what_is_computed_is_what_any_filter_of_a_group_needs():
 def test_filters_lie_in_lanes_where_pixels_would_leave_them_empty():
     rng = np.random.default_rng(0)
 
-    def in_lanes(side, inputs, filters):
-        program = single(rng, (side, side, inputs), filters, window=(1, 1))
+    def in_lanes(side, inputs, filters, window=1, density=1.0):
+        program = single(rng, (side, side, inputs), filters, window=(window, window), density=density)
         return lower(program, machine.HOSTS[16]).decisions[0].filter_lanes
 
     assert in_lanes(3, 960, 160)  # 9 of 32 lanes.
@@ -127,6 +132,9 @@ def test_filters_lie_in_lanes_where_pixels_would_leave_them_empty():
     assert not in_lanes(8, 96, 576)
     assert not in_lanes(3, 4, 576)  # So few inputs that bringing results to planes weighs more.
     assert not in_lanes(3, 960, 10)  # Too few filters for a vector.
+    assert in_lanes(2, 128, 128, 3)  # 4 of 16, and 16 of the 36 weights that the window has for a map.
+    assert not in_lanes(2, 128, 128, 3, 0.1)  # Live kernels alone are fewer.
+    assert not in_lanes(8, 128, 128, 3)
 
 
 @pytest.mark.parametrize("seed", range(9))

@@ -23,6 +23,9 @@ SEGMENT = 256
 sum's length, and an unpruned 5x5 convolution of 384 channels adds up 9,600 products.
 """
 
+SHORTEST = 4
+"""Values in the shortest vector that is loaded as one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Tap:
@@ -91,6 +94,7 @@ def convolution(name: str, geometry: ConvGeometry, lanes: int) -> str:
     registers; then they join the totals, which start at the bias.
     """
     block, grid = geometry.block, geometry.grid
+    lanes = _lanes_of_a_row(grid, lanes)
     f = Function(
         name,
         ["ptr noalias %arena", "ptr noalias %starts", "ptr noalias %planes", "ptr noalias %weights",
@@ -148,6 +152,13 @@ def _add_entry(
     accumulate(f, geometry, columns, plane, weights, values)
     for key, variable in sums.items():
         f.write(variable, values[key])
+
+
+def _lanes_of_a_row(grid: Grid, lanes: int) -> int:
+    """Of `lanes`, or of shorter vectors that hold a row, too: fewer of their loads cross a cache line."""
+    while lanes > SHORTEST and grid.columns <= lanes // 2:
+        lanes //= 2
+    return lanes
 
 
 def _columns_of_a_tile(grid: Grid, vectors: int, lanes: int) -> tuple[int, ...]:

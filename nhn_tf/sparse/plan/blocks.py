@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from nhn_tf.sparse.native.convolution import Block, Tap
+from nhn_tf.sparse.native.filter_lanes import Reads
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.native.machine import Host
 
@@ -139,24 +140,36 @@ def dense_block(taps: Sequence[Tap], grid: Grid, host: Host, filters: int, *, le
     return _choose(candidates, _window(taps), grid, host, filters)
 
 
-def filter_block(pixels: int, host: Host, filters: int) -> Choice | None:
-    """For a dense 1x1 of few pixels: vectors of filters, `rows` pixels at a time. None where it cannot gain.
+def filter_block(reads: Sequence[Reads], host: Host, filters: int) -> Choice | None:
+    """For a dense convolution of few pixels: vectors of filters, `rows` pixels at a time. None where it cannot gain.
 
     The cost is of one (input, group) entry over the whole map, as of the others.
+
+    Args:
+      reads: of each pixel; empty where there are more than `MAX_PIXELS`.
+      host: the machine.
+      filters: output channels.
     """
-    if pixels > MAX_PIXELS or filters < host.lanes:
-        return None
+    pixels, taps = len(reads), sum(map(len, reads))
     usable = [
         Block(vectors * host.lanes, held, vectors)
         for vectors in range(1, min(-(-filters // host.lanes), 6) + 1)
         for held in range(1, pixels + 1)
-        if vectors * (held + 1) + 2 <= host.registers
+        if vectors * (held + 1) + 2 <= host.registers and taps * vectors <= MAX_UNROLLED
     ]
+    if not usable or filters < host.lanes:
+        return None
+
+    def tile_cost(tile: Sequence[Reads], vectors: int) -> float:
+        multiply_adds = sum(map(len, tile)) * vectors
+        weights, inputs = ({read[part] for pixel in tile for read in pixel} for part in (0, 1))
+        loads = SCALAR_LOAD * len(inputs) + VECTOR_LOAD * len(weights) * vectors
+        waits = LATENCY * max(map(len, tile))
+        return max(multiply_adds, loads, waits) + 0.15 * min(multiply_adds, loads) + ENTRY_COST
 
     def cost(block: Block) -> float:
-        multiply_adds, loads = block.rows * block.vectors, SCALAR_LOAD * block.rows + VECTOR_LOAD * block.vectors
-        each = max(multiply_adds, loads, LATENCY) + 0.15 * min(multiply_adds, loads) + ENTRY_COST
-        return -(-pixels // block.rows) * each
+        starts = [min(first, pixels - block.rows) for first in range(0, pixels, block.rows)]
+        return sum(tile_cost(reads[start : start + block.rows], block.vectors) for start in starts)
 
     best = min(usable, key=lambda block: cost(block) * -(-filters // block.filters))
     return Choice(best, cost(best))

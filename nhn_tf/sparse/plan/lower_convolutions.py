@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from nhn_tf.sparse.native.activations import Activation
 from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, convolution
-from nhn_tf.sparse.native.filter_lanes import FilterGeometry, filter_lanes
+from nhn_tf.sparse.native.filter_lanes import FilterGeometry, Reads, filter_lanes
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
 from nhn_tf.sparse.plan.memory import Planes
@@ -46,17 +47,40 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     order, taps = sorted_taps(window.taps)
     target = steps.new_planes(number)
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
-    choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid)
+    reads = _reads(steps, op, window, order)
+    choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid, reads)
     dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
     steps.decisions.append(Decision(number, float(op.mask.mean()), dead, choice.block, in_lanes))
     if choice.block.filters == 1:
         _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
         return target
-    convolve = _convolve_in_lanes if in_lanes else _convolve
     for first, mask, weights in in_groups(op.mask, kernels_of, choice.block.filters):
-        block = dataclasses.replace(choice.block, filters=weights.shape[2])
-        convolve(steps, op, window, taps, block, _lists(mask, weights), target, first)
+        block, lists = dataclasses.replace(choice.block, filters=weights.shape[2]), _lists(mask, weights)
+        if in_lanes:
+            _convolve_in_lanes(steps, op, window, reads, block, lists, target, first)
+        else:
+            _convolve(steps, op, window, taps, block, lists, target, first)
     return target
+
+
+def _reads(steps: Steps, op: ops.Conv, window: Source, order: np.ndarray) -> tuple[Reads, ...]:
+    """What each output pixel reads within the map, by the window's taps in `order`; empty of maps of many pixels."""
+    if math.prod(op.size) > blocks.MAX_PIXELS:
+        return ()
+    shape, layout = steps.program.shapes[op.inputs[0]], window.planes.layout
+    reads = []
+    for y, x in np.ndindex(op.size):
+        first = layout.row(y) + x * layout.grid.parts
+        places = [divmod(int(tap), op.window[1]) for tap in order]
+        down, right = y * op.strides[0] - op.pads[0], x * op.strides[1] - op.pads[1]
+        reads.append(
+            tuple(
+                (place, first + window.taps[tap].row * layout.stride + window.taps[tap].column)
+                for place, (tap, (row, column)) in enumerate(zip(order, places, strict=True))
+                if 0 <= down + row < shape[0] and 0 <= right + column < shape[1]
+            )
+        )
+    return tuple(reads)
 
 
 def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -88,7 +112,9 @@ def read_by(mask: np.ndarray, filters: int) -> np.ndarray:
     return np.any(padded.reshape(len(mask), -1, filters), axis=2)
 
 
-def _cheapest(steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid) -> tuple[blocks.Choice, bool]:
+def _cheapest(
+    steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
+) -> tuple[blocks.Choice, bool]:
     """The form that costs least for the live kernels of a mask, and whether filters lie in its lanes.
 
     One filter at a time computes live kernels only. Filters that share a list share what they read, but compute all
@@ -100,7 +126,7 @@ def _cheapest(steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid)
         return alone, False
     together = [blocks.dense_block(taps, grid, steps.host, filters)]
     together += [blocks.dense_block(taps, grid, steps.host, count, least=count) for count in SHARED if count < filters]
-    in_lanes = blocks.filter_block(pixels, steps.host, filters) if len(taps) == 1 else None
+    in_lanes = blocks.filter_block(reads, steps.host, filters)
 
     def cost(choice: blocks.Choice, results: float = 0.0) -> float:
         weights = blocks.WEIGHT_COST * choice.block.filters * len(taps)
@@ -187,23 +213,22 @@ def _convolve_in_lanes(
     steps: Steps,
     op: ops.Conv | ops.Depthwise,
     window: Source,
-    taps: tuple[Tap, ...],
+    reads: tuple[Reads, ...],
     block: Block,
     lists: _Lists,
     target: Planes,
     first: int,
 ) -> None:
-    """The same of a dense 1x1, with filters in lanes."""
-    (tap,) = taps
-    layout, grid = window.planes.layout, target.layout.grid
-    pixels = [(y, x * grid.parts) for y in range(grid.height) for x in range(grid.width)]
+    """The same of few pixels, with filters in lanes."""
+    grid, taps = target.layout.grid, lists.weights.shape[1]
     geometry = FilterGeometry(
-        source=tuple(layout.row(y) + x + tap.row * layout.stride + tap.column for y, x in pixels),
-        target=tuple(target.layout.row(y) + x for y, x in pixels),
+        taps=taps,
+        reads=reads,
+        target=tuple(target.layout.row(y) + x * grid.parts for y, x in np.ndindex(op.size)),
         target_plane=target.layout.plane,
         filters=block.filters,
         pixels=block.rows,
-        segment=SEGMENT,
+        segment=max(SEGMENT // taps, 1),
         relu_input=op.relu_input,
         activation=Activation(op.activation, op.slope),
     )
@@ -215,9 +240,9 @@ def _convolve_in_lanes(
     def emit() -> None:
         put = steps.tables
         starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
-        weights = put.constants(np.pad(lists.weights[:, 0], ((0, 0), (0, more))))
+        weights = put.constants(np.pad(lists.weights, ((0, 0), (0, 0), (0, more))))
         shifts = put.constants(np.pad(bias, ((0, 0), (0, more))))
-        for start, stop in chunks(lists.starts * width) if put.in_tail else [(0, groups)]:
+        for start, stop in chunks(lists.starts * taps * width) if put.in_tail else [(0, groups)]:
             arguments = [
                 "arena", moved(starts, start), planes, weights, moved(shifts, start * width),
                 target.origins()[first + start * block.filters], stop - start,

@@ -12,6 +12,8 @@ ADDED: Final[dict[str, Any]] = {
     "config.layer_form": "mixed",
     "config.reduction": "factorized",
     "config.cutmix": 0.0,
+    "config.distill": 0.0,
+    "config.distill_temperature": 4.0,
     "config.recalibrate": False,
     "config.paired_fitness": False,
     "config.random_probes": 0,

@@ -391,6 +391,20 @@ class RetrainConfig(TrainConfig):
         choices=("inherit", "scratch"),
         source="paper, section 3: three passes of training",
     )
+    distill: float = setting(
+        0.0,
+        "weight of the base network's answers beside the labels: it teaches; 0: labels alone",
+        low=0,
+        high=1,
+        source="Hinton et al. 2015; paper: labels alone",
+    )
+    distill_temperature: float = setting(
+        4.0,
+        "the answers of both are divided by this before the softmax",
+        low=0.1,
+        high=100,
+        source="Hinton et al. 2015",
+    )
     epochs: int = setting(
         160, "passes over the training images", unit="epochs", low=1, high=100_000, source="paper, section 3"
     )

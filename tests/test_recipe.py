@@ -9,7 +9,7 @@ from keras import layers
 
 from nhn_tf import pruning, stages, training
 from nhn_tf.data import Augmentation, Batches
-from nhn_tf.data.mixing import CutMix
+from nhn_tf.data.mixing import Mixing
 from nhn_tf.data.normalization import Normalization
 from nhn_tf.data.splits import Split
 from nhn_tf.layers import BatchNorm
@@ -152,9 +152,10 @@ def test_a_pruned_student_learns_from_its_unpruned_self_and_is_pruned_on():
 @pytest.mark.jax_slow
 def test_a_teacher_sees_the_very_images_that_its_student_sees():
     split = Split(np.random.default_rng(0).integers(0, 256, (12, 6, 6, 2), np.uint8), np.arange(12, dtype=np.int32) % 3)
+    mixing, augmentation = Mixing(3, cutmix=0.5, mixup=0.5), Augmentation(pad=2, flip=True, cutout=2)
     batches = Batches(
-        split, batch_size=4, normalization=Normalization.of(split), mixing=CutMix(1.0, 3), shuffle=True, seed=0,
-        augmentation=Augmentation(pad=2, flip=True, cutout=2), drop_remainder=True,
+        split, batch_size=4, normalization=Normalization.of(split), augmentation=augmentation, mixing=mixing,
+        shuffle=True, seed=0, drop_remainder=True,
     )  # fmt: skip
     model = classifier(0)
     distiller = pruning.Distiller(model, model, weight=1.0)

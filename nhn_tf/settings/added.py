@@ -12,6 +12,8 @@ ADDED: Final[dict[str, Any]] = {
     "config.layer_form": "mixed",
     "config.reduction": "factorized",
     "config.cutmix": 0.0,
+    "config.mixup": 0.0,
+    "config.trivial_augment": False,
     "config.distill": 0.0,
     "config.distill_temperature": 4.0,
     "config.recalibrate": False,

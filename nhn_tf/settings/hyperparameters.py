@@ -266,9 +266,29 @@ class TrainConfig(SgdConfig):
         high=1,
         source="Yun et al. 2019",
     )
+    mixup: float = setting(
+        0.0,
+        "share of the training images that are blended with another, and their labels as much; none of those of cutmix",
+        low=0,
+        high=1,
+        source="Zhang et al. 2018",
+    )
+    trivial_augment: bool = setting(
+        False,
+        "one random change of colour or geometry to each training image, of random strength, before all others",
+        source="Müller & Hutter 2021, wide",
+    )
     ema: float = setting(
         0.0, "decay of the moving average that replaces the weights at the end; 0 is off", low=0, high=0.99999
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"`cutmix` and `mixup` are shares of the same images: together 1 at most. "
+                f"Received: {self.cutmix:g} and {self.mixup:g}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """TrivialAugment: one change of colour or geometry to each training image (Müller & Hutter 2021). Imports no Keras.
 
-The changes and their ranges are those of its wide space. What is moved in from beyond the border is black, as in the
-released code.
+The changes and their ranges are those of its wide space; factors of brightness and the like are mirrored about 1, 0.01
+to 1.99 for its 0.01 to 2. What is moved in from beyond the border is black, as in the released code.
 
 Letters: B batch, H W height and width, C channels (1 grey, 3 RGB).
 """

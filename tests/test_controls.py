@@ -29,6 +29,14 @@ def test_a_control_has_the_settings_and_epochs_of_what_it_controls():
     assert gradual.stage("random_pruning").epochs == 160 + 30
 
 
+def test_a_control_has_the_teacher_of_what_it_controls():
+    taught = PRESETS["smoke"].replaced(pruned_distill=0.5, final_distill=0.7, final_distill_temperature=2)
+    assert taught.stage("base_longer").distill == taught.stage("random_pruning").distill == 0.5
+    for name in ("pruned_longer", "random_addons", "resnet", "small_dense"):
+        control = taught.stage(name)
+        assert (control.distill, control.distill_temperature) == (0.7, 2.0), name
+
+
 def test_resnet_20_has_its_published_size():
     cost = complexity.model_cost(residual.build((32, 32, 3), 10))
     assert cost.params == 272_474

@@ -44,6 +44,8 @@ def test_behind_the_base_all_is_priced_by_its_own_rate(tmp_path):
     control = {**SETTINGS, "pruned_longer": Settings.of(SMOKE, "pruned_longer", name="smoke")}
     longer = estimating.behind("base", control, run)
     assert longer.stages == 6 and longer.epochs == pytest.approx((rest + final) / TRAIN)
+    taught = {**SETTINGS, "pruned": Settings.of(SMOKE.replaced(pruned_distill=0.5), "pruned", name="smoke")}
+    assert estimating.behind("base", taught, run).epochs == pytest.approx((rest + PRUNED / 3) / TRAIN)
 
 
 def test_behind_a_search_of_add_ons_trainings_are_priced_by_the_last_training(smoke_run, tmp_path):

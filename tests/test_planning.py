@@ -94,6 +94,15 @@ def test_what_is_typed_is_part_of_the_plan():
     assert slow.epoch_seconds(1e7) == pytest.approx(MACHINE.epoch_seconds(1e7))
 
 
+def test_a_teacher_takes_a_third_of_an_epoch_more():
+    made = planning.make(MACHINE, PAPER, limit_s=1200, spent_s=30, baseline=False, typed={"pruned_distill": 0.5})
+    alone = plan(20)
+    assert planned_seconds(made) <= 1200
+    assert 0.7 < made.preset.pruned.epochs / alone.preset.pruned.epochs < 0.85
+    seen = planning.as_seen(MACHINE, made, "pruned", made.stages["pruned"])
+    assert seen.epoch_seconds(1e7) == pytest.approx(MACHINE.epoch_seconds(1e7))
+
+
 def test_a_baseline_that_does_not_fit_is_left_out_in_words():
     made = plan(1.7, baseline=True)
     assert "baseline" not in made.stages and made.left_out["baseline"] == "the time is too short"

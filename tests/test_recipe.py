@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 from keras import layers
 
-from nhn_tf import pruning
+from nhn_tf import pruning, stages, training
+from nhn_tf.data import Augmentation, Batches
+from nhn_tf.data.mixing import Mixing
+from nhn_tf.data.normalization import Normalization
+from nhn_tf.data.splits import Split
 from nhn_tf.layers import BatchNorm
+from nhn_tf.settings import TrainConfig
+from nhn_tf.stages import networks
+from nhn_tf.stages.feed import load_feed
+from nhn_tf.training.optimizers import make_optimizer
+from tests.conftest import before, smoke_settings
 
 
 def array(variable) -> np.ndarray:
@@ -138,6 +147,45 @@ def test_a_pruned_student_learns_from_its_unpruned_self_and_is_pruned_on():
         np.testing.assert_array_equal(array(variable), value)
     assert teacher.trainable
     np.testing.assert_allclose(distiller.predict(x, verbose=0), student.predict(x, verbose=0), atol=1e-6)
+
+
+@pytest.mark.jax_slow
+def test_a_teacher_sees_the_very_images_that_its_student_sees():
+    split = Split(np.random.default_rng(0).integers(0, 256, (12, 6, 6, 2), np.uint8), np.arange(12, dtype=np.int32) % 3)
+    mixing, augmentation = Mixing(3, cutmix=0.5, mixup=0.5), Augmentation(pad=2, flip=True, cutout=2)
+    batches = Batches(
+        split, batch_size=4, normalization=Normalization.of(split), augmentation=augmentation, mixing=mixing,
+        shuffle=True, seed=0, drop_remainder=True,
+    )  # fmt: skip
+    model = classifier(0)
+    distiller = pruning.Distiller(model, model, weight=1.0)
+    training.compile_classifier(distiller, make_optimizer(TrainConfig(epochs=2, l2=0.0), 3))
+    assert training.fit(distiller, batches, epochs=2)["loss"] == pytest.approx(0, abs=1e-6)
+    assert set(training.state(distiller)) == {  # a checkpoint has no teacher
+        *(f"model/{variable.path}" for variable in model.variables),
+        *(f"optimizer/{variable.path}" for variable in distiller.optimizer.variables),
+    }
+
+
+def test_the_base_as_it_was_trained_is_the_teacher_of_a_stage(smoke_run):
+    settings = smoke_settings("pruned", distill=0.5)
+    feed = load_feed(settings)
+    base, config = smoke_run.stage("base"), settings.config
+    teacher = networks.teacher(smoke_run.path, feed.data, config)
+    assert training.accuracy(teacher, feed.test) == base.metrics["test_accuracy"]
+    assert not pruning.masks_of(teacher) or pruning.masks_of(teacher).sparsity == 0
+    assert networks.teacher(smoke_run.path, feed.data, config.replaced(distill=0)) is None
+    assert networks.teacher(smoke_run.path, feed.data, smoke_settings("base").config) is None
+
+
+@pytest.mark.slow
+def test_a_stage_with_a_teacher_learns_something_else(smoke_run, tmp_path):
+    run = before(smoke_run, "pruned", tmp_path / "run")
+    stages.run("pruned", run, smoke_settings("pruned", distill=0.5))
+    plain, taught = smoke_run.stage("pruned"), run.stage("pruned")
+    assert taught.done.weights != plain.done.weights
+    assert taught.history[-1]["val_loss"] != plain.history[-1]["val_loss"]
+    assert taught.weights().keys() == plain.weights().keys()
 
 
 def test_probabilities_are_softened_as_their_logarithms():

@@ -210,6 +210,14 @@ def test_time_is_wanted_by_who_has_not_learned_and_images_by_who_learned_by_hear
     assert [text.startswith(words) for text in told] == [True] if words else told == []
 
 
+def test_nothing_is_concluded_from_the_accuracy_on_images_that_were_made_harder(tmp_path):
+    path = make_run(tmp_path / "run", ("base",))
+    plain, harder = reading.read(path), reading.read(path)
+    harder.stages["base"].config["config"]["mixup"] = 0.5
+    assert verdict._training_accuracy(plain, "base") is not None
+    assert verdict._training_accuracy(harder, "base") is None
+
+
 def test_an_unfinished_run_says_what_is_missing(tmp_path):
     told = sentences(make_run(tmp_path / "run", ("enas", "base"), unfinished=("prune",)), "improve")
     assert told[0] == "Finish the run: prune, pruned, lds_location, lds_direction, final are still to come."

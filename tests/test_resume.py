@@ -114,6 +114,7 @@ def test_averaged_weights_several_steps_a_call_and_gradual_pruning_resume_within
 
     runs("base", ema=0.9, epochs=2)
     runs("final", ema=0.9, dropout=0.5)
+    runs("pruned", ema=0.9, cutmix=0.4, mixup=0.4, trivial_augment=True, distill=0.5)
     runs("base", steps_per_execution=3, epochs=3)
     runs("prune", schedule="gradual")
 

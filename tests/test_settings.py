@@ -42,6 +42,7 @@ def test_records_round_trip_through_json(preset):
         (lambda: TrainConfig(epochs=2.5), "type int"),
         (lambda: TrainConfig(epochs=True), "type int"),
         (lambda: TrainConfig(momentum="high"), "type float"),
+        (lambda: TrainConfig(cutmix=0.7, mixup=0.5), "together 1 at most. Received: 0.7 and 0.5"),
         (lambda: EnasConfig(ops=("conv3x3", "conv3x3")), "`ops`"),
         (lambda: EnasConfig(ops=()), "`ops`"),
         (lambda: EnasConfig(ops=("conv2x2",)), "conv2x2"),

@@ -21,8 +21,9 @@ import keras
 import numpy as np
 
 from nhn_tf.data.balance import balanced_rows
-from nhn_tf.data.mixing import CutMix
+from nhn_tf.data.mixing import Mixing
 from nhn_tf.data.normalization import Normalization
+from nhn_tf.data.trivial_augment import trivial_augment
 from nhn_tf.values.randomness import Stream, generator
 
 
@@ -120,6 +121,7 @@ class Batches(keras.utils.PyDataset):
       balanced: whether each epoch shows every class equally often, see `balanced_rows`; as many images in all. Without
         `shuffle` all epochs show the same ones.
       mixing: how images are mixed with each other; None leaves them alone.
+      trivial: whether TrivialAugment changes the images, before they are normalised; they must be uint8, grey or RGB.
 
     Attributes:
       epoch: the current epoch, settable.
@@ -136,7 +138,8 @@ class Batches(keras.utils.PyDataset):
         seed: int,
         drop_remainder: bool,
         balanced: bool = False,
-        mixing: CutMix | None = None,
+        mixing: Mixing | None = None,
+        trivial: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or seed < 0:
@@ -149,6 +152,11 @@ class Batches(keras.utils.PyDataset):
                 f"A split of {len(split)} images has no batch. "
                 f"Received: batch_size={batch_size}, drop_remainder={drop_remainder}."
             )
+        if trivial and (split.images.dtype != np.uint8 or split.images.shape[-1] not in (1, 3)):
+            raise ValueError(
+                "TrivialAugment takes uint8 images of 1 or 3 channels. "
+                f"Received: {split.images.dtype} of shape {split.images.shape}."
+            )
         self.split = split
         self.batch_size = batch_size
         self.normalization = normalization
@@ -158,6 +166,7 @@ class Batches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.balanced = balanced
         self.mixing = mixing
+        self.trivial = trivial
         self.epoch = 0
         # (epoch, order), replaced as one object: several threads may ask at once.
         self._order: tuple[int, np.ndarray] | None = None
@@ -192,7 +201,10 @@ class Batches(keras.utils.PyDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be at least 0 and below {len(self)}. Received: {index}.")
         rows = self._order_of(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        images = self.normalization(self.split.images[rows])
+        images = self.split.images[rows]
+        if self.trivial:
+            images = trivial_augment(images, generator(self.seed, Stream.TRIVIAL, epoch, index))
+        images = self.normalization(images)
         if self.augmentation is not None:
             rng = generator(self.seed, Stream.AUGMENTATION, epoch, index)
             images = self.augmentation(images, rng)

@@ -1,4 +1,4 @@
-"""CutMix: training images with a rectangle of another image in them, and as much of its label. Imports no Keras.
+"""CutMix and mixup: training images with some of another image in them, and as much of its label. Imports no Keras.
 
 Letters: B batch, H W height and width, C channels, K classes.
 """
@@ -11,19 +11,23 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class CutMix:
-    """Puts a rectangle of the next image of the batch into an image (Yun et al. 2019, section 3.2).
+class Mixing:
+    """Mixes an image with the next one of its batch, in one of two ways or not at all.
 
-    The rectangle's share of the image is uniform in [0, 1] and its centre anywhere, clipped at the border; the label is
-    shared by what is seen of either image.
+    CutMix (Yun et al. 2019, section 3.2) puts a rectangle of the other into an image. Its share of the image is uniform
+    in [0, 1] and its centre anywhere, clipped at the border; the label is shared by what is seen of either image.
+    Mixup (Zhang et al. 2018, section 2) takes the weighted mean of both images and of their labels; the other's weight
+    is uniform in [0, 1], which is their alpha = 1, as on CIFAR-10.
 
     Attributes:
-      share: of the images, how many are mixed, in [0, 1].
       classes: K.
+      cutmix: of the images, how many get a rectangle, in [0, 1].
+      mixup: of the images, how many are blended, in [0, 1]; with `cutmix` 1 at most.
     """
 
-    share: float
     classes: int
+    cutmix: float = 0.0
+    mixup: float = 0.0
 
     def __call__(
         self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator
@@ -42,14 +46,17 @@ class CutMix:
         size = np.array([height, width])
         sides = np.sqrt(rng.random((batch, 1))) * size
         centres = rng.random((batch, 2)) * size
-        chosen = rng.random(batch) < self.share
+        way, weights = rng.random((2, batch))
         low = np.clip(np.rint(centres - sides / 2), 0, size).astype(int)
         high = np.clip(np.rint(centres + sides / 2), 0, size).astype(int)
         others = np.roll(np.arange(batch), -1)
+        cut, blended = way < self.cutmix, (self.cutmix <= way) & (way < self.cutmix + self.mixup)
         mixed = images.copy()
-        for b in np.flatnonzero(chosen):
+        for b in np.flatnonzero(cut):
             (top, left), (bottom, right) = low[b], high[b]
             mixed[b, top:bottom, left:right] = images[others[b], top:bottom, left:right]
-        seen = np.where(chosen, np.prod(high - low, axis=1) / (height * width), 0.0)[:, None]
+        for b in np.flatnonzero(blended):
+            mixed[b] += np.float32(weights[b]) * (images[others[b]] - images[b])
+        seen = np.where(cut, np.prod(high - low, axis=1) / (height * width), blended * weights)[:, None]
         one_hot = np.eye(self.classes)[labels]
         return mixed, ((1 - seen) * one_hot + seen * one_hot[others]).astype(np.float32)

@@ -31,6 +31,8 @@ GAP: Final = 0.03
 COARSE: Final = 0.02
 """From this half width of the interval on, the test images are too few to tell good networks apart."""
 _MOST_WEAK = 3
+_HARDER: Final = ("cutmix", "mixup", "trivial_augment")
+"""With these settings training accuracy says little of what a network knows."""
 
 
 def sentences(run: Run, results: Json) -> list[Json]:
@@ -211,8 +213,8 @@ def _improve(run: Run, results: Json) -> list[str]:
 
 def _training_accuracy(run: Run, stage: str) -> float | None:
     """The accuracy on augmented training images, over the last tenth of the epochs."""
-    if run.stages[stage].config["config"].get("cutmix"):
-        return None  # mixed images are harder than images
+    if any(run.stages[stage].config["config"].get(name) for name in _HARDER):
+        return None
     values = [row["accuracy"] for row in run.stages[stage].history if "accuracy" in row]
     return float(np.mean(values[-max(1, len(values) // 10) :])) if values else None
 

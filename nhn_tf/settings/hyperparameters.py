@@ -266,9 +266,29 @@ class TrainConfig(SgdConfig):
         high=1,
         source="Yun et al. 2019",
     )
+    mixup: float = setting(
+        0.0,
+        "share of the training images that are blended with another, and their labels as much; none of those of cutmix",
+        low=0,
+        high=1,
+        source="Zhang et al. 2018",
+    )
+    trivial_augment: bool = setting(
+        False,
+        "one random change of colour or geometry to each training image, of random strength, before all others",
+        source="Müller & Hutter 2021, wide",
+    )
     ema: float = setting(
         0.0, "decay of the moving average that replaces the weights at the end; 0 is off", low=0, high=0.99999
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"`cutmix` and `mixup` are shares of the same images: together 1 at most. "
+                f"Received: {self.cutmix:g} and {self.mixup:g}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,6 +410,20 @@ class RetrainConfig(TrainConfig):
         "start from the weights of the stage before, or from new ones",
         choices=("inherit", "scratch"),
         source="paper, section 3: three passes of training",
+    )
+    distill: float = setting(
+        0.0,
+        "weight of the base network's answers beside the labels: it teaches; 0: labels alone",
+        low=0,
+        high=1,
+        source="Hinton et al. 2015; paper: labels alone",
+    )
+    distill_temperature: float = setting(
+        4.0,
+        "the answers of both are divided by this before the softmax",
+        low=0.1,
+        high=100,
+        source="Hinton et al. 2015",
     )
     epochs: int = setting(
         160, "passes over the training images", unit="epochs", low=1, high=100_000, source="paper, section 3"

@@ -26,6 +26,8 @@ from nhn_tf.settings.hyperparameters import (
 SHARED: Final = ("data", "compute")
 """The parts of a preset that every stage shares."""
 PARTS: Final = (*SHARED, *stages.CONFIGURED)
+_OF_FINAL: Final = ("train_on_validation", "distill", "distill_temperature")
+"""What a control that stands for the whole pipeline takes from the final training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +53,15 @@ class Preset:
     def control(self, control: stages.Stage) -> Config:
         """The configuration of a control: that of what it controls, with the epochs that it shall have.
 
-        One that stands for the whole pipeline trains as the base does, on the images of the final training, and by one
-        cosine: with restarts its epochs could end in the middle of a period.
+        One that stands for the whole pipeline trains as the base does, on the images and with the teacher of the final
+        training, and by one cosine: with restarts its epochs could end in the middle of a period.
         """
         config = getattr(self, control.controls)
         epochs = sum(self._epochs(name) for name in control.epochs_of)
         if "base" in control.epochs_of:
             recipe = {field.name: getattr(self.base, field.name) for field in dataclasses.fields(TrainConfig)}
-            images = {"train_on_validation": self.final.train_on_validation}
-            return FinalConfig(**{**recipe, **images, "init": "scratch", "epochs": epochs, "lr_period_epochs": 0})
+            shared = {name: getattr(self.final, name) for name in _OF_FINAL}
+            return FinalConfig(**{**recipe, **shared, "init": "scratch", "epochs": epochs, "lr_period_epochs": 0})
         return dataclasses.replace(config, epochs=epochs) if epochs else config
 
     def _epochs(self, stage: str) -> int:

@@ -6,7 +6,7 @@ import functools
 
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, Normalization
-from nhn_tf.data.mixing import CutMix
+from nhn_tf.data.mixing import Mixing
 from nhn_tf.errors import UserError
 from nhn_tf.runs import Settings
 from nhn_tf.settings import Config, DataConfig, FinalConfig, GradientConfig, TrainConfig
@@ -30,7 +30,8 @@ class Feed:
     def train(self, config: GradientConfig, *, with_validation: bool = False) -> Batches:
         """Shuffled, augmented batches of the training images, on request with the validation images among them."""
         split = self.data.train.joined(self.data.val) if with_validation else self.data.train
-        cutmix = config.cutmix if isinstance(config, TrainConfig) else 0.0
+        recipe = config if isinstance(config, TrainConfig) else TrainConfig()
+        mixing = Mixing(self.data.num_classes, cutmix=recipe.cutmix, mixup=recipe.mixup)
         return Batches(
             split,
             batch_size=config.batch_size,
@@ -40,7 +41,8 @@ class Feed:
             seed=self._settings.seed,
             drop_remainder=True,
             balanced=self.balanced,
-            mixing=CutMix(cutmix, self.data.num_classes) if cutmix else None,
+            mixing=mixing if recipe.cutmix or recipe.mixup else None,
+            trivial=recipe.trivial_augment,
         )
 
     def _plain(self, split: datasets.Split, *, balanced: bool = False) -> Batches:

@@ -284,7 +284,7 @@ def replan(plan: Plan, machine: Machine, *, done: Collection[str], spent_s: floa
     scale = max(0.0, MARGIN * plan.limit_s - RESERVE_S - spent_s) / sum(rest.values())
     preset, stages, typed = plan.preset, dict(plan.stages), plan.typed
     for name, seconds in rest.items():
-        flops = machine.baseline_flops if name == "baseline" else machine.flops_of(preset.base.filters)
+        flops = _flops(machine, preset, name)
         stages[name] = scale * seconds
         config = preset.stage(name)
         if isinstance(config, TrainConfig):
@@ -315,11 +315,17 @@ def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
     if not isinstance(config, TrainConfig) or isinstance(config, BaselineConfig):
         return machine
     each = (seconds - machine.stage_s) / config.epochs
-    return (
-        machine.scaled(each / machine.epoch_seconds(machine.flops_of(plan.preset.base.filters)))
-        if each > 0
-        else machine
-    )
+    planned = machine.epoch_seconds(_flops(machine, plan.preset, name))
+    return machine.scaled(each / planned) if each > 0 else machine
+
+
+def _flops(machine: Machine, preset: Preset, name: str) -> float:
+    """Multiply-adds of an image in a stage, in units of what training takes; a teacher's answer is a third of that."""
+    config = preset.stage(name)
+    if isinstance(config, BaselineConfig):
+        return machine.baseline_flops
+    taught = isinstance(config, RetrainConfig) and config.distill > 0
+    return machine.flops_of(preset.base.filters) * (4 / 3 if taught else 1)
 
 
 def _batch_size(feed: Feed) -> int:

@@ -8,13 +8,13 @@ from typing import Any, Final, TypeVar
 
 import keras
 
-from nhn_tf import training
+from nhn_tf import pruning, training
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.errors import UserError
 from nhn_tf.runs import Checkpoint, OpenStage, Settings
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
-from nhn_tf.settings import LdsConfig, SgdConfig, TrainConfig
+from nhn_tf.settings import LdsConfig, RetrainConfig, SgdConfig, TrainConfig
 from nhn_tf.stages.feed import Feed, uses_validation
 from nhn_tf.stages.recording import FitRecorder, Saver, SearchRecorder, position, position_in_words
 from nhn_tf.stages.showing import NetworkView, SearchView
@@ -37,8 +37,17 @@ def fit(
     feed: Feed,
     settings: Settings,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    teacher: keras.Model | None = None,
 ) -> None:
     """Trains as the stage's configuration says, from the newest checkpoint if there is one.
+
+    Args:
+      stage: to be trained in.
+      model: the network.
+      feed: the stage's batches.
+      settings: the stage's.
+      callbacks: of Keras, before the stage's own.
+      teacher: whose answers the network learns from too, if the settings are those of a `RetrainConfig`.
 
     Raises:
       TrainingFailedError: the training has diverged, for good.
@@ -48,30 +57,34 @@ def fit(
     ema, smoothing = (config.ema, config.label_smoothing) if isinstance(config, TrainConfig) else (0.0, 0.0)
     everything = uses_validation(config)
     batches = feed.train(config, with_validation=everything)
+    learner = model
+    if teacher is not None:
+        taught = settings.expect(RetrainConfig)
+        learner = pruning.Distiller(model, teacher, weight=taught.distill, temperature=taught.distill_temperature)
 
     def compile(rate_scale: float) -> None:
         training.compile_classifier(
-            model,
+            learner,
             optimizers.make_optimizer(config, len(batches), rate_scale=rate_scale, ema=ema),
             label_smoothing=smoothing,
             steps_per_execution=settings.compute.steps_per_execution,
         )
 
     def beginning() -> Checkpoint:
-        return Checkpoint(0, training.state(model), {"history": [], "rate_scale": 1.0})
+        return Checkpoint(0, training.state(learner), {"history": [], "rate_scale": 1.0})
 
     def train(checkpoint: Checkpoint | None) -> None:
         stage.rate_scale = checkpoint.values["rate_scale"] if checkpoint else 1.0
         compile(stage.rate_scale)
         begin, state = position(checkpoint)
         if state:
-            training.restore(model, state)
+            training.restore(learner, state)
         watch = _monitor(stage, settings, config.epochs, checkpoint, images=len(batches) * config.batch_size)
         saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
         view = NetworkView(watch.board, model, config.epochs)
         recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale, view=view)
         training.fit(
-            model,
+            learner,
             batches,
             epochs=config.epochs,
             begin=begin,

@@ -68,8 +68,9 @@ def trained(
       genotype: the network's, if it has one.
       figures: more to report beside what is reported of every network.
     """
+    teacher = networks.teacher(stage.record.run, feed.data, settings.config)
     begun = stage.begin(feed.data.digest, feed.data.summary())
-    fit(begun, model, feed, settings)
+    fit(begun, model, feed, settings, teacher=teacher)
     arrays = weights.to_arrays(model)
     found = {**figures, **_measured(begun, model, feed, settings)}
     if genotype is not None and genotype.addons:

@@ -90,7 +90,10 @@ def metric_state(model: keras.Model) -> tuple[np.ndarray, ...]:
 
 
 def state(model: keras.Model) -> dict[str, np.ndarray]:
-    """Everything `fit` changes but its metrics: the variables of model, seed generators and optimizer, by name."""
+    """Everything `fit` changes but its metrics: the variables of model, seed generators and optimizer, by name.
+
+    Of a `pruning.Distiller` it is the student's: its teacher does not change.
+    """
     backend.sync_state(model)
     return {name: keras.ops.convert_to_numpy(variable) for name, variable in _stateful(model).items()}
 
@@ -108,7 +111,8 @@ def _stateful(model: keras.Model) -> dict[str, keras.Variable]:
     optimizer = model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
-    found = {f"model/{path}": variable for path, variable in weights.variables_by_path(model).items()}
+    network = getattr(model, "student", model)
+    found = {f"model/{path}": variable for path, variable in weights.variables_by_path(network).items()}
     slots = {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
     if len(slots) != len(optimizer.variables):
         raise ValueError("the optimizer's variables must have distinct paths.")

@@ -32,6 +32,7 @@ class Stream(enum.IntEnum):
     AUGMENTATION = 11  # of a batch
     BALANCE = 12  # which images of a class an epoch repeats or leaves out
     MIXING = 13  # of a batch's images with each other
+    TRIVIAL = 14  # the one change of TrivialAugment to each image of a batch
     # The architecture search.
     CONTROLLER_INIT = 20
     CHILD = 21  # the architectures that the supernet trains on

@@ -352,12 +352,14 @@ def test_a_stage_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(run
 
 def test_a_damaged_lock_stops_nobody_for_ever(tmp_path, monkeypatch):
     """It is taken over, or the message says what to delete."""
-    monkeypatch.setattr(lock.time, "sleep", lambda _: None)  # for one that is just being written
+    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    monkeypatch.setattr(lock, "_LOOKS", 1)
     path, host = tmp_path / "lock", lock.socket.gethostname()
-    held = json.dumps({"host": host, "pid": os.getpid(), "began": lock._began(os.getpid())}).encode()
+    near = {"host": host, "began": lock._began(os.getpid()), "place": lock._place()}
+    held = json.dumps({**near, "pid": os.getpid()}).encode()
     contents = [*HOSTILE_JSON.values(), *(flipped(held, bit) for bit in range(8 * len(held)))]
     pids = (-1, 0, 2**31, 10**30, "x", None, 1.5)
-    contents += [json.dumps({"host": host, "pid": pid}).encode() for pid in pids]
+    contents += [json.dumps({**near, "pid": pid}).encode() for pid in pids]
     refused = 0
     for content in contents:
         path.write_bytes(content)
@@ -366,7 +368,8 @@ def test_a_damaged_lock_stops_nobody_for_ever(tmp_path, monkeypatch):
         except RunError as error:
             assert f"delete {path}" in str(error)
             refused += 1
-        path.unlink()
+        lock.release(path)
+        path.unlink(missing_ok=True)
     assert 0 < refused < len(contents)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nhn_tf.runs import Checkpoint, RunDirectory, RunError, Settings, journal
 from nhn_tf.settings import PRESETS
-from nhn_tf.storage import files
+from nhn_tf.storage import files, lock
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.space import Space
 
@@ -119,8 +119,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 
 
 def test_a_process_killed_as_it_took_hold_leaves_nothing_in_the_way(tmp_path):
-    left = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": "before"}
-    (tmp_path / "lock").write_text(json.dumps(left))
+    (tmp_path / "lock").write_text(json.dumps(left_by(2**22 + 1)))
     (tmp_path / ".run.json.abc.tmp").write_text("{")
     with RunDirectory(tmp_path).hold(preset="smoke"):
         begun(RunDirectory(tmp_path))
@@ -167,13 +166,17 @@ def test_a_second_process_is_refused_and_told_by_whom(run):
     assert (run.path / "lock").exists()
 
 
+def left_by(pid, began=""):
+    """The lock of a process of this container."""
+    return {"host": socket.gethostname(), "pid": pid, "began": began, "place": lock._place()}
+
+
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     run = RunDirectory(tmp_path / "run")
     with run.hold():
         pass
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    dead = {"host": socket.gethostname(), "pid": int(process.stdout)}
-    (run.path / "lock").write_text(json.dumps(dead))
+    (run.path / "lock").write_text(json.dumps(left_by(int(process.stdout))))
     with RunDirectory(run.path).hold():
         assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
     assert not (run.path / "lock").exists()
@@ -184,13 +187,13 @@ def test_a_lock_whose_process_number_is_another_processs_now_is_taken_over(tmp_p
     with run.hold():
         mine = json.loads((run.path / "lock").read_text())
         assert mine["began"]
-        earlier = {**mine, "began": "of an earlier container"}
-    (run.path / "lock").write_text(json.dumps(earlier))
+    (run.path / "lock").write_text(json.dumps(left_by(os.getpid(), began=str(int(mine["began"]) - 1))))
     with RunDirectory(run.path).hold():
         assert json.loads((run.path / "lock").read_text()) == mine
 
 
-def test_a_lock_that_is_being_written_is_waited_for(run):
+def test_a_lock_that_is_being_written_is_waited_for(run, monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
     path = run.path / "lock"
     content = path.read_text()
     path.write_text("")
@@ -200,6 +203,15 @@ def test_a_lock_that_is_being_written_is_waited_for(run):
         pass
     writer.join()
     assert path.read_text() == content
+
+
+def test_a_lock_of_before_there_were_leases_is_watched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.6)
+    older = {"host": socket.gethostname(), "space": "pid:[1]", "pid": 2**22 + 1, "began": "boot 12"}
+    (tmp_path / "lock").write_text(json.dumps(older))
+    with RunDirectory(tmp_path).hold():
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert "waiting 1 s for a sign of life" in capsys.readouterr().err
 
 
 def checkpoint(epoch):

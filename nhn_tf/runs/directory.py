@@ -70,6 +70,8 @@ class RunDirectory:
             self._tidy()
             self.journal.note_call(preset, seed)
             yield self
+        except lock.LostError:
+            raise
         except UserError:
             if made and {path.name for path in self.path.iterdir()} <= {"run.json", "lock"}:
                 (self.path / "run.json").unlink(missing_ok=True)  # refused before it began

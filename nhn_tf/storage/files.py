@@ -24,9 +24,9 @@ import stat
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -38,6 +38,9 @@ TEMPORARY = ".tmp"
 MAX_JSON_BYTES = 2**26
 # The member of a sealed npz that holds the JSON object.
 _SEALED = "values.json"
+
+guards: Final[dict[Path, Callable[[], None]]] = {}
+"""Of a directory, what is asked before each write below it; it raises where this process must not write there."""
 
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -76,6 +79,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            _ask(path)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -86,11 +90,12 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Tells in a sentence what the operating system says while `path` is written.
+    """Asks the directory's guard, and tells in a sentence what the operating system says while `path` is written.
 
     Raises:
       WriteError: in place of an OSError.
     """
+    _ask(path)
     try:
         yield
     except WriteError:
@@ -103,6 +108,13 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
             f"{path} cannot be written: {reason}\n"
             f"Nothing that was whole is lost: mend this, then give the same command again."
         ) from None
+
+
+def _ask(path: str | os.PathLike[str]) -> None:
+    """Calls the guards of the directories that `path` lies in."""
+    for directory, guard in tuple(guards.items()):
+        if directory in Path(path).parents:
+            guard()
 
 
 def _free_space(directory: Path) -> str:

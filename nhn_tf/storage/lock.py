@@ -1,11 +1,15 @@
-"""The lock of a run directory: one process writes there at a time.
+"""The lock of a run directory: a lease that one process at a time holds, and that ends with it.
 
-The lock is a file that names its holder by host, process and when that process began: numbers of processes are used
-again, in containers for the very next one, and a process that is gone must not keep others out.
+The lock is a file that names its holder by host, process and when that process began, since numbers of processes are
+used again. Within a container that tells whether the holder lives. From elsewhere nobody can see it: so the holder
+touches its lock every `BEAT_SECONDS`, and the lease of a lock that stays as it is for `LEASE_SECONDS` while somebody
+watches has ended. That compares no clocks, and is longer than clients wait for an NFS server that comes back (90 s).
 
-From another host, or another container, nobody can see whether a process lives. So the holder touches its lock every
-`BEAT_SECONDS`, and a lock that stays as it is for `SILENCE_SECONDS` while somebody watches is taken over. That compares
-no clocks. A process that stood still for so long, suspended, finds its lock to be another's and ends.
+A process may stand still, suspended, for longer than its lease. So `files` asks here before each write below the
+directory: one whose lock has become another's ends in a sentence, and what the other writes stays.
+
+The package filelock has such a lease, too, but takes over by RENAME_EXCHANGE (4.3.1), which NFS and most file systems
+in user space refuse: there its leases never end. Here it is a plain rename, and a second look behind it.
 """
 
 from __future__ import annotations
@@ -13,173 +17,180 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.storage import files, stopping
 
 BEAT_SECONDS: Final = 10.0
-SILENCE_SECONDS: Final = 60.0
+LEASE_SECONDS: Final = 120.0
+_SETTLE_SECONDS: Final = 1.0
+"""From a rename to the second look: of two who take over at once, the later one has the lock."""
 _ATTEMPTS: Final = 5
-_PAUSE_SECONDS: Final = 0.1
 _LOOKS: Final = 60
 """While a lock is watched."""
-_released: dict[Path, threading.Event] = {}
-"""Of each lock that this process holds, what ends its beat."""
+_held: dict[Path, tuple[bytes, threading.Event]] = {}
+"""Of each lock that this process holds, its content, and what ends its beat."""
+
+Look = tuple[int, int, bytes]
+
+
+class LostError(RunError):
+    """The lock has become another process's meanwhile: nothing may be written below its directory any more."""
 
 
 def take(path: Path) -> None:
-    """Creates the lock file `path` in this process's name; takes over one whose process is gone.
+    """Makes the lock file `path` this process's own, also in place of one whose holder is gone or whose lease ended.
 
-    Waits for `SILENCE_SECONDS` where that cannot be told from here.
+    Waits for `LEASE_SECONDS` where it cannot be told from here whether the holder lives.
 
     Raises:
       RunError: another process holds it, or it cannot be made.
     """
-    mine = _own()
-    for attempt in range(_ATTEMPTS):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _clear(path, mine, last=attempt >= _ATTEMPTS - 2)
-            continue
-        except OSError as error:
-            raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
-        try:
-            with files.writing(path), open(descriptor, "w") as file:
-                json.dump(mine, file)
-        except UserError:
-            path.unlink(missing_ok=True)
-            raise
-        _released[path] = threading.Event()
-        threading.Thread(target=_beat, args=(path, mine, _released[path]), name="lock", daemon=True).start()
-        return
-    raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
+    pid = os.getpid()
+    own = {"host": socket.gethostname(), "pid": pid, "began": _began(pid), "place": _place()}
+    content = json.dumps(own).encode()
+    try:
+        is_ours = any(_try(path, content) for _ in range(_ATTEMPTS))
+    except UserError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write into {path.parent}: {error.strerror}.") from None
+    if not is_ours:
+        raise RunError(f"cannot take the lock {path}. Delete it if no other process uses {path.parent}.")
+    _held[path] = content, threading.Event()
+    files.guards[path.parent] = lambda: _check(path, content)
+    threading.Thread(target=_beat, args=(path, *_held[path]), name="lock", daemon=True).start()
 
 
 def release(path: Path) -> None:
     """Removes this process's lock; one that cannot be removed is taken over later."""
-    if path in _released:
-        _released.pop(path).set()
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text()) == _own():
-            path.unlink()
+    if path in _held:
+        content, released = _held.pop(path)
+        released.set()
+        del files.guards[path.parent]
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == content:
+                path.unlink()
 
 
-def _own() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "began": _began(os.getpid())}
+def _try(path: Path, content: bytes) -> bool:
+    """Whether the lock is this process's now; if not, others have changed it meanwhile."""
+    if seen := _look(path):
+        _wait_for_end(path, seen)
+        if _look(path) != seen:
+            return False
+        with files.atomic_write(path) as file:
+            file.write(content)
+        time.sleep(_SETTLE_SECONDS)
+        return (now := _look(path)) is not None and now[2] == content
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with files.writing(path), open(descriptor, "wb") as file:
+            file.write(content)
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
-def _beat(path: Path, mine: Mapping[str, Any], released: threading.Event) -> None:
-    """Touches this process's lock until it is released; ends the process if the lock has become another's."""
-    while not released.wait(BEAT_SECONDS):
-        with contextlib.suppress(OSError, ValueError):  # such as a network that is away for a while
-            holder = json.loads(path.read_bytes())
-            if holder == mine:
-                os.utime(path)
-                continue
-            if released.is_set():
-                return
-            words = (
-                f"\n{path.parent} has been taken over ({json.dumps(holder)}) while this process stood still; it ends."
-            )
-            print(words, file=sys.stderr, flush=True)
-            stopping.request(signal.SIGTERM)
-            return
-
-
-def _clear(path: Path, mine: Mapping[str, Any], *, last: bool) -> None:
-    """Removes a lock whose process is gone, or that says nothing and is not just being written.
+def _wait_for_end(path: Path, seen: Look) -> None:
+    """Returns once the lock's holder is gone, its lease has ended, or there is no lock any more.
 
     Raises:
-      RunError: its process lives, as far as can be told from here.
+      RunError: its holder lives, as far as can be told from here.
     """
-    content = b""
     try:
-        content = path.read_bytes()
-        holder = json.loads(content)
-        host, pid, began = holder["host"], int(holder["pid"]), holder.get("began")
-        is_near = (host, holder.get("space", mine["space"])) == (mine["host"], mine["space"])
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-        time.sleep(_PAUSE_SECONDS)
-        if last:
-            _remove(path, content)
-        return
-    if not (_lives(pid, began) if is_near else _stirs(path, f"process {pid} on {host}")):
-        _remove(path, content)
-        return
-    raise RunError(
-        f"{path.parent} is in use by process {pid} on {host}. Wait for it, choose another `model_dir`, "
-        f"or, if that process is gone, delete {path}."
-    )
+        holder = json.loads(seen[2])
+        who = f"process {holder['pid']} on {holder['host']}"
+        is_near = holder["place"] and holder["place"] == _place()
+        lives = _lives(holder["pid"], holder["began"]) if is_near else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # it is damaged, just being written, or of older times
+        who, lives = "another process", None
+    if lives is None:
+        print(f"{path.parent} is held by {who}; waiting {LEASE_SECONDS:.0f} s for a sign of life.", file=sys.stderr)
+        lives = _stirs(path, seen)
+    if lives:
+        raise RunError(
+            f"{path.parent} is in use by {who}. Wait for it, choose another `model_dir`, or, if that process is gone, "
+            f"delete {path}."
+        )
 
 
-def _stirs(path: Path, holder: str) -> bool:
-    """Whether a lock changes while it is watched."""
-    print(f"{path.parent} is held by {holder}; waiting {SILENCE_SECONDS:.0f} s for a sign of life.", file=sys.stderr)
-    first = _stamp(path)
+def _stirs(path: Path, seen: Look) -> bool:
+    """Whether a lock changes while it is watched, and is not just removed."""
     for _ in range(_LOOKS):
-        time.sleep(SILENCE_SECONDS / _LOOKS)
-        if _stamp(path) != first:
-            return True
+        time.sleep(LEASE_SECONDS / _LOOKS)
+        with contextlib.suppress(OSError):  # such as a network that is away for a while
+            if (now := _look(path)) != seen:
+                return now is not None
     return False
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is touched or replaced; opened, since network file systems look anew only then."""
+def _look(path: Path) -> Look | None:
+    """What changes when a lock is touched or replaced; None without one. Opened: so network file systems look anew."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
-            return status.st_mtime_ns, status.st_ino
-    except OSError:
+            return status.st_mtime_ns, status.st_ino, file.read()
+    except FileNotFoundError:
         return None
 
 
-def _remove(path: Path, content: bytes) -> None:
-    """Removes a stale lock of that content, unless another process was quicker and has made its own of it."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{files.TEMPORARY}")
+def _beat(path: Path, content: bytes, released: threading.Event) -> None:
+    """Touches this process's lock until it is released; asks the process to end once the lock is another's."""
+    while not released.wait(BEAT_SECONDS):
+        try:
+            _check(path, content)
+            os.utime(path)
+        except OSError:  # such as a network that is away for a while
+            continue
+        except LostError as lost:
+            if not released.is_set():
+                print(f"\n{lost}", file=sys.stderr, flush=True)
+                stopping.request(signal.SIGTERM)
+            return
+
+
+def _check(path: Path, content: bytes) -> None:
+    """Raises LostError if there is another lock than this process's; one that somebody has deleted is no other's."""
     with contextlib.suppress(OSError):
-        path.rename(aside)
-        if aside.read_bytes() != content and not path.exists():
-            aside.rename(path)
-        else:
-            aside.unlink()
+        if (found := path.read_bytes()) != content:
+            raise LostError(
+                f"{path.parent} has been taken over ({found.decode(errors='replace')}) while this process stood "
+                "still.\nIt ends, and writes nothing more there."
+            )
 
 
-def _lives(pid: int, began: str | None) -> bool:
-    """Whether the process of that number is the one that began then."""
+def _lives(pid: int, began: str) -> bool:
+    """Whether the process of that number, which began then, is still there."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return began is None or _began(pid) in (None, began)
+    return _began(pid) in ("", began)
 
 
-def _space() -> str | None:
-    """The container whose numbers of processes are ours; None where the system does not tell."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return None
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the system started; "" where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # proc(5): starttime
+    return ""
 
 
-def _began(pid: int) -> str | None:
-    """When a process began, as a text that no other of its number has; None where the system does not tell."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return f"{boot} {fields[19]}"  # proc(5): starttime, the 22nd field
+def _place() -> str:
+    """Where numbers of processes mean the same: this start of this system, this container; "" if it does not tell."""
+    with contextlib.suppress(OSError):
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return ""

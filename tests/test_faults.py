@@ -449,6 +449,7 @@ def test_a_training_stopped_by_a_full_disk_ends_bit_for_bit_once_there_is_space(
     architecture = tmp_path / "architecture.txt"
     architecture.write_text("0\n2 1\n0 0 1\n")
     settings = ["--stage=base", "--preset=smoke", f"--genotype={architecture}", "--filters=12"]
+    settings += ["--checkpoint_minutes=0"]
 
     def train(directory):
         command = [sys.executable, "train.py", *settings, f"--model_dir={directory}"]
@@ -472,7 +473,7 @@ def test_a_training_stopped_by_a_full_disk_ends_bit_for_bit_once_there_is_space(
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     resumed = train(small_disk / "run")
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after epoch 1 of 3" in resumed.stdout
+    assert "going on after epoch 0 of 3 and 1 steps" in resumed.stdout
     found = json.loads((small_disk / "run" / "2-base" / "done.json").read_text())
     assert found["weights"] == expected["weights"]
     assert found["metrics"] == expected["metrics"]

@@ -81,14 +81,15 @@ def test_a_diverged_training_stops_and_can_go_on_at_half_the_rate(smoke_run, tmp
     with monkeypatch.context() as patch:
         poison(patch, epochs=[1])
         with pytest.raises(TrainingFailedError) as error:
-            stages.run("base", run, smoke_settings("base"))
+            stages.run("base", run, smoke_settings("base", compute={"checkpoint_minutes": 0.0}))
     message = str(error.value)
     # 8 steps an epoch; the 4th of the second epoch is the 12th.
     assert "stage 'base': the gradient is no longer finite at step 12 " in message
     assert "learning rate" in message and "norm of the gradient was" in message
-    assert "The last good checkpoint, epoch 1, stays." in message
+    assert "The last good checkpoint, epoch 1, step 3, stays." in message
     assert "`on_nan`=rollback" in message
-    assert newest_checkpoint(run.stage("base")).epoch == 1
+    newest = newest_checkpoint(run.stage("base"))
+    assert (newest.epoch, newest.step) == (1, 3)
 
     with monkeypatch.context() as patch:
         poison(patch, epochs=[1])

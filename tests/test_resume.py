@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import random
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from nhn_tf import stages
+from nhn_tf.runs import OpenStage
 from nhn_tf.runs.monitor import Monitor
+from nhn_tf.stages.recording import Saver
 from nhn_tf.storage import files, stopping
 from tests import events
 from tests.conftest import STAGES, before, newest_checkpoint, smoke_settings
@@ -53,6 +56,14 @@ def outcome(run, stage):
 def read_csv(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+class Dead(BaseException):
+    """The process is gone."""
+
+
+def killed(*_, **__):
+    raise Dead
 
 
 # Stops within an epoch.
@@ -132,6 +143,65 @@ def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(smoke_ru
     monkeypatch.setattr(Monitor, "step", step)
     stages.run("base", run, settings)
     assert seen == [[], *([f"{n:06d}.npz" for n in (number - 1, number) if n] for number in range(1, 7))]
+
+
+def save_only_at(monkeypatch, counts):
+    """Lets checkpoints be due at these of the times that they might be, counted over steps and epochs."""
+    times = itertools.count(1)
+
+    def is_due(self, *_):
+        return next(times) in counts
+
+    for name in ("is_due", "is_due_after"):
+        monkeypatch.setattr(Saver, name, is_due)
+
+
+@pytest.mark.parametrize(
+    ("stage", "saved", "going_on"),
+    [
+        ("base", 3, "epoch 0 of 3 and 3 steps"),
+        pytest.param("pruned", 8, "epoch 1 of 2", marks=SLOW),
+        pytest.param("enas", 4, "epoch 0 of 2 and 4 steps", marks=SLOW),
+        pytest.param("lds_location", 5, "cycle 1 of 3", marks=[SLOW, JAX]),
+    ],
+)
+def test_a_stage_killed_epochs_after_its_last_checkpoint_ends_with_the_same_bits(
+    smoke_run, tmp_path, monkeypatch, capsys, stage, saved, going_on
+):
+    run = before(smoke_run, stage, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        save_only_at(patch, {saved})
+        patch.setattr(OpenStage, "finish", killed)
+        with pytest.raises(Dead):
+            stages.run(stage, run, smoke_settings(stage))
+    assert len(run.stage(stage).history) == len(smoke_run.stage(stage).history)
+    capsys.readouterr()
+    stages.run(stage, run, smoke_settings(stage))
+    assert f"{stage}: going on after {going_on}\n" in capsys.readouterr().out
+    assert outcome(run, stage) == outcome(smoke_run, stage)
+
+
+@pytest.mark.parametrize(
+    ("stage", "compute", "numbers"),
+    [
+        ("base", {}, [3]),
+        pytest.param("base", {"on_nan": "rollback"}, [0, 1, 2, 3], marks=SLOW),
+        pytest.param("lds_direction", {}, [2], marks=SLOW),
+    ],
+)
+def test_epochs_within_the_minutes_are_not_saved_but_the_last_and_those_that_one_may_go_back_to(
+    smoke_run, tmp_path, monkeypatch, stage, compute, numbers
+):
+    run, saved = before(smoke_run, stage, tmp_path / "run"), []
+    save = OpenStage.save_checkpoint
+
+    def noted(self, checkpoint):
+        saved.append((checkpoint.epoch, checkpoint.step))
+        save(self, checkpoint)
+
+    monkeypatch.setattr(OpenStage, "save_checkpoint", noted)
+    stages.run(stage, run, smoke_settings(stage, compute=compute))
+    assert saved == [(number, 0) for number in numbers]
 
 
 # Kills of real processes.
@@ -223,5 +293,5 @@ def test_a_process_that_is_told_to_end_saves_within_its_epoch(smoke_run, tmp_pat
     stage = run.stage("base")
     checkpoint = newest_checkpoint(stage)
     assert checkpoint.epoch >= 2
-    assert len(list((stage / "checkpoint").glob("*.npz"))) == 2
+    assert len(list((stage / "checkpoint").glob("*.npz"))) == 1  # no ten minutes have passed
     assert not (run.path / "lock").exists()

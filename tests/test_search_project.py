@@ -99,6 +99,28 @@ def test_a_search_that_an_exception_has_ended_goes_on_to_the_same_bits(project, 
     assert_same_arrays(searcher.state_arrays(), whole.state_arrays())
 
 
+class Halver(keras.callbacks.Callback):
+    """Halves a weight after each epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        weight = self.model.trainable_variables[0]
+        weight.assign(weight / 2)
+
+
+@pytest.mark.parametrize("callbacks", [[], [Halver()]], ids=["alone", "with Keras's"])
+def test_an_epoch_is_saved_from_the_one_copy_that_an_exception_goes_back_to(tmp_path, callbacks):
+    """Where a callback of Keras may have changed weights there is a second one, which is saved and gone back to."""
+    searcher, copies = make(directory=tmp_path), []
+    arrays = searcher.state_arrays
+    searcher.state_arrays = lambda: copies.append(searcher.epoch) or arrays()
+    with pytest.raises(Killed):
+        run(searcher, callbacks=[*callbacks, Killer()])
+    assert copies == [0, 0, 1, *([1] if callbacks else [])]
+    assert_same_arrays(make(directory=tmp_path).state_arrays(), arrays())
+    with pytest.raises(ValueError, match="while `search` runs"):
+        searcher.whole_state()
+
+
 def test_a_finished_project_is_returned_and_left_as_it_is(project):
     path, resumed, *_ = project
     before = content(path)

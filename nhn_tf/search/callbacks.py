@@ -83,6 +83,11 @@ class Listeners:
         """Whether a callback has set the model's `stop_training`."""
         return self._model is not None and bool(self._model.stop_training)
 
+    @property
+    def has_keras(self) -> bool:
+        """Whether callbacks of Keras listen."""
+        return bool(self._keras)
+
     def begin_epoch(self, epoch: int) -> None:
         if self._told:
             self._told.on_epoch_begin(epoch)

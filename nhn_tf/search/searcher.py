@@ -327,6 +327,15 @@ class Searcher(abc.ABC):
         """Keeps the state, which is whole now."""
         self._whole = self.state_arrays(), self.state_values()
 
+    def whole_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The state as the last epoch left it, within `search` alone. Unlike `state_arrays` it copies nothing.
+
+        After an exception the search goes back to these arrays: they must not be changed.
+        """
+        if self._whole is None:
+            raise ValueError("`whole_state` is there while `search` runs.")
+        return self._whole
+
     def _go_back(self) -> None:
         """To the state that was whole last: an exception may have come in the middle of a step."""
         if self._whole is not None:
@@ -351,8 +360,10 @@ class Searcher(abc.ABC):
             listeners.end_epoch(self.epoch - 1, self._keras_logs(metrics))
             if listeners.want_to_stop:
                 self.stopped_of = epochs
+            if listeners.has_keras:  # which may have changed weights
+                self._keep_whole()
             if self._project is not None:
-                self.save()
+                self._save(*self.whole_state())
             for callback in listeners.own:
                 callback.on_epoch_end(self, self.epoch - 1, metrics)
         if listeners.want_to_stop:
@@ -527,10 +538,13 @@ class Searcher(abc.ABC):
         Raises:
           ValueError: another search has written there since this one began or was reloaded.
         """
+        self._save(self.state_arrays(), self.state_values())
+
+    def _save(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         project = self._expect_project()
         project.check_unchanged()
         self.save_history(project.path.parent)
-        project.write(self.state_arrays(), self.state_values())
+        project.write(arrays, values)
 
     def save_history(self, directory: Path) -> None:
         """Writes history.npz; `nhn_tf.search.History.load` reads it."""

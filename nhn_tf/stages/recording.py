@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import keras
+import numpy as np
 
 from nhn_tf import training
 from nhn_tf.runs import Checkpoint, OpenStage
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search.searcher import Searcher
+from nhn_tf.settings import ComputeConfig
 from nhn_tf.stages.showing import NetworkView, SearchView
 from nhn_tf.storage import stopping
 
@@ -24,18 +27,24 @@ class Saver:
     Args:
       stage: the stage.
       monitor: the stage's.
-      minutes: how long may pass without a checkpoint.
+      compute: says how long may pass without a checkpoint, and whether a divergence goes back to one of whole epochs:
+        where to must not depend on the clock.
     """
 
-    def __init__(self, stage: OpenStage, monitor: Monitor, *, minutes: float):
+    def __init__(self, stage: OpenStage, monitor: Monitor, compute: ComputeConfig):
         self._stage = stage
         self._monitor = monitor
-        self._seconds = 60.0 * minutes
+        self._seconds = 60.0 * compute.checkpoint_minutes
+        self._every_epoch = compute.on_nan == "rollback"
         self._saved = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether to save within an epoch."""
+        """Whether to save at any step."""
         return stopping.requested() is not None or time.monotonic() - self._saved >= self._seconds
+
+    def is_due_after(self, epochs: int) -> bool:
+        """Whether to save after so many whole epochs."""
+        return self._every_epoch or epochs == self._monitor.total or self.is_due()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Saves.
@@ -60,7 +69,7 @@ def position_in_words(checkpoint: Checkpoint, unit: str, total: int | None = Non
 
 
 class FitRecorder(keras.callbacks.Callback):
-    """Reports each epoch of a training; saves after it, and within it when that is due.
+    """Reports each epoch of a training; saves after it or within it when that is due.
 
     Args:
       monitor: reports.
@@ -96,7 +105,8 @@ class FitRecorder(keras.callbacks.Callback):
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._view.epoch(epoch + 1)
         self._monitor.epoch({**(logs or {}), "lr": rate, "gradient_norm": self.model.optimizer.gradient_norm})
-        self._save(epoch + 1, 0)
+        if self._saver.is_due_after(epoch + 1):
+            self._save(epoch + 1, 0)
 
     def _save(self, epoch: int, step: int) -> None:
         arrays = training.state(self.model)
@@ -117,7 +127,7 @@ def position(checkpoint: Checkpoint | None) -> tuple[training.Position, dict]:
 
 
 class SearchRecorder:
-    """Reports each epoch of a search; saves after it, and within it when that is due.
+    """Reports each epoch of a search; saves after it or within it when that is due.
 
     Args:
       monitor: reports.
@@ -135,15 +145,16 @@ class SearchRecorder:
         self._view.step()
         if self._saver.is_due():
             training.check_finite(searcher.supernet)
-            self._saver.save(self.checkpoint(searcher, step))
+            self._save(searcher, searcher.state_arrays(), searcher.state_values(), step)
 
     def on_epoch_end(self, searcher: Searcher, epoch: int, metrics: Mapping[str, float]) -> None:
         self._view.epoch(epoch + 1)
         self._monitor.epoch({**metrics, "gradient_norm": searcher.supernet.optimizer.gradient_norm})
         searcher.save_history(self._monitor.directory)
-        self._saver.save(self.checkpoint(searcher))
+        if self._saver.is_due_after(epoch + 1):
+            self._save(searcher, *searcher.whole_state())
 
-    def checkpoint(self, searcher: Searcher, step: int = 0) -> Checkpoint:
-        """All that a search has come to, `step` steps after its last whole epoch."""
-        values = {"history": self._monitor.history, "search": searcher.state_values(), "view": self._view.state}
-        return Checkpoint(searcher.epoch, searcher.state_arrays(), values, step)
+    def _save(self, searcher: Searcher, arrays: dict[str, np.ndarray], values: dict[str, Any], step: int = 0) -> None:
+        """Saves the state of a search, `step` steps after its last whole epoch."""
+        values = {"history": self._monitor.history, "search": values, "view": self._view.state}
+        self._saver.save(Checkpoint(searcher.epoch, arrays, values, step))

@@ -80,7 +80,7 @@ def fit(
         if state:
             training.restore(learner, state)
         watch = _monitor(stage, settings, config.epochs, checkpoint, images=len(batches) * config.batch_size)
-        saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
+        saver = Saver(stage, watch, settings.compute)
         view = NetworkView(watch.board, model, config.epochs)
         recorder = FitRecorder(watch, steps=len(batches), saver=saver, rate_scale=stage.rate_scale, view=view)
         training.fit(
@@ -125,7 +125,7 @@ def search(
         stage.rate_scale = searcher.rate_scale
         images = _steps(searcher, data) * searcher.config.batch_size
         watch = _monitor(stage, settings, searcher.length, checkpoint, unit=searcher.unit, images=images)
-        saver = Saver(stage, watch, minutes=settings.compute.checkpoint_minutes)
+        saver = Saver(stage, watch, settings.compute)
         view = SearchView(watch.board, searcher, checkpoint.values.get("view") if checkpoint else None)
         recorder = SearchRecorder(watch, saver, view)
         metrics = searcher.search(data, validation_data=evaluation, callbacks=[recorder])

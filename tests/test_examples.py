@@ -109,3 +109,22 @@ def test_processes_share_a_sweep_and_resume_what_a_killed_one_left(tmp_path):
         pids.add(directory.journal.read()["calls"][-1]["pid"])
     assert len(pids) == 2
     assert all("validation error" in out and "live parameters" in out for out in outs)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (128 + signal.SIGTERM, True)])
+def test_a_slurm_job_is_queued_again_when_its_run_was_stopped_and_not_when_it_has_ended(tmp_path, code, requeued):
+    """Stand-ins take the place of Slurm's commands and of Python."""
+    programs = {
+        "srun": 'exec "$@"',
+        "python": f'echo "$@" > {tmp_path}/told; exit {code}',
+        "scontrol": f'echo "$@" > {tmp_path}/requeued',
+    }
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    command = ["bash", ROOT / "examples" / "slurm.sh", "--preset=fast", "--data_dir=a b"]
+    assert subprocess.run(command, env=environment, check=False).returncode == code
+    assert (tmp_path / "told").read_text() == "-m nhn_tf pipeline --preset=fast --data_dir=a b\n"
+    asked = tmp_path / "requeued"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if requeued else "")

@@ -20,7 +20,7 @@ from nhn_tf.search.history import History
 from nhn_tf.settings import PRESETS
 from nhn_tf.stages import networks, showing
 from nhn_tf.stages.feed import load_feed
-from nhn_tf.stages.recording import FitRecorder
+from nhn_tf.stages.recording import FitRecorder, Saver
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.locations import LocationSpace
 from nhn_tf.values.space import Space
@@ -186,6 +186,7 @@ def test_an_epoch_that_was_shown_but_not_saved_is_not_shown_twice(smoke_run, tmp
         save(self, epoch, step)
 
     monkeypatch.setattr(FitRecorder, "_save", killed)
+    monkeypatch.setattr(Saver, "is_due_after", lambda *_: True)
     with pytest.raises(Killed):
         stages.run(stage, run, settings)
     shown = events.read(run.stage(stage) / "tensorboard")

@@ -30,6 +30,7 @@ from nhn_tf.data.splits import Split
 from nhn_tf.models import network, weights
 from nhn_tf.search import LocationSearch
 from nhn_tf.settings import PRESETS, LocationConfig
+from nhn_tf.stages.recording import PACE
 from nhn_tf.storage.checkpoints import Checkpoint, Checkpoints
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
@@ -83,9 +84,9 @@ def main() -> None:
     arrays = search(paper, Space(PAPER.enas.num_layers, PAPER.enas.num_segments), form, size=32).state_arrays()
     slots = {f"slot/{name}": array for name, array in arrays.items() if name.split("/")[-1] not in MOVING}
     total = size(arrays) + size(slots)
-    each, minutes = total * paper.cycles / 1e9, PAPER.compute.checkpoint_minutes
+    each = total * paper.cycles / 1e9
     print(f"preset paper: {total / 1e6:.0f} MB; {each:.0f} GB after each of {paper.cycles} cycles, "
-          f"{total / 1e9 * 60 / minutes:.1f} GB an hour every {minutes:.0f} minutes")  # fmt: skip
+          f"{PACE * 3600 / 1e9:.1f} GB an hour at most at the pace that is kept")  # fmt: skip
     seconds = []
     with tempfile.TemporaryDirectory() as directory:
         checkpoints = Checkpoints(Path(directory))

@@ -17,6 +17,9 @@ from nhn_tf.settings import ComputeConfig
 from nhn_tf.stages.showing import NetworkView, SearchView
 from nhn_tf.storage import stopping
 
+PACE = 2**20
+"""Bytes a second that checkpoints of whole epochs take, on average, at most."""
+
 METRIC = "metric:"
 """How the names of an epoch's running means begin among a checkpoint's arrays."""
 
@@ -36,15 +39,16 @@ class Saver:
         self._monitor = monitor
         self._seconds = 60.0 * compute.checkpoint_minutes
         self._every_epoch = compute.on_nan == "rollback"
-        self._saved = time.monotonic()
+        self._saved, self._pause = time.monotonic(), 0.0
 
     def is_due(self) -> bool:
         """Whether to save at any step."""
         return stopping.requested() is not None or time.monotonic() - self._saved >= self._seconds
 
     def is_due_after(self, epochs: int) -> bool:
-        """Whether to save after so many whole epochs."""
-        return self._every_epoch or epochs == self._monitor.total or self.is_due()
+        """Whether to save after so many whole epochs: after each, unless checkpoints so large follow too closely."""
+        is_time = time.monotonic() - self._saved >= self._pause
+        return is_time or self._every_epoch or epochs == self._monitor.total or self.is_due()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Saves.
@@ -54,6 +58,7 @@ class Saver:
         """
         self._stage.save_checkpoint(checkpoint)
         self._saved = time.monotonic()
+        self._pause = sum(array.nbytes for array in checkpoint.arrays.values()) / PACE
         position = position_in_words(checkpoint, self._monitor.unit, self._monitor.total)
         stopping.check(f"stage '{self._stage.name}' is saved after {position}")
 

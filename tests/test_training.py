@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nhn_tf import training
+from nhn_tf.layers import backend
 from nhn_tf.models import complexity
 from nhn_tf.settings import SgdConfig
 from nhn_tf.training import optimizers
@@ -69,6 +70,18 @@ def test_optimizer_step_is_l2_then_clip_then_nesterov():
         optimizer.apply([keras.ops.convert_to_tensor(gradient)])
     expected = numpy_nesterov(start, gradients, rate=0.1, momentum=0.9, l2=0.05, clip=2.0)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-5)
+
+
+def test_l2_and_clipping_are_of_the_gradient_summed_over_replicas(monkeypatch):
+    monkeypatch.setattr(backend, "sum_over_replicas", lambda grads: [2.0 * grad for grad in grads])
+    start, gradient = np.array([1.0, -2.0, 0.5], np.float32), np.array([0.3, 0.1, -0.4], np.float32)
+    variable = keras.Variable(start)
+    optimizer = optimizers.Nesterov(0.1, l2=0.05, momentum=0.9, global_clipnorm=0.5)
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+    expected = numpy_nesterov(start, [2 * gradient], rate=0.1, momentum=0.9, l2=0.05, clip=0.5)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-5)
+    assert optimizer.gradient_norm == pytest.approx(np.linalg.norm(2 * gradient + 0.1 * start), rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -66,6 +66,22 @@ def make_deterministic() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_JAX_FLAG}".strip()
 
 
+def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
+    """The sum of each tensor over the replicas of a `tf.distribute` strategy, within its `run`; else the tensors."""
+    if not _is_replicated():
+        return list(tensors)
+    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+
+
+def _is_replicated() -> bool:
+    """Whether this is called within one of several replicas, each of which sees a part of the batch."""
+    return _IS_TENSORFLOW and tf.distribute.in_cross_replica_context() is False and _replicas() > 1
+
+
+def _replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def batch_norm_training(x: Any, gamma: Any, beta: Any, *, epsilon: float) -> tuple[Any, Any, Any]:
     """Normalises by the statistics of the batch.
 
@@ -76,7 +92,13 @@ def batch_norm_training(x: Any, gamma: Any, beta: Any, *, epsilon: float) -> tup
     Returns:
       y of `x`'s shape and dtype; mean and variance, float32 [C]. The variance is the biased one (divided by B*H*W), as
       Keras defines it for moving averages: the fused kernel's is unbiased and is converted, so the backends agree.
+
+    Where replicas see a part of the batch each, the statistics are the whole batch's.
     """
+    if _is_replicated():
+        wide = _at_least_float32(x)
+        mean, variance = _moments_over_replicas(wide)
+        return _normalize(wide, gamma, beta, mean, variance, epsilon, x.dtype), mean, variance
     if _can_fuse(x, epsilon):
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon, is_training=True)
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), variance.dtype)
@@ -84,6 +106,15 @@ def batch_norm_training(x: Any, gamma: Any, beta: Any, *, epsilon: float) -> tup
     wide = _at_least_float32(x)
     mean, variance = ops.moments(wide, axes=tuple(range(len(x.shape) - 1)))
     return _normalize(wide, gamma, beta, mean, variance, epsilon, x.dtype), mean, variance
+
+
+def _moments_over_replicas(x: Any) -> tuple[Any, Any]:
+    """Mean and biased variance, [C], of the parts of [..., C] that all replicas have."""
+    axes = list(range(len(x.shape) - 1))
+    total, count = sum_over_replicas([tf.reduce_sum(x, axes), tf.cast(tf.size(x) // x.shape[-1], x.dtype)])
+    mean = total / count
+    (squares,) = sum_over_replicas([tf.reduce_sum(tf.square(x - mean), axes)])
+    return mean, squares / count
 
 
 def batch_norm_inference(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, *, epsilon: float) -> Any:

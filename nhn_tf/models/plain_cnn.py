@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from nhn_tf.layers import BatchNorm
+
 STAGES = 3
 """Stretches of equal map size, as in the searched networks."""
 
@@ -32,7 +34,7 @@ def build(input_shape: Sequence[int], num_classes: int, *, filters: int = 32, dr
             x = layers.Conv2D(
                 filters * 2**stage, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
             )(x)
-            x = layers.BatchNormalization(momentum=0.9, name=f"stage{stage}_bn{number}")(x)
+            x = BatchNorm(epsilon=1e-3, name=f"stage{stage}_bn{number}")(x)
             x = layers.ReLU(name=f"stage{stage}_relu{number}")(x)
     x = layers.GlobalAveragePooling2D(name="global_pool")(x)
     x = layers.Dropout(dropout, name="dropout")(x)

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from nhn_tf.layers import backend
 from nhn_tf.settings import GradientConfig, SgdConfig
 
 _NEVER = -1
@@ -92,7 +93,8 @@ class Nesterov(keras.optimizers.SGD):
     """SGD with Nesterov momentum whose L2 term is part of the gradient, before clipping, as in ENAS.
 
     The gradient of l2 * sum(w^2), 2 * l2 * w, is added here rather than to the loss: the reported loss stays
-    the cross-entropy, and the graph has no extra branch for each weight.
+    the cross-entropy, and the graph has no extra branch for each weight. Under a `tf.distribute` strategy, L2, clipping
+    and norm are those of the whole gradient, summed over the replicas.
 
     It watches its gradients without a transfer from the device: see `divergence`.
 
@@ -114,14 +116,16 @@ class Nesterov(keras.optimizers.SGD):
         if self.built:
             return
         super().build(variables)
-        self._gradient_norm = self.add_variable((), "zeros", name="gradient_norm")  # the last one that was finite
+        alike = {"aggregation": "only_first_replica"}  # every replica sees the whole gradient
+        self._gradient_norm = self.add_variable((), "zeros", name="gradient_norm", **alike)  # the last finite one
         never = keras.initializers.Constant(_NEVER)
-        self._diverged_at = self.add_variable((), never, dtype="int32", name="diverged_at")
+        self._diverged_at = self.add_variable((), never, dtype="int32", name="diverged_at", **alike)
 
     def apply(self, grads, trainable_variables=None):
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
         if not self.built:
             self.build(variables)
+        grads = _summed(grads)
         if self.l2:
             grads = [
                 grad if grad is None else grad + ops.cast(2.0 * self.l2, grad.dtype) * ops.cast(variable, grad.dtype)
@@ -129,6 +133,10 @@ class Nesterov(keras.optimizers.SGD):
             ]
         self._watch([grad for grad in grads if grad is not None])
         return super().apply(grads, trainable_variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """What Keras does on TensorFlow behind clipping: `apply` has done it."""
+        return grads_and_vars
 
     def _watch(self, grads):
         """Keeps the norm of the whole gradient while it is finite, and the first step at which it is not."""
@@ -161,6 +169,12 @@ class Nesterov(keras.optimizers.SGD):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "l2": self.l2}
+
+
+def _summed(grads):
+    """Gradients summed over the replicas; None stays where it is."""
+    summed = iter(backend.sum_over_replicas([grad for grad in grads if grad is not None]))
+    return [None if grad is None else next(summed) for grad in grads]
 
 
 def make_schedule(config: SgdConfig, steps_per_epoch: int, *, rate_scale: float = 1.0) -> CosineRestarts:

@@ -25,7 +25,7 @@ from nhn_tf.storage import files
 
 # The settings that a user's own images need: `--help` describes them.
 FIRST = ("dataset", "data_dir", "image_size")
-RARE = ("own_ops", "tracker")
+RARE = ("own_ops", "tracker", "coordinator", "rank", "ranks")
 """Flags that `--helpfull` alone describes."""
 
 _DEFINERS: dict[type, Callable[..., Any]] = {
@@ -83,7 +83,11 @@ class StageFlags:
         flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
         flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own", **on)
         flags.DEFINE_list("tracker", [], "who is told of each stage, with commas: mlflow, or module:Class", **on)
-        own = ["preset", "model_dir", "seed", "overwrite", "own_ops", "tracker", *define_telling(self.values)]
+        together = "of several processes that train together with --distribute=jax; else as the launcher has it"
+        flags.DEFINE_string("coordinator", None, f"address and port of rank 0, 10.0.0.1:1234, {together}", **on)
+        flags.DEFINE_integer("rank", None, f"number of this process, from 0, {together}", lower_bound=0, **on)
+        flags.DEFINE_integer("ranks", None, f"number {together}", lower_bound=1, **on)
+        own = ["preset", "model_dir", "seed", "overwrite", *RARE, *define_telling(self.values)]
         if choices:
             flags.DEFINE_enum("stage", None, choices, "the stage to run", **on)
             own.insert(0, "stage")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ def guarded(
     try:
         result = _act(help_text, action, takes_arguments)
         sys.stdout.flush()  # at the very end a reader who has gone would be an error
+        _end_together(0)
         return result
     except flags.UnrecognizedFlagError as error:
         known = [
@@ -129,11 +131,58 @@ def guarded(
         if "--debug" in sys.argv[1:]:
             raise
         print(f"error: {in_flags(str(error))}", file=sys.stderr)
+        _end_together(2)
         sys.exit(2)
     except stopping.Stopped as stopped:
         if stopped.signal != signal.SIGPIPE or stopped.saved:  # else as any program whose reader has had enough
             _say_how_to_go_on(stopped)
+        _end_together(128 + stopped.signal)
         sys.exit(128 + stopped.signal)
+    except Exception as error:
+        _fail_together(error)
+        raise
+
+
+def _join() -> bool:
+    """Joins this process to those that train together, if it is one of several; whether another one tells the result.
+
+    Raises:
+      UserError: they cannot be joined.
+    """
+    if "distribute" not in FLAGS:
+        return False
+    who = {name: FLAGS[name].value for name in ("coordinator", "rank", "ranks")}
+    if FLAGS.distribute != "jax":
+        if given := [name for name, value in who.items() if value is not None]:
+            raise UserError(f"--{given[0]} goes with --distribute=jax.")
+        return False
+    check_backend()
+    if os.environ["KERAS_BACKEND"] != "jax":
+        return False  # told by those who know what may be given
+    from nhn_tf.layers import backend, processes
+
+    if FLAGS.deterministic:
+        backend.make_deterministic()  # which is too late once devices are known
+    processes.join(**who)
+    return processes.rank() > 0
+
+
+def _end_together(code: int) -> None:
+    """Ends with the processes that this one trains with, if there are any."""
+    if processes := sys.modules.get("nhn_tf.layers.processes"):
+        processes.end(code)
+
+
+def _fail_together(error: Exception) -> None:
+    """Ends this process, if it is one of several: they can neither go on nor end in order."""
+    processes = sys.modules.get("nhn_tf.layers.processes")
+    if processes is None or processes.count() == 1:
+        return
+    if processes.is_loss(error) and "--debug" not in sys.argv[1:]:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+    else:
+        traceback.print_exc()
+    processes.end(1, told=False)
 
 
 def _open_what_is_closed() -> None:
@@ -161,13 +210,14 @@ def _act(
     rest = FLAGS(sys.argv)[1:]
     if rest and not takes_arguments:
         raise UserError(f"unexpected argument {rest[0]!r}; settings are written --name=value.")
-    out = terminal.be_quiet() if "quiet" in FLAGS and FLAGS.quiet else sys.stdout
+    follows = _join()
+    out = terminal.be_quiet() if follows or ("quiet" in FLAGS and FLAGS.quiet) else sys.stdout
     if "own_ops" in FLAGS and FLAGS.own_ops:
         check_backend()
         for name in FLAGS.own_ops:
             modules.load(name, "own_ops")
     result = action(*rest)
-    if result is None:
+    if result is None or follows:
         return {}
     print(json.dumps(result, sort_keys=True), file=out)
     return result

@@ -118,6 +118,8 @@ def test_backends_differ_in_one_file_only():
     # A SavedModel is checked by loading it in a process of its own, which only TensorFlow can.
     allowed = {
         PACKAGE / "layers" / "backend.py",
+        PACKAGE / "layers" / "devices.py",
+        PACKAGE / "layers" / "processes.py",
         PACKAGE / "data" / "tfds_source.py",
         PACKAGE / "export" / "reload.py",
     }

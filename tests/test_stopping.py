@@ -185,6 +185,17 @@ def test_the_command_to_go_on_with_does_not_begin_again(begin, saved):
     assert err.strip().endswith("python train.py")
 
 
+def test_a_signal_that_is_handed_over_is_not_acted_upon(monkeypatch):
+    heard = []
+    monkeypatch.setattr(stopping, "_heir", None)
+    stopping.hand_over(heard.append)
+    stopping._raise_unless_deferred(signal.SIGTERM, None)
+    with stopping.deferred():
+        stopping.request(signal.SIGINT)
+    assert heard == [signal.SIGTERM, signal.SIGINT]
+    assert stopping.requested() is None
+
+
 def test_work_is_not_begun_after_a_signal_that_came_between():
     stopping.request(signal.SIGTERM)
     try:

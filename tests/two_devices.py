@@ -1,65 +1,68 @@
-"""Five steps on one device and on two, with L2 and clipping; prints by how much what comes out differs, as JSON."""
+"""Five steps on one device and on all, with L2 and clipping; prints by how much what comes out differs, as JSON.
 
-import contextlib
+With a coordinator, a rank and a number of ranks it is one of several processes on JAX, which only train plainly.
+"""
+
 import json
+import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from nhn_tf import pruning, training
+from nhn_tf.data.batches import Batches
+from nhn_tf.data.normalization import Normalization
+from nhn_tf.data.splits import Split
+from nhn_tf.layers import devices, processes
 from nhn_tf.models import plain_cnn
 from nhn_tf.training import optimizers
 
 SIZE, BATCH, STEPS = 8, 8, 5
 UNEVEN = 13
-"""Images to evaluate on: the last batch of them has five."""
+"""Images to evaluate on: their last batch has five."""
+KIND = {"tensorflow": "mirrored", "jax": "jax"}[keras.backend.backend()]
 
 
-def trained(scope, *, prune):
-    """The state after the steps, and the metrics."""
+def trained(kind, *, prune):
+    """The state after the steps, the metrics, and how many devices there were."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(STEPS * BATCH, SIZE, SIZE, 1)).astype("float32")
-    labels = rng.integers(0, 10, STEPS * BATCH).astype("int32")
-    with scope:
+    images = rng.integers(0, 256, (STEPS * BATCH, SIZE, SIZE, 1), np.uint8)
+    split = Split(images, rng.integers(0, 10, len(images), np.int32))
+    options = {"batch_size": BATCH, "normalization": Normalization.of(split), "shuffle": False, "seed": 0}
+    batches = Batches(split, drop_remainder=True, **options)
+    few = Batches(Split(images[:UNEVEN], split.labels[:UNEVEN]), drop_remainder=False, **options)
+    with devices.scope(kind):
         model = plain_cnn.build((SIZE, SIZE, 1), 10, filters=4)
         if prune:
             model = pruning.prune(model, sparsity=0.0)
         optimizer = optimizers.Nesterov(0.05, l2=0.05, momentum=0.9, global_clipnorm=0.5)
         training.compile_classifier(model, optimizer)
         schedules = [pruning.PruningSchedule(sparsity=0.6, end_step=4, every=2)] if prune else []
-        history = model.fit(
-            images,
-            labels,
-            batch_size=BATCH,
-            shuffle=False,
-            verbose=0,
-            callbacks=schedules,
-            validation_data=(images[:UNEVEN], labels[:UNEVEN]),
-            validation_batch_size=BATCH,
-        )
-    return training.state(model), {name: values[-1] for name, values in history.history.items()}
+        metrics = training.fit(model, batches, epochs=1, validation_data=few, callbacks=schedules)
+        return training.state(model), {**metrics, "after": training.accuracy(model, few)}, devices.count()
 
 
-def main():
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def main(coordinator=None, rank=None, ranks=None):
+    if coordinator:
+        processes.join(coordinator, int(rank), int(ranks))
+    if KIND == "mirrored":
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     found = {}
-    for name, prune in (("plain", False), ("pruned", True)):
-        (one, metrics), (two, others) = (trained(scope, prune=prune) for scope in (_one(), strategy.scope()))
+    for name, prune in (("plain", False), ("pruned", True))[: 1 if coordinator else None]:
+        (one, metrics, _), (two, others, count) = (trained(kind, prune=prune) for kind in ("off", KIND))
         found[name] = {
+            "devices": count,
             "weights": max(float(np.abs(two[path] - array.astype("float64")).max()) for path, array in one.items()),
             "metrics": max(abs(others[name] - metrics[name]) for name in metrics),
             "masked": sum(int((array == 0).sum()) for path, array in two.items() if path.endswith("/mask")),
         }
-    print(json.dumps({"replicas": strategy.num_replicas_in_sync, **found}))
-
-
-def _one():
-    return contextlib.nullcontext()
+    print(json.dumps(found), flush=True)
+    processes.end(0)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

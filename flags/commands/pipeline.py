@@ -47,6 +47,7 @@ OWN_MINUTES = 20
 """For images of one's own where neither preset nor time is given."""
 # What may be given beside --repeat: it decides nothing about the result.
 WITH_REPEAT = {"repeat", "model_dir", "quiet", "debug", "own_ops", "tracker", "data_dir", "cache_dir",
+               "distribute", "coordinator", "rank", "ranks",
                "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"}  # fmt: skip
 
 

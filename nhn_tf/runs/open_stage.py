@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from nhn_tf.errors import RunError
-from nhn_tf.layers import own_op
+from nhn_tf.layers import devices, own_op
 from nhn_tf.runs import journal
 from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.journal import Journal
@@ -153,6 +153,7 @@ def ready(
         "schema": SCHEMA,
         **settings.to_json(),
         "stage": record.name,
+        "devices": devices.count(),
         "input_genotype": input_genotype.digest if input_genotype else None,
         "input_weights": source.done.weights if source else None,
     }

@@ -14,7 +14,7 @@ from nhn_tf.storage import files
 
 # Settings that say where things lie, how fast they go or what to do about faults, not what comes out.
 NOT_IN_DIGEST = {
-    "data_dir", "cache_dir", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
+    "data_dir", "cache_dir", "distribute", "eval_batch_size", "steps_per_execution", "on_nan", "checkpoint_minutes"
 }  # fmt: skip
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 ADDED: Final[dict[str, Any]] = {
+    "devices": 1,
     "data.class_weights": "auto",
     "config.layer_form": "mixed",
     "config.reduction": "factorized",

@@ -80,6 +80,11 @@ class ComputeConfig(Config):
     steps_per_execution: int = setting(
         1, "training steps that TensorFlow runs in one call; more helps tiny models", unit="steps", low=1, high=1000
     )
+    distribute: str = setting(
+        "off",
+        "train on every device: mirrored on TensorFlow, jax on JAX, there also those of several processes",
+        choices=("off", "mirrored", "jax"),
+    )
     eval_batch_size: int = setting(500, "batch size of every evaluation", unit="images", low=1, high=100_000)
     deterministic: bool = setting(
         False, "let the backend use nothing but operations that give the same bits at every run; slower on GPUs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from nhn_tf import training
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches, Normalization
 from nhn_tf.data.mixing import Mixing
@@ -64,6 +65,8 @@ def load_feed(settings: Settings) -> Feed:
     images = len(feed.data.train) + (len(feed.data.val) if uses_validation(settings.config) else 0)
     if size > images:
         raise UserError(f"`batch_size` must not exceed the {images} training images. Received: {size}.")
+    if isinstance(settings.config, GradientConfig):
+        training.check_batch_size(size)
     return feed
 
 

@@ -76,7 +76,7 @@ def build(genotype: Genotype, data: datasets.Dataset, *, form: Form, dropout: fl
 def answers(model: keras.Model, feed: Feed) -> Predictions:
     """What a network answers to the test images, with thumbnails of its mistakes."""
     data = feed.data
-    logits = [model.predict_on_batch(feed.test[index][0]) for index in range(len(feed.test))]
+    logits = [training.logits(model, feed.test[index][0]) for index in range(len(feed.test))]
     train, val = (np.bincount(split.labels, minlength=data.num_classes).tolist() for split in (data.train, data.val))
     found = Predictions(data.test.labels, np.concatenate(logits, dtype=np.float32), data.class_names, train, val)
     return found.with_thumbnails(data.test.images)

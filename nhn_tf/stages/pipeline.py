@@ -16,6 +16,7 @@ import numpy as np
 from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
+from nhn_tf.layers import processes
 from nhn_tf.report import family, write_report
 from nhn_tf.runs import RunDirectory, Settings, journal
 from nhn_tf.runs.board import TENSORBOARD
@@ -177,7 +178,7 @@ def run(
     first = next(iter(settings.values()))
     runner.set_up(first)
     runner.check(settings, begins=overwrite)
-    if overwrite:
+    if overwrite and not processes.rank():
         directory.discard((*NAMES, *CONTROL_NAMES), preset=first.preset, seed=first.seed)
     rows: list[Row] = []
     for stage, asked in settings.items():
@@ -185,7 +186,7 @@ def run(
         done = runner.run(stage, directory, dataclasses.replace(asked, behind=known))
         rows.append((stage, done, remark(stage, done)))
         print(f"\n{table(rows)}\n", flush=True)
-    return _reported(directory, rows)
+    return {} if processes.rank() else _reported(directory, rows)
 
 
 def run_family(
@@ -210,16 +211,17 @@ def run_family(
     directories = {seed: RunDirectory(family.directory_of(path, seed)) for seed in settings}
     for asked in settings.values():
         runner.check(asked)
-    if overwrite:
+    if overwrite and not processes.rank():
         for seed, directory in directories.items():
             preset = next(iter(settings[seed].values())).preset
             directory.discard((*NAMES, *CONTROL_NAMES), preset=preset, seed=seed)
     for seed, directory in directories.items():
         print(f"seed {seed}: {directory.path}", flush=True)
         run(directory, settings[seed], others=[other for other in directories.values() if other is not directory])
-        written = family.write_family(path)
+        written = {} if processes.rank() else family.write_family(path)
         keras.utils.clear_session()  # each seed's networks would stay in memory
-    print(f"Report: {written['report']}", flush=True)
+    if written:
+        print(f"Report: {written['report']}", flush=True)
     return written
 
 
@@ -252,6 +254,8 @@ def run_timed(
     Raises:
       UserError: data, directory or settings do not admit it, or the limit is too short; nothing has been changed.
     """
+    if processes.count() > 1:
+        raise UserError("`time_limit` plans for one process. Give a `preset` where several train together.")
     began = time.monotonic()
     some = Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed)
     feed = load_feed(some)

@@ -6,7 +6,11 @@ stage finished with: what can be refused is refused before anything is written o
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import pkgutil
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,10 +18,12 @@ import keras
 
 from nhn_tf import training
 from nhn_tf.errors import UserError
-from nhn_tf.layers import own_op
+from nhn_tf.layers import devices, own_op, processes
+from nhn_tf.report.cells import counted
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
+from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.search.objective import Objective
-from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, stages
+from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, PruneConfig, TrainConfig, stages
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
 from nhn_tf.values.genotype import Genotype
@@ -40,19 +46,66 @@ def run(name: str, directory: RunDirectory, settings: Settings) -> dict[str, Any
     """
     stage = stages.find(name)
     set_up(settings)
+    if processes.count() > 1:
+        return _run_together(stage, directory, settings)
+    return _run(stage, directory, settings)
+
+
+def _run_together(stage: stages.Stage, directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    """Runs a stage of several processes: rank 0 in the run's directory, the others with it, each in a copy of its own.
+
+    They read, decide and compute the same. A stage that is not distributed is rank 0's alone.
+    """
+    processes.meet()  # rank 0 writes nothing until they have met again
+    with contextlib.ExitStack() as stack:
+        own = directory
+        if processes.rank() and _distributes(settings):
+            own = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
+            if directory.path.exists():
+                left_out = shutil.ignore_patterns("lock", TENSORBOARD, f".*{files.TEMPORARY}")
+                shutil.copytree(directory.path, own.path, ignore=left_out, dirs_exist_ok=True)
+            settings = dataclasses.replace(settings, trackers=())
+        processes.meet()
+        runs = own is not directory or not processes.rank()
+        done = _run(stage, own, settings) if runs else {}
+    processes.meet()
+    return done or directory.stage(stage.name).done.to_json()
+
+
+def _run(stage: stages.Stage, directory: RunDirectory, settings: Settings) -> dict[str, Any]:
+    name = stage.name
     keras.utils.set_random_seed(settings.seed)
-    with directory.hold(preset=settings.preset, seed=settings.seed):
+    with _on_devices(settings), directory.hold(preset=settings.preset, seed=settings.seed):
         ready = _ready(directory, stage, settings)
         moved = ready.done is not None and ready.record.config["data"]["data_dir"] != settings.data.data_dir
         if ready.done is None or moved:
             feed = load_feed(settings)
             ready.check_data(feed.data.digest)
         if ready.done is None:
+            if settings.compute.distribute != "off":
+                print(f"{name}: {_where(settings)}")
             return body(stage)(ready, feed, settings).to_json()
         print(f"{name}: already finished in {ready.record.path} ({ready.done.wall_s:.0f} s); nothing to do")
         if settings.trackers:
             _catch_up(ready, ready.done)
         return ready.done.to_json()
+
+
+def _on_devices(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Within, the stage's networks are on all devices that it is to be trained on."""
+    return devices.scope(settings.compute.distribute if _distributes(settings) else "off")
+
+
+def _where(settings: Settings) -> str:
+    if _distributes(settings):
+        return f"each batch is shared among {counted(devices.count(), 'device')}"
+    return "computed on one device; `distribute` shares the trainings of single networks"
+
+
+def _distributes(settings: Settings) -> bool:
+    """Whether a stage trains one network on many batches: searches go from one short training to the next."""
+    config = settings.config
+    return isinstance(config, TrainConfig) or (isinstance(config, PruneConfig) and config.schedule == "gradual")
 
 
 def _catch_up(stage: ReadyStage, done: Done) -> None:
@@ -87,7 +140,8 @@ def check(settings: Mapping[str, Settings], *, begins: bool = False) -> None:
     """
     for name, asked in settings.items():
         try:
-            feed = load_feed(asked)
+            with _on_devices(asked):
+                feed = load_feed(asked)
             if isinstance(asked.config, GradientConfig):
                 feed.train(asked.config)
             if begins and isinstance(asked.config, EnasConfig):

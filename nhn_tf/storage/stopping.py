@@ -28,7 +28,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Final, TextIO
 
@@ -37,6 +37,7 @@ ONE_WISH_SECONDS: Final = 1.0
 """A signal so soon after the first is part of the same wish."""
 
 _requested: int | None = None
+_heir: Callable[[int], None] | None = None
 _deferrals = 0
 _raised = False
 
@@ -73,9 +74,17 @@ def requested() -> int | None:
     return _requested
 
 
+def hand_over(heir: Callable[[int], None]) -> None:
+    """Has signals given to `heir`, who sees to it that the process ends; they are not acted upon here."""
+    global _heir
+    _heir = heir
+
+
 def request(signum: int | None) -> None:
     """Asks the process to end as a signal would, or, with None, takes that back."""
     global _requested, _raised
+    if _heir is not None and signum is not None:
+        return _heir(signum)
     _requested = signum
     if signum is None:
         _raised = False
@@ -168,7 +177,7 @@ def _watch(reader: int) -> None:
             if first is None:
                 first = time.monotonic()
                 request(signum)
-                if _deferrals:
+                if _deferrals and _heir is None:
                     _say(f"{name_of(signum)}: finishing this step and saving; once more stops at once")
             elif time.monotonic() - first > ONE_WISH_SECONDS:
                 _say(f"{name_of(signum)} again: stopped at once; the last checkpoint stays")

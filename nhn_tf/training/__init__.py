@@ -11,9 +11,11 @@ from nhn_tf.training.fit import (
     compile_classifier,
     fit,
     hits,
+    logits,
     set_up,
     train_briefly,
 )
+from nhn_tf.training.sharing import check_batch_size
 from nhn_tf.training.within_epoch import BEGINNING, Position, metric_state, restore, state
 
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "Position",
     "SmoothedCrossEntropy",
     "accuracy",
+    "check_batch_size",
     "check_finite",
     "compile_classifier",
     "fit",
     "hits",
+    "logits",
     "metric_state",
     "restore",
     "set_up",

@@ -11,9 +11,10 @@ import numpy as np
 from keras import ops
 
 from nhn_tf.errors import UserError
-from nhn_tf.layers import backend
+from nhn_tf.layers import backend, devices, processes
 from nhn_tf.settings import ComputeConfig
 from nhn_tf.training.optimizers import Divergence
+from nhn_tf.training.sharing import Evened, Share
 from nhn_tf.training.within_epoch import BEGINNING, Position, finish_epoch
 from nhn_tf.values.hits import Hits
 
@@ -51,7 +52,7 @@ def compile_classifier(
     model.compile(
         optimizer=optimizer,
         loss=SmoothedCrossEntropy(label_smoothing),
-        metrics=[Accuracy()],
+        weighted_metrics=[Accuracy()],
         jit_compile=backend.default_jit_compile(),
         steps_per_execution=steps_per_execution,
     )
@@ -105,6 +106,12 @@ def _are_shares(y_true: Any, y_pred: Any) -> bool:
     return len(y_true.shape) == 2 and y_true.shape[-1] == y_pred.shape[-1]
 
 
+def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What a model answers to images [B, H, W, C], float [B, classes]; every device computes all of it."""
+    # Under a strategy Keras puts the answers of the devices one behind the other.
+    return model.predict_on_batch(images)[: len(images)]
+
+
 def accuracy(model: keras.Model, batches: Sequence) -> float:
     """Share of correct predictions over all `batches` (images [B, H, W, C], labels [B]), in [0, 1]."""
     return hits(model, batches).accuracy
@@ -117,10 +124,10 @@ def hits(model: keras.Model, batches: Sequence) -> Hits:
     classes = 0
     for index in range(len(batches)):
         images, labels = batches[index]
-        logits = model.predict_on_batch(images)
-        classes = logits.shape[-1]
+        answers = logits(model, images)
+        classes = answers.shape[-1]
         shown.append(np.asarray(labels))
-        known.append(shown[-1][np.argmax(logits, axis=-1) == shown[-1]])
+        known.append(shown[-1][np.argmax(answers, axis=-1) == shown[-1]])
     return Hits(*(np.bincount(np.concatenate(labels), minlength=classes) for labels in (shown, known)))
 
 
@@ -143,7 +150,7 @@ def fit(
       batches: of an epoch.
       epochs: how many there are in all.
       begin: the position to begin at.
-      validation_data: as for `keras.Model.fit`.
+      validation_data: as for `keras.Model.fit`; on several devices `Batches`.
       callbacks: called in their order; none is called for an epoch's end after the loss has diverged.
 
     Returns:
@@ -152,6 +159,11 @@ def fit(
     Raises:
       DivergedError: the gradient is no longer finite.
     """
+    if devices.count() > 1:
+        validation_data = None if validation_data is None else Evened(validation_data)
+        if processes.count() > 1:
+            batches = Share(batches)
+            validation_data = None if validation_data is None else Share(validation_data)
     options = {"validation_data": validation_data, "shuffle": False, "verbose": 0}
     callbacks = [_StopWhenDiverged(), *callbacks]
     epoch, history = begin.epoch, None
@@ -219,7 +231,12 @@ def check_finite(model: keras.Model) -> None:
 
 
 def set_up(compute: ComputeConfig) -> None:
-    """Makes new layers compute in `compute.precision`, and the backend deterministic if that is asked for."""
+    """Makes new layers compute in `compute.precision`, and the backend deterministic if that is asked for.
+
+    Raises:
+      UserError: the backend cannot distribute as `compute.distribute` says.
+    """
+    devices.check(compute.distribute)
     if compute.deterministic:
         backend.make_deterministic()
     keras.config.set_dtype_policy(compute.precision)

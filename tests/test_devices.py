@@ -98,6 +98,31 @@ def test_two_devices_train_as_one_does():
     assert found["pruned"]["masked"] > 0
 
 
+STAGE = """
+import sys
+from nhn_tf import stages
+from nhn_tf.runs import RunDirectory
+from tests import conftest, two_devices
+
+two_devices.see_two_devices()
+settings = conftest.smoke_settings("baseline", compute={"distribute": two_devices.KIND})
+stages.run("baseline", RunDirectory(sys.argv[1]), settings)
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_trains_on_both_devices_and_goes_on_with_both_only(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    command = [sys.executable, "-c", STAGE, str(run.path)]
+    assert "baseline: each batch is shared among 2 devices" in subprocess.check_output(
+        command, cwd=ROOT, text=True, env=TWO_DEVICES
+    )
+    assert run.stage("baseline").config["devices"] == 2
+    assert run.stage("baseline").metrics["test_accuracy"] > 0.1
+    with pytest.raises(RunError, match="devices 2 -> 1"):
+        runner.run("baseline", run, smoke_settings("baseline"))
+
+
 @contextlib.contextmanager
 def ranks(*command):
     """Two processes of a command that ends with who they are, as `flags` or arguments."""
@@ -155,7 +180,26 @@ def test_a_killed_rank_ends_all_with_a_sentence_and_the_same_command_resumes(tmp
     assert "going on after epoch" in outputs[0]
     assert json.loads(outputs[0].splitlines()[-1])["stage"] == "base"
     assert "{" not in outputs[1]
-    # One process with two devices, not interrupted, computes the same bits.
-    whole = [sys.executable, "train.py", *settings, f"--model_dir={tmp_path / 'whole'}"]
-    subprocess.run(whole, cwd=ROOT, env=TWO_DEVICES, check=True, capture_output=True, timeout=1200)
-    assert run.stage("base").done.weights == RunDirectory(tmp_path / "whole").stage("base").done.weights
+    whole = RunDirectory(tmp_path / "whole")
+    with ranks(*(word.replace(str(run.path), str(whole.path)) for word in command)) as both:
+        assert [process.wait(timeout=1200) for process in both] == [0, 0]
+    assert run.stage("base").done.weights == whole.stage("base").done.weights
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_JAX, reason="several processes train together on JAX")
+def test_a_signal_to_any_rank_saves_and_ends_all(tmp_path):
+    architecture = tmp_path / "architecture.txt"
+    architecture.write_text("0\n0 0\n0 0 0\n")
+    run = RunDirectory(tmp_path / "run")
+    command = ["train.py", "--stage=base", "--preset=smoke", f"--genotype={architecture}", "--epochs=10000"]
+    command += [f"--model_dir={run.path}", "--distribute=jax", "--coordinator={coordinator}", "--rank={rank}"]
+    with ranks(*command, "--ranks=2") as both:
+        while not list((run.stage("base") / "checkpoint").glob("[!.]*")):
+            assert [process.poll() for process in both] == [None, None]
+            time.sleep(0.02)
+        both[1].send_signal(signal.SIGTERM)
+        told = [process.communicate(timeout=1200)[1] for process in both]
+        assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2
+    assert "stage 'base' is saved after epoch" in told[0]
+    assert not any("before its time" in words for words in told)

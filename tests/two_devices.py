@@ -43,14 +43,19 @@ def trained(kind, *, prune):
         return training.state(model), {**metrics, "after": training.accuracy(model, few)}, devices.count()
 
 
-def main(coordinator=None, rank=None, ranks=None):
-    if coordinator:
-        processes.join(coordinator, int(rank), int(ranks))
+def see_two_devices():
+    """On TensorFlow; JAX reads it from the environment as it begins."""
     if KIND == "mirrored":
         import tensorflow as tf
 
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def main(coordinator=None, rank=None, ranks=None):
+    if coordinator:
+        processes.join(coordinator, int(rank), int(ranks))
+    see_two_devices()
     found = {}
     for name, prune in (("plain", False), ("pruned", True))[: 1 if coordinator else None]:
         (one, metrics, _), (two, others, count) = (trained(kind, prune=prune) for kind in ("off", KIND))

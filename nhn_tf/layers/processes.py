@@ -49,6 +49,7 @@ def join(coordinator: str | None = None, rank: int | None = None, ranks: int | N
     import jax
     from jax._src.distributed import global_state
 
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM over
     try:
         jax.distributed.initialize(coordinator, ranks, rank)
     except ValueError as error:

@@ -149,6 +149,16 @@ def test_a_pruned_student_learns_from_its_unpruned_self_and_is_pruned_on():
     np.testing.assert_allclose(distiller.predict(x, verbose=0), student.predict(x, verbose=0), atol=1e-6)
 
 
+@pytest.mark.jax
+def test_a_network_with_dropout_teaches_itself():
+    """JAX gives away the arrays that a step changes: a copy must not hold the same state of a random generator."""
+    images = keras.Input((4,))
+    model = keras.Model(images, layers.Dense(2, name="classes")(layers.Dropout(0.5)(images)))
+    distiller = pruning.Distiller(model, model)
+    distiller.compile("sgd", CROSSENTROPY)
+    assert np.isfinite(distiller.train_on_batch(np.ones((4, 4), "float32"), np.zeros(4)))
+
+
 @pytest.mark.jax_slow
 def test_a_teacher_sees_the_very_images_that_its_student_sees():
     split = Split(np.random.default_rng(0).integers(0, 256, (12, 6, 6, 2), np.uint8), np.arange(12, dtype=np.int32) % 3)

@@ -100,7 +100,7 @@ def carry(source: Any, target: Any, **instead: np.ndarray) -> None:
                     other.load_assets(directory)
         # No file holds the states of random generators, and a copy is to go on as its original would.
         for state, copied in zip(_random_states(source), _random_states(target), strict=True):
-            copied.assign(state)
+            copied.assign(keras.ops.convert_to_numpy(state))  # JAX would let both hold one array, and donate it
     except Exception as error:
         raise ValueError(
             f"the state of layer {source.name!r} ({type(source).__name__}) cannot be copied: {error} Its class must "

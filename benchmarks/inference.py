@@ -379,10 +379,9 @@ def engines(model: keras.Model, threads: int, *, narrow: bool = False) -> Iterat
                 continue
             try:
                 calls[name] = make(model, Path(folder), threads)
-            except (ImportError, NotImplementedError, nhn_tf.sparse.UnsupportedLayerError) as error:
-                print(f"  {name}: skipped ({type(error).__name__}: {error})")
             except Exception as error:  # each peer has errors of its own for what it cannot read
-                if name in (OURS, NARROW):
+                expected = isinstance(error, (ImportError, nhn_tf.sparse.UnsupportedLayerError))
+                if name in (OURS, NARROW) and not expected:
                     raise
                 print(f"  {name}: skipped ({type(error).__name__}: {str(error)[:200]})", file=sys.stderr)
         yield calls

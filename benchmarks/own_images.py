@@ -12,9 +12,10 @@ trains until it has taken as much CPU time, or for `MOST_EPOCHS`, which none was
 - mobilenet: `keras.applications.MobileNetV3Small` from new weights, on pictures of 32 pixels at least;
 - autokeras: its image classifier, where it is installed.
 
-The other networks are given what a careful user would find out: Adam with a cosine to 0, mirrored and shifted
-pictures where the run found that they help, and the weights of the epoch that was best on the validation images.
-With `--peer_epochs` they train for so many epochs instead, whatever those take.
+The networks of Keras are given what a careful user would find out: Adam with a cosine to 0 where the recipe is not
+ours, mirrored and shifted pictures where the run found that they help, and the weights of the epoch that was best on
+the validation images. With `--peer_epochs` they train for so many epochs instead, whatever those take; AutoKeras keeps
+to the time.
 
 Afterwards each network answers one image at a time on one thread, in each engine that is installed (see
 `benchmarks/requirements.txt`); its fastest counts. OpenVINO computes as on its default.
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--train_limit", type=int, default=0, help="use only that many training images")
     parser.add_argument("--eval_limit", type=int, default=0, help="use only that many validation and test images each")
-    parser.add_argument("--peer_epochs", type=int, default=0, help="of the others, in place of equal CPU time")
+    parser.add_argument("--peer_epochs", type=int, default=0, help="of the networks of Keras, not equal CPU time")
     parser.add_argument("--out", type=Path, default=Path("own_images.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a method, in a process of its own
     parser.add_argument("--model", help=argparse.SUPPRESS)  # a file, whose latency is measured

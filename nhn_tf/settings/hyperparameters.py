@@ -418,7 +418,7 @@ class RetrainConfig(TrainConfig):
     )
     distill: float = setting(
         0.0,
-        "weight of the base network's answers beside the labels: it teaches; 0: labels alone",
+        "weight of the base network's answers, of which the network learns beside the labels; 0: labels alone",
         low=0,
         high=1,
         source="Hinton et al. 2015; paper: labels alone",

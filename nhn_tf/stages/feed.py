@@ -10,7 +10,7 @@ from nhn_tf.data.batches import Batches, Normalization
 from nhn_tf.data.mixing import Mixing
 from nhn_tf.errors import UserError
 from nhn_tf.runs import Settings
-from nhn_tf.settings import Config, DataConfig, FinalConfig, GradientConfig, TrainConfig
+from nhn_tf.settings import Config, DataConfig, FinalConfig, GradientConfig, RetrainConfig, TrainConfig
 
 
 class Feed:
@@ -83,3 +83,8 @@ def _load(config: DataConfig, seed: int) -> datasets.Dataset:
 
 def uses_validation(config: Config) -> bool:
     return isinstance(config, FinalConfig) and config.train_on_validation
+
+
+def is_taught(config: Config) -> bool:
+    """Whether a stage's network learns from the base network's answers too."""
+    return isinstance(config, RetrainConfig) and config.distill > 0

@@ -11,8 +11,8 @@ from nhn_tf import pruning, training
 from nhn_tf.data import datasets
 from nhn_tf.models import complexity, network, weights
 from nhn_tf.runs import RunDirectory, RunError, Settings, StageRecord
-from nhn_tf.settings import BaseConfig, Config, RetrainConfig
-from nhn_tf.stages.feed import Feed, uses_validation
+from nhn_tf.settings import BaseConfig, Config
+from nhn_tf.stages.feed import Feed, is_taught, uses_validation
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
 from nhn_tf.values.hits import Hits
@@ -51,8 +51,7 @@ def inherited(
 
 def teacher(run: Path, data: datasets.Dataset, config: Config) -> keras.Model | None:
     """The run's base network, dense and as trained, where a stage's settings let it teach; else None."""
-    teaches = isinstance(config, RetrainConfig) and config.distill > 0
-    return inherited(RunDirectory(run).stage("base"), data) if teaches else None
+    return inherited(RunDirectory(run).stage("base"), data) if is_taught(config) else None
 
 
 def initial(source: StageRecord, data: datasets.Dataset) -> keras.Model | None:

@@ -37,7 +37,7 @@ from nhn_tf.settings import (
 )
 from nhn_tf.settings.plan import Plan
 from nhn_tf.settings.presets import DEMO, Preset
-from nhn_tf.stages.feed import Feed
+from nhn_tf.stages.feed import Feed, is_taught
 from nhn_tf.training import optimizers
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
@@ -324,8 +324,7 @@ def _flops(machine: Machine, preset: Preset, name: str) -> float:
     config = preset.stage(name)
     if isinstance(config, BaselineConfig):
         return machine.baseline_flops
-    taught = isinstance(config, RetrainConfig) and config.distill > 0
-    return machine.flops_of(preset.base.filters) * (4 / 3 if taught else 1)
+    return machine.flops_of(preset.base.filters) * (4 / 3 if is_taught(config) else 1)
 
 
 def _batch_size(feed: Feed) -> int:

@@ -27,11 +27,10 @@ ENTRY_COST = 3.0
 """Loop and addresses of one input channel of one group, in multiply-adds."""
 
 MAX_UNROLLED = 640
-"""Multiply-adds in one loop body: more take LLVM long."""
+"""Multiply-adds that are written out, in one loop body or for all pixels of a map: more take LLVM long."""
 
 MAX_ROWS = 8
 """Of a block."""
-
 
 MAX_PIXELS = 49
 """Of a map whose filters may lie in lanes."""
@@ -150,12 +149,12 @@ def filter_block(reads: Sequence[Reads], host: Host, filters: int) -> Choice | N
       host: the machine.
       filters: output channels.
     """
-    pixels, taps = len(reads), sum(map(len, reads))
+    pixels, products = len(reads), sum(map(len, reads))
     usable = [
         Block(vectors * host.lanes, held, vectors)
         for vectors in range(1, min(-(-filters // host.lanes), 6) + 1)
         for held in range(1, pixels + 1)
-        if vectors * (held + 1) + 2 <= host.registers and taps * vectors <= MAX_UNROLLED
+        if vectors * (held + 1) + 2 <= host.registers and products * vectors <= MAX_UNROLLED
     ]
     if not usable or filters < host.lanes:
         return None

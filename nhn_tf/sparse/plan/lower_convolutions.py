@@ -68,10 +68,10 @@ def _reads(steps: Steps, op: ops.Conv, window: Source, order: np.ndarray) -> tup
     if math.prod(op.size) > blocks.MAX_PIXELS:
         return ()
     shape, layout = steps.program.shapes[op.inputs[0]], window.planes.layout
+    places = [divmod(int(tap), op.window[1]) for tap in order]
     reads = []
     for y, x in np.ndindex(op.size):
         first = layout.row(y) + x * layout.grid.parts
-        places = [divmod(int(tap), op.window[1]) for tap in order]
         down, right = y * op.strides[0] - op.pads[0], x * op.strides[1] - op.pads[1]
         reads.append(
             tuple(
@@ -211,7 +211,7 @@ def _convolve(
 
 def _convolve_in_lanes(
     steps: Steps,
-    op: ops.Conv | ops.Depthwise,
+    op: ops.Conv,
     window: Source,
     reads: tuple[Reads, ...],
     block: Block,
@@ -219,7 +219,7 @@ def _convolve_in_lanes(
     target: Planes,
     first: int,
 ) -> None:
-    """The same of few pixels, with filters in lanes."""
+    """The same for a map of few pixels, with filters in lanes."""
     grid, taps = target.layout.grid, lists.weights.shape[1]
     geometry = FilterGeometry(
         taps=taps,

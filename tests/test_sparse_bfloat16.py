@@ -18,6 +18,7 @@ from nhn_tf.sparse.native.machine import EMULATED, PAIR_HOST
 from nhn_tf.sparse.plan import blocks, dtypes, tail
 from nhn_tf.sparse.plan.lower_pairs import to_bfloat16
 from nhn_tf.sparse.program import operations as ops
+from nhn_tf.sparse.program.optimize import merge
 
 needs_instruction = pytest.mark.skipif(not machine.has_pairs(), reason="the processor has no instructions for bfloat16")
 HOSTS = [EMULATED, pytest.param(PAIR_HOST, marks=needs_instruction)]
@@ -46,7 +47,7 @@ def compiled(program, host, **options):
 
 
 def expected_of(runtime, images):
-    program = runtime.plan.program
+    program = merge(runtime.program)
     return reference.compute(program, *images, paired=dtypes.paired(program, runtime.plan.host))
 
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from nhn_tf.sparse import code_cache
 from nhn_tf.sparse.assembly import assemble
 from nhn_tf.sparse.native import machine, peaks
 from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan.lower import lower
-from nhn_tf.sparse.program import file_format
+from nhn_tf.sparse.program.file_format import Source
 from nhn_tf.sparse.program.operations import Program, UnsupportedLayerError
 from nhn_tf.sparse.program.optimize import merge, optimize
 from nhn_tf.sparse.runtime import SparseRuntime, checked_threads
@@ -36,6 +37,7 @@ def compile(
     dtype: str = "float32",
     fallback: str | None = None,
     check: bool = True,
+    cache: bool = True,
 ) -> SparseRuntime | MixedRuntime | SizedRuntime:
     """Makes native code of a functional Keras model.
 
@@ -47,6 +49,7 @@ def compile(
         bfloat16 where a short measurement says that it is faster here.
       fallback: "keras" lets Keras compute layers that the runtime does not know, at inference as in `predict`.
       check: compare its outputs with the model's on random images.
+      cache: look for its machine code in the user's cache, and keep it there (see `nhn_tf.sparse.code_cache`).
 
     Returns:
       A `SparseRuntime`; with `fallback`, if there are such layers, a `nhn_tf.sparse.mixed.MixedRuntime`. Both are
@@ -68,7 +71,7 @@ def compile(
     from nhn_tf.sparse.mixed import MixedRuntime
     from nhn_tf.sparse.program.from_keras import read
 
-    native = functools.partial(compile_program, threads=threads, dtype=dtype)
+    native = functools.partial(compile_program, threads=threads, dtype=dtype, cache=cache)
 
     def made(shapes: Any = None) -> SparseRuntime | MixedRuntime:
         runtime: SparseRuntime | MixedRuntime
@@ -89,12 +92,13 @@ def compile(
 
 
 def compile_program(
-    program: Program,
+    program: Program | Source,
     *,
     threads: int | None = None,
     dtype: str = "float32",
     host: Host | None = None,
     timed: bool = False,
+    cache: bool = True,
 ) -> SparseRuntime:
     """The passes behind `optimize`, which need no Keras: what loading a file runs.
 
@@ -104,13 +108,23 @@ def compile_program(
       dtype: as for `compile`.
       host: to plan for; by default this machine, as `dtype` wants it.
       timed: whether it shall time its steps, which takes some time itself.
+      cache: as for `compile`; code that is timed is not kept.
     """
     checked_threads(threads)
-    merged = merge(program)  # Less work, perhaps more weights: what a file does not keep.
-    plan = lower(merged, host or _host(dtype), timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
-    code = assemble(plan)  # Instructions of this machine.
-    again = functools.partial(compile_program, program, threads=threads, dtype=dtype, host=host, timed=timed)
-    return SparseRuntime(program, code, threads=threads, again=again)
+    source = program if isinstance(program, Source) else Source(program)
+    planned = host or _host(dtype)
+    key = code_cache.key(source.digest, planned) if cache and not timed and code_cache.wanted() else None
+    code = code_cache.find(key, planned) if key else None
+    if code is None:
+        merged = merge(source.program)  # Less work, perhaps more weights: what a file does not keep.
+        plan = lower(merged, planned, timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
+        code = assemble(plan)  # Instructions of this machine.
+        if key:
+            code_cache.keep(key, code)
+    again = functools.partial(
+        compile_program, source, threads=threads, dtype=dtype, host=host, timed=timed, cache=cache
+    )
+    return SparseRuntime(source, code, threads=threads, again=again)
 
 
 def _host(dtype: str) -> Host:
@@ -119,13 +133,14 @@ def _host(dtype: str) -> Host:
     return DTYPES[dtype]()
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32") -> SparseRuntime:
+def load(
+    path: str | os.PathLike[str], *, threads: int | None = None, dtype: str = "float32", cache: bool = True
+) -> SparseRuntime:
     """Reads what `SparseRuntime.save` wrote. Needs neither Keras nor a backend.
 
     Args:
       path: of the file, which does not say what the network shall compute in.
-      threads: as for `compile`.
-      dtype: as for `compile`.
+      threads, dtype, cache: as for `compile`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -136,4 +151,4 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, dtype: str
       ValueError: `threads` or `dtype` is none.
     """
     _host(dtype)
-    return compile_program(file_format.load(path), threads=threads, dtype=dtype)
+    return compile_program(Source.read(path), threads=threads, dtype=dtype, cache=cache)

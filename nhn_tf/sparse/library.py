@@ -115,15 +115,15 @@ def _new_arena(plan: Plan) -> str:
     """As `assembly.new_arena`: zeros, and what regions hold that nobody writes."""
     size = -(-4 * plan.arena // CACHE_LINE) * CACHE_LINE  # Bytes.
     loops, block = [], "cleared"
-    for number, region in enumerate(region for region in plan.regions if region.kind.fill != 0):
+    for number, (start, stop, fill) in enumerate(plan.fills):
         loops.append(f"""
   br label %fill{number}
 fill{number}:
-  %at{number} = phi i64 [ {region.start}, %{block} ], [ %next{number}, %fill{number} ]
+  %at{number} = phi i64 [ {start}, %{block} ], [ %next{number}, %fill{number} ]
   %place{number} = getelementptr float, ptr %arena, i64 %at{number}
-  store float {float_literal(region.kind.fill)}, ptr %place{number}, align 4
+  store float {float_literal(fill)}, ptr %place{number}, align 4
   %next{number} = add i64 %at{number}, 1
-  %more{number} = icmp slt i64 %next{number}, {region.stop}
+  %more{number} = icmp slt i64 %next{number}, {stop}
   br i1 %more{number}, label %fill{number}, label %filled{number}
 filled{number}:""")
         block = f"filled{number}"

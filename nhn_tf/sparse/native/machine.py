@@ -124,7 +124,17 @@ def assembles(processor: Processor | None) -> bool:
     return processor is None or processor.triple.split("-")[0] == llvm.get_default_triple().split("-")[0]
 
 
-def object_code(ir: str, processor: Processor | None) -> bytes:
+def identity() -> tuple[str, ...]:
+    """What machine code is for, and what makes it: the processor with all that it can do, LLVM and llvmlite."""
+    llvm = _initialized()
+    import llvmlite
+
+    features = llvm.get_host_cpu_features().flatten()
+    versions = (llvmlite.__version__, ".".join(map(str, llvm.llvm_version_info)))
+    return (llvm.get_default_triple(), llvm.get_host_cpu_name(), features, *versions)
+
+
+def object_code(ir: str, processor: Processor | None = None) -> bytes:
     """A module of LLVM IR as an object file for a processor, or this machine, whose code may lie anywhere."""
     target = _machine_for(processor)
     return target.emit_object(_module(ir, target))
@@ -164,15 +174,14 @@ def pair_host() -> Host:
 
 
 class NativeCode:
-    """A module of LLVM IR, compiled, with its one entry point as a Python callable.
+    """An object file for this machine in memory, with its one entry point as a Python callable.
 
     Calls release the GIL. The machine code lives as long as this object.
     """
 
-    def __init__(self, ir: str, entry: str, arguments: list[Any]):
-        llvm, machine = _initialized(), _target_machine()
-        module = _module(ir, machine)
-        self._module = module
-        self._engine = llvm.create_mcjit_compiler(module, machine)
+    def __init__(self, object_code: bytes, entry: str, arguments: list[Any]):
+        llvm = _initialized()
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
         self._engine.finalize_object()
         self.call = ctypes.CFUNCTYPE(None, *arguments)(self._engine.get_function_address(entry))

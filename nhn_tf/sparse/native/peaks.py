@@ -38,7 +38,8 @@ def multiply_adds(host: Host) -> float:
     for place, variable in enumerate(sums):
         f.store(f.read(variable), f.at("%numbers", place * lanes))
     instructions = pairs.declarations() if host.pairs == "instruction" else ""
-    code = machine.NativeCode(f"{declarations(lanes)}\n{instructions}\n{f}", "peak", [ctypes.c_void_p])
+    built = machine.object_code(f"{declarations(lanes)}\n{instructions}\n{f}")
+    code = machine.NativeCode(built, "peak", [ctypes.c_void_p])
     numbers = np.full(CHAINS * lanes, 0.5, np.float32)
     best = float("inf")
     for _ in range(RUNS):

@@ -24,7 +24,7 @@ from nhn_tf.sparse.plan import (
     lower_rearrangements,
     lower_vectors,
 )
-from nhn_tf.sparse.plan.memory import Planes, Region, Vector
+from nhn_tf.sparse.plan.memory import Planes, Vector
 from nhn_tf.sparse.plan.steps import Decision, Steps
 from nhn_tf.sparse.plan.tail import tail_start
 from nhn_tf.sparse.program import operations as ops
@@ -36,27 +36,25 @@ class Plan:
     """Native code as text, and its tables.
 
     Attributes:
-      program: what is computed.
       host: the machine that it is for.
       ir: a module whose function `run` does it all; its arguments: arena, constants, indices, inputs, outputs, next
-        image, end, how many images to take at a time, ticks.
+        image, end, how many images to take at a time, ticks. "" once it is machine code.
       constants: float32, the weights.
       indices: int32, where planes lie.
       arena: float32 values that each thread needs.
-      regions: of the arena.
+      fills: (start, stop, number) of the parts of the arena that hold a number other than 0 where nobody writes.
       group: images that a thread may take at a time.
       inputs, outputs: shapes of the values that come and go.
       decisions: one for each convolution.
       calls: (operation, kernel's name) of each call, in order.
     """
 
-    program: Program
     host: Host
     ir: str
     constants: np.ndarray
     indices: np.ndarray
     arena: int
-    regions: tuple[Region, ...]
+    fills: tuple[tuple[int, int, float], ...]
     group: int
     inputs: tuple[ops.Shape, ...]
     outputs: tuple[ops.Shape, ...]
@@ -119,13 +117,12 @@ def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
     inputs = tuple(program.shapes[value] for value in program.inputs)
     outputs = tuple(program.shapes[value] for value in program.outputs)
     return Plan(
-        program=program,
         host=host,
         ir=steps.tables.module(inputs, outputs, memory.slot, timed=timed),
         constants=steps.tables.array("constants"),
         indices=steps.tables.array("indices"),
         arena=memory.arena,
-        regions=memory.regions,
+        fills=tuple((r.start, r.stop, r.kind.fill) for r in memory.regions if r.kind.fill != 0),
         group=memory.group,
         inputs=inputs,
         outputs=outputs,

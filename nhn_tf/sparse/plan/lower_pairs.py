@@ -15,7 +15,7 @@ from nhn_tf.sparse.native.pair_convolution import PairGeometry, PairTap, pair_co
 from nhn_tf.sparse.plan import lower_pair_maps, pair_blocks
 from nhn_tf.sparse.plan.lower_convolutions import SHARED, in_groups, read_by
 from nhn_tf.sparse.plan.memory import Planes
-from nhn_tf.sparse.plan.steps import Decision, Steps
+from nhn_tf.sparse.plan.steps import Steps
 from nhn_tf.sparse.plan.tables import MAX_TABLE, moved
 from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import phases_of, slides_in_place
@@ -65,9 +65,7 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     if op.activation in lower_pair_maps.POSITIVE:
         steps.positive.update(target.buffers)
     block = _cheapest(op.mask, pair_blocks.Window(taps, target.layout.grid.rows, lower_pair_maps.lines(target.layout)))
-    steps.decisions.append(
-        Decision(number, float(op.mask.mean()), _is_sparse(op.mask, block.filters), block, pairs=True)
-    )
+    steps.decide(op, block, sparse=_is_sparse(op.mask, block.filters), pairs=True)
     kernels = op.kernels.reshape(-1, len(taps))
     if block.filters == 1:
         _convolve(steps, op, read, taps, block, _lists(op.mask, kernels[:, :, None]), target, 0)

@@ -19,7 +19,7 @@ from nhn_tf.sparse.plan.tables import Each, Tables
 from nhn_tf.sparse.plan.tail import MAX_GROUP
 from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
-from nhn_tf.sparse.program.operations import Program
+from nhn_tf.sparse.program.operations import Program, Shape
 
 MAX_ENTRIES = 1 << 20
 """Copied rows and buffers in use, over all steps."""
@@ -66,6 +66,7 @@ class Decision:
 
     Attributes:
       op: its place in the plan's program.
+      reads, makes: shapes of its maps.
       density: live kernels of all.
       sparse: whether dead kernels are skipped, or all are computed.
       block: in registers.
@@ -74,6 +75,8 @@ class Decision:
     """
 
     op: int
+    reads: Shape
+    makes: Shape
     density: float
     sparse: bool
     block: Block
@@ -143,6 +146,12 @@ class Steps:
         )
         self._seamed: set[Buffer] = set()
         self._entries = 0
+
+    def decide(self, op: ops.Conv, block: Block, **decision: bool) -> None:
+        """Notes what was decided for a convolution, the operation that steps are added for; see `Decision`."""
+        reads, makes = (self.program.shapes[value] for value in (op.inputs[0], self.op))
+        density = float(op.mask.mean())
+        self.decisions.append(Decision(self.op, reads, makes, density=density, block=block, **decision))
 
     def place(self) -> Memory:
         """Gives all memory its place, then writes the steps down."""

@@ -68,7 +68,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace, seed: int) -> dict[str, float]:
     """The accuracy of each on the test images."""
-    images, shape, classes = images_of(options, seed)
+    images, shape, classes = images_of(options, seed, flip="on", pad=4)
     keras.utils.set_random_seed(seed)
     base = network(shape, classes)
     train(base, images.train, epochs=options.epochs, lr_max=0.1, l2=0.0005)

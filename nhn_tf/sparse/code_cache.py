@@ -57,14 +57,15 @@ def wanted() -> bool:
     return os.environ.get(SWITCH) != "0" and hasattr(os, "geteuid")
 
 
-def key(digest: bytes, host: Host) -> str:
+def key(digest: bytes, host: Host, ranges: str = "") -> str:
     """The name of a network's file.
 
     Args:
       digest: of the network.
       host: that it is planned for.
+      ranges: a digest of what decides the ranges that it is planned with.
     """
-    parts = (digest.hex(), repr(host), *machine.identity(), np.__version__, _sources())
+    parts = (digest.hex(), repr(host), ranges, *machine.identity(), np.__version__, _sources())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

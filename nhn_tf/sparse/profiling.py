@@ -132,7 +132,7 @@ def profile(runtime: SparseRuntime, *images: np.ndarray, seconds: float = 1.0) -
     if platform.machine().lower() not in CLOCKED:
         raise ValueError(f"the processor must be one of {', '.join(CLOCKED)}. Received: {platform.machine()}.")
     host = runtime.plan.host
-    timed = compile_program(runtime.program, threads=1, host=host, timed=True)
+    timed = compile_program(runtime.program, threads=1, host=host, ranges=runtime.plan.given_ranges, timed=True)
     timed(*images)  # Checks them, too.
     count = len(images[0])
     if not count:

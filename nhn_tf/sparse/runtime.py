@@ -156,7 +156,7 @@ class SparseRuntime:
           path: ends in .so for a shared library, which a linker must be found for (cc, gcc, clang or ld), or in .o for
             an object file to link with a program, made for any processor.
           processor: None for this machine's, or "x86-64-v2", "x86-64-v3" (AVX2), "x86-64-v4" (AVX-512) or "aarch64".
-            Networks that compute in bfloat16 are for this machine's alone.
+            Networks that compute in bfloat16 or int8 are for this machine's alone.
           prefix: what the functions' names begin with in place of "nhn"; networks in one program need different ones.
 
         Raises:
@@ -165,7 +165,8 @@ class SparseRuntime:
           nhn_tf.errors.UserError: there is no linker, or it does not link such code.
           nhn_tf.storage.files.WriteError: the file cannot be written.
         """
-        library.write(self.program, path, host=self.plan.host, processor=processor, prefix=prefix)
+        plan = self.plan
+        library.write(self.program, path, host=plan.host, ranges=plan.given_ranges, processor=processor, prefix=prefix)
 
     def summary(self) -> str:
         """What was decided for each convolution, as text."""

@@ -26,12 +26,19 @@ class Host:
     Attributes:
       lanes: float32 values in one vector register.
       registers: number of vector registers.
-      pairs: how convolutions compute in bfloat16: by the processor's "instruction", "emulated", or "" for in float32.
+      narrow: what convolutions compute in where it pays, "bfloat16" or "int8"; "" for float32.
+      emulated: whether that is done without the processor's instructions for it.
     """
 
     lanes: int
     registers: int
-    pairs: str = ""
+    narrow: str = ""
+    emulated: bool = False
+
+    @property
+    def each(self) -> int:
+        """Numbers of a map in 32 bits."""
+        return {"": 1, "bfloat16": 2, "int8": 4}[self.narrow]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +67,14 @@ PROCESSORS = {
 HOSTS = {16: Host(16, 32), 8: Host(8, 16), 4: Host(4, 16)}
 """By lanes: AVX-512, AVX2, and 128 bits (SSE, or NEON, which has more registers than are counted on here)."""
 
-PAIR_HOST = Host(16, 32, pairs="instruction")
+PAIR_HOST = Host(16, 32, "bfloat16")
 """With AVX-512 and its instructions for bfloat16."""
 
-EMULATED = Host(16, 32, pairs="emulated")
+QUAD_HOST = Host(16, 32, "int8")
+"""With AVX-512 and its instructions for dot products of bytes (VNNI)."""
+
+EMULATED = Host(16, 32, "bfloat16", emulated=True)
+EMULATED_QUADS = Host(16, 32, "int8", emulated=True)
 """The same numbers on any machine, slowly."""
 
 
@@ -156,6 +167,27 @@ def host() -> Host:
 def has_pairs() -> bool:
     """Whether it has instructions for bfloat16; where it has not, LLVM ends the process if code uses them."""
     return host().lanes == 16 and bool(_initialized().get_host_cpu_features().get("avx512bf16"))
+
+
+def has_quads() -> bool:
+    """The same of dot products of bytes."""
+    features = _initialized().get_host_cpu_features()
+    return host().lanes == 16 and bool(features.get("avx512vnni") and features.get("avx512bw"))
+
+
+def quad_host() -> Host:
+    """This machine, computing in int8.
+
+    Raises:
+      MissingInstructionError: it cannot.
+      MissingLLVMError: llvmlite is not installed.
+    """
+    if not has_quads():
+        raise MissingInstructionError(
+            "int8 needs a processor with AVX-512 and its VNNI instructions, which this one is not. "
+            'Pass dtype="float32", or "auto" for what is fastest here.'
+        )
+    return QUAD_HOST
 
 
 def pair_host() -> Host:

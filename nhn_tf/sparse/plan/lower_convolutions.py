@@ -88,14 +88,14 @@ def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[t
 
     Args:
       mask: bool [Cin, Cout].
-      kernels: live ones, float32 [live, taps], as `Conv` has them.
+      kernels: live ones, [live, taps], in the order in which `Conv` has them.
       filters: of a group.
 
     Yields:
-      The first filter; what each group reads, bool [Cin, groups]; and its weights, float32 [live, taps, filters].
+      The first filter; what each group reads, bool [Cin, groups]; and its weights, [live, taps, filters].
     """
     inputs, outputs = mask.shape
-    full = np.zeros((outputs, inputs, kernels.shape[1]), np.float32)
+    full = np.zeros((outputs, inputs, kernels.shape[1]), kernels.dtype)
     full[mask.T] = kernels
     whole = outputs - outputs % filters
     for first, stop in ((0, whole), (whole, outputs)):

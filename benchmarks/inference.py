@@ -3,7 +3,7 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/inference.py              # all of it: an hour or so on two cores
     python benchmarks/inference.py --quick      # batches 1 and 16, a third of the rounds
-    python benchmarks/inference.py --only zoo   # one of paper, layers, threads, zoo
+    python benchmarks/inference.py --only zoo   # one of paper, layers, threads, zoo, types
 
 All engines run in one process and take turns, on one core (`--core`); then those that can, on two. Times are medians,
 for one thread the lesser of wall clock and CPU time, which other work on the machine disturbs less. Engines:
@@ -26,7 +26,8 @@ over the fastest peer at its default (`paper_net_default`, `zoo_default`), the s
 batches, null without its instructions (`bfloat16`), the least over the layers (`layer_0.90`), two threads over one
 (`two_threads`, the least over batches >= 2), without pruning (`zero_sparsity`, the least over batches), the largest
 error of a logit of ours in float32 against Keras (`max_abs_error`), and, since that holds Keras's error too, of ours
-and of Keras's against the same network in float64 (`float64_error`).
+and of Keras's against the same network in float64 (`float64_error`); and the paper-size network in bfloat16 and int8
+over ours in float32, without peers (`types`).
 """
 
 from __future__ import annotations
@@ -80,9 +81,12 @@ ZOO: dict[str, Callable[[], keras.Model]] = {
     "resnet50_64_0.85": lambda: known.resnet50(64, 0.85),
     "resnet50_224_0.85": lambda: known.resnet50(224, 0.85),
 }
+SPARSITIES = {"0.85": 0.85, "0.90": 0.9}
+TYPES = {"float32": lambda: True, "bfloat16": machine.has_pairs, "int8": machine.has_quads}
+"""To whether the processor computes in it."""
 TURN_S = 0.02
 """How long an engine is called before the next one's turn."""
-PARTS = ("paper", "layers", "threads", "zoo")
+PARTS = ("paper", "layers", "threads", "zoo", "types")
 
 
 def main() -> None:
@@ -115,6 +119,8 @@ def main() -> None:
         for name, make in ZOO.items():
             speed = compare(name, make(), (1, 16), seconds, errors)
             result["zoo"][name], result["zoo_default"][name] = speed.float32, speed.default
+    if "types" in parts:
+        result["types"] = {name: types(sparsity, args.seed, batches, seconds) for name, sparsity in SPARSITIES.items()}
     if "threads" in parts:
         os.sched_setaffinity(0, cores)
         model = pruned_network(0.9, filters=96, shape=(32, 32, 3), seed=args.seed)
@@ -281,7 +287,7 @@ def sparse_engine(model: keras.Model, folder: Path, threads: int, *, dtype: str 
     if dtype == "bfloat16" and not machine.has_pairs():
         raise ImportError("the processor has no instructions for it")
     start, work = time.perf_counter(), time.process_time()
-    runtime = nhn_tf.sparse.compile(model, threads=threads, dtype=dtype)
+    runtime = nhn_tf.sparse.compile(model, threads=threads, dtype=dtype, cache=False)
     wall, work = time.perf_counter() - start, time.process_time() - work
     print(f"  nhn_tf.sparse, {dtype}: compiled in {wall:.2f} s, {work:.2f} s of CPU time")
     return runtime
@@ -445,6 +451,34 @@ def agreement(calls: dict[str, Call], double: keras.Model, images: np.ndarray) -
         logits = np.concatenate([np.array(call(piece)) for piece in pieces])
         same = np.mean(logits.argmax(1) == exact.argmax(1))
         print(f"  {name:22s} largest error of a logit {_off(logits, exact):.1e}, the same class {same:.1%}")
+
+
+def types(sparsity: float, seed: int, batches: tuple[int, ...], seconds: float) -> dict[str, dict[str, float]]:
+    """How much faster than float32 the paper-size network is in other types, by batch; no peers."""
+    print(f"paper-size network, sparsity {sparsity:.2f}, our types")
+    model = pruned_network(sparsity, filters=96, shape=(32, 32, 3), seed=seed)
+    images = np.random.default_rng(1).standard_normal((160, *model.input_shape[1:])).astype(np.float32)
+    runtimes: dict[str, Call] = {}
+    for dtype, there in TYPES.items():
+        given = {"calibrate": images[128:]} if dtype == "int8" else {}
+        if there():
+            runtimes[dtype] = nhn_tf.sparse.compile(model, threads=1, dtype=dtype, check=False, cache=False, **given)
+    exact = runtimes["float32"](images[:96])
+    found: dict[str, dict[str, float]] = {dtype: {} for dtype in runtimes if dtype != "float32"}
+    for dtype in found:
+        logits = runtimes[dtype](images[:96])
+        same = np.mean(logits.argmax(1) == exact.argmax(1))
+        print(f"  {dtype:8s} off float32's logits, of rms {exact.std():.2f}: largest {_off(logits, exact):.3f}, "
+              f"rms {np.sqrt(np.mean((logits - exact) ** 2)):.3f}; the same class {same:.1%}")  # fmt: skip
+    for batch in batches:
+        calls = {dtype: _bound(runtime, images[:batch]) for dtype, runtime in runtimes.items()}
+        for call in calls.values():
+            call()
+        times = timed(calls, seconds, cpu_time=True)
+        print(f"  batch {batch:3d}  " + "  ".join(f"{d} {1e3 * t / batch:.2f} ms an image" for d, t in times.items()))
+        for dtype in found:
+            found[dtype][str(batch)] = round(times["float32"] / times[dtype], 3)
+    return found
 
 
 def two_threads(model: keras.Model, batches: list[int], seconds: float) -> float:

@@ -51,7 +51,7 @@ def rate(each: int, sums: str, factors: str, intrinsic: str) -> float:
         "end:",
         *(f"store {sums} %new{n}, ptr %at{n}, align 64" for n in names), "ret void", "}",
     ]  # fmt: skip
-    code = machine.NativeCode("\n".join(lines), "peak", [ctypes.c_void_p])
+    code = machine.NativeCode(machine.object_code("\n".join(lines)), "peak", [ctypes.c_void_p])
     raw = np.zeros(64 * (CHAINS + 1), np.uint8)
     best = float("inf")
     for _ in range(30):

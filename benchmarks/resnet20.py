@@ -127,11 +127,12 @@ def run(options: argparse.Namespace, seed: int, of_all: dict[str, Any], save: Ca
     begun.unlink()
 
 
-def images_of(options: argparse.Namespace, seed: int) -> tuple[Images, tuple[int, int, int], int]:
-    """The batches of a seed, the shape of an image and the number of classes."""
+def images_of(options: argparse.Namespace, seed: int, **settings: Any) -> tuple[Images, tuple[int, int, int], int]:
+    """The batches of a seed, the shape of an image and the number of classes; `settings` are those of `DataConfig`."""
     config = DataConfig(
-        dataset="folder", data_dir=options.data, train_limit=options.train_limit, eval_limit=options.eval_limit
-    )
+        dataset="folder", data_dir=options.data, train_limit=options.train_limit, eval_limit=options.eval_limit,
+        **settings,
+    )  # fmt: skip
     data = datasets.load(config, seed=seed)
     of_all: dict[str, Any] = {"normalization": Normalization.of(data.train)}
     drawn: dict[str, Any] = {"batch_size": options.batch_size, "shuffle": True, "drop_remainder": True}

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from nhn_tf.sparse.plan.windows import joined
 from nhn_tf.sparse.program import operations as ops
 
 
@@ -36,24 +37,71 @@ def to_bfloat16(x):
     return np.ldexp(np.rint(fraction * 256) / 256, exponent)
 
 
-def compute(program, *images, paired=()):
+class to_int8:
+    """Brings values to steps of their own: 255 of maps that have nothing below 0, else 127 on either side."""
+
+    def __init__(self, program, ranges, packed=()):
+        self._program, self._ranges, self._packed = program, ranges, packed
+        self._groups = joined(program)
+        self._signed = {self._groups[value] for value, ends in ranges.items() if ends[0] < 0}
+
+    def steps(self, value):
+        op = self._program.ops[value]
+        if isinstance(op, ops.Concatenate) and value in self._packed:
+            return np.concatenate([self.steps(part) for part in op.inputs])
+        most = 127 if self._groups[value] in self._signed else 255
+        return np.full(self._program.shapes[value][-1], max(np.abs(self._ranges[value]).max(), 1e-30) / most)
+
+    def __call__(self, value, x):
+        least, most = (-127, 127) if self._groups[value] in self._signed else (0, 255)
+        return np.clip(np.rint(x / self.steps(value)), least, most) * self.steps(value)
+
+
+def _int8_kernels(op, steps):
+    """Of -127 to 127 steps of each filter's largest weight, each times what 1 stands for in its channel."""
+    filters, channels = np.nonzero(op.mask.T)
+    result = op.kernels.astype(np.float64)
+    for number in range(op.mask.shape[1]):
+        own, unit = filters == number, steps[channels[filters == number]][:, None, None]
+        if own.any():
+            step = max(np.abs(result[own] * unit).max() / 127, 1e-30)
+            result[own] = np.rint(result[own] * unit / step) * step / unit
+    return result
+
+
+def _int8_dense(op, x, ends):
+    most = 127 if ends[0] < 0 else 255
+    steps = max(np.abs(ends).max(), 1e-30) / most
+    kernel = op.kernel * steps
+    step = np.maximum(np.abs(kernel).max(0) / 127, 1e-30)
+    total = np.clip(np.rint(x / steps), -127 if most == 127 else 0, most) @ np.rint(kernel / step) * step
+    return activate(total + op.bias, op.activation, op.slope)
+
+
+def compute(program, *images, packed=(), ranges=None):
     """What the program's outputs are: a list of float64 arrays.
 
-    Operations among `paired` make bfloat16 numbers; convolutions among them read such, too, and their weights are. Sums
-    are exact.
+    Operations among `packed` make bfloat16 numbers or, with `ranges` of their maps, int8; convolutions among them read
+    such, too, and their weights are. Sums are exact.
     """
     given = iter(images)
     values = []
+    narrow = (lambda number, x: to_bfloat16(x)) if ranges is None else to_int8(program, ranges, packed)
     for number, op in enumerate(program.ops):
         inputs = [values[value] for value in op.inputs]
-        if number in paired and isinstance(op, ops.Conv):
-            op = dataclasses.replace(op, kernels=to_bfloat16(op.kernels))
-            values.append(to_bfloat16(_conv(op, to_bfloat16(inputs[0]))))
+        if number in packed and isinstance(op, ops.Dense):
+            values.append(_int8_dense(op, inputs[0], ranges[op.inputs[0]]))
+            continue
+        if number in packed and isinstance(op, (ops.Conv, ops.Elementwise)):
+            inputs = [narrow(value, x) for value, x in zip(op.inputs, inputs, strict=True)]
+        if number in packed and isinstance(op, ops.Conv):
+            kernels = to_bfloat16(op.kernels) if ranges is None else _int8_kernels(op, narrow.steps(op.inputs[0]))
+            values.append(narrow(number, _conv(dataclasses.replace(op, kernels=kernels), inputs[0])))
             continue
         if isinstance(op, ops.Input):
             values.append(np.asarray(next(given), float))
-        elif number in paired and isinstance(op, ops.Elementwise):
-            values.append(to_bfloat16(_elementwise(op, *inputs)))
+        elif number in packed and isinstance(op, ops.Elementwise):
+            values.append(narrow(number, _elementwise(op, *inputs)))
         elif isinstance(op, ops.Constant):
             values.append(np.repeat(op.values[None].astype(float), len(images[0]), axis=0))
         else:

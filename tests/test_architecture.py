@@ -97,7 +97,8 @@ def test_a_room_that_needs_keras_asks_first_whether_there_is_a_backend(room):
 
 
 SPARSE_FLOORS = [
-    "program", "native", "plan", "assembly", "library", "runtime", "mixed", "sized", "compiler", "profiling", "__init__"
+    "program", "native", "plan", "assembly", "code_cache", "library", "runtime", "calibration", "mixed", "sized",
+    "compiler", "profiling", "__init__",
 ]  # fmt: skip
 """Inside the sparse compiler: a floor imports only floors before it. `program` and `native` do not know each other."""
 

@@ -16,8 +16,9 @@ from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine, peaks
 from nhn_tf.sparse.native.machine import EMULATED, PAIR_HOST
 from nhn_tf.sparse.plan import blocks, dtypes, tail
-from nhn_tf.sparse.plan.lower_pairs import to_bfloat16
+from nhn_tf.sparse.plan.lower_packed import to_bfloat16
 from nhn_tf.sparse.program import operations as ops
+from nhn_tf.sparse.program.optimize import merge
 
 needs_instruction = pytest.mark.skipif(not machine.has_pairs(), reason="the processor has no instructions for bfloat16")
 HOSTS = [EMULATED, pytest.param(PAIR_HOST, marks=needs_instruction)]
@@ -46,8 +47,8 @@ def compiled(program, host, **options):
 
 
 def expected_of(runtime, images):
-    program = runtime.plan.program
-    return reference.compute(program, *images, paired=dtypes.paired(program, runtime.plan.host))
+    program = merge(runtime.program)
+    return reference.compute(program, *images, packed=dtypes.packed(program, runtime.plan.host))
 
 
 def single(rng, shape, filters, **settings):
@@ -63,7 +64,7 @@ def check_layer(program, host):
     np.testing.assert_allclose(found, expected, rtol=STEP, atol=1e-6 * (1 + np.abs(expected).max()))
     assert np.mean(found == expected) > 0.98
     (decision,) = runtime.plan.decisions
-    assert decision.pairs
+    assert decision.narrow == "bfloat16"
     return decision
 
 
@@ -131,7 +132,7 @@ def test_a_residual_block_stays_in_bfloat16(shape, host):
     program = ops.Program((ops.Input(inputs=(), size=size), *convs[:2], total, convs[2]), (4,))
     runtime, images = compiled(program, host), images_of(program)
     names = [name for _, name in runtime.plan.calls]
-    assert sum(name.startswith(("pack", "unpack")) for name in names) == 2
+    assert sum(name.startswith(("pack_", "unpack_")) for name in names) == 2
     (expected,) = expected_of(runtime, images)
     np.testing.assert_allclose(runtime(*images), expected, atol=DRIFT * np.abs(expected).max())
 
@@ -218,7 +219,8 @@ def test_maps_that_leave_lanes_empty_are_computed_in_float32(monkeypatch):
     rng = np.random.default_rng(0)
 
     def in_pairs(side):
-        return compiled(single(rng, (side, side, 128), 128, window=(1, 1)), EMULATED).plan.decisions[0].pairs
+        runtime = compiled(single(rng, (side, side, 128), 128, window=(1, 1)), EMULATED)
+        return bool(runtime.plan.decisions[0].narrow)
 
     assert [in_pairs(side) for side in (1, 3, 7, 8, 16)] == [False, False, True, True, True]
 
@@ -233,7 +235,7 @@ def test_convolutions_that_save_less_than_conversions_cost_are_computed_in_float
             for value in range(count)
         ]
         program = ops.Program((ops.Input(inputs=(), size=(16, 16, channels)), *convs), (count,))
-        return [number in dtypes.paired(program, EMULATED) for number in range(1, count + 1)]
+        return [number in dtypes.packed(program, EMULATED) for number in range(1, count + 1)]
 
     # Of C channels C * C / 2 multiply-adds a pixel are saved; 20 are paid for each of C numbers in and C out.
     assert (in_pairs(72), in_pairs(88), in_pairs(200, 0.3)) == ([False], [True], [False])
@@ -252,7 +254,7 @@ def test_a_network_of_pairs_is_converted_where_others_read_it():
     program = ops.Program((ops.Input(inputs=(), size=(16, 16, 2)), first, second, joined, third, pool), (5,))
     names = [re.sub(r"_\d+$", "", name) for _, name in compiled(program, EMULATED).plan.calls]
     assert names.count("pack") == names.count("unpack") == 1
-    assert names.count("pair_convolution") == 3
+    assert names.count("packed_convolution") == 3
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -277,7 +279,7 @@ def saved(tmp_path):
 def test_a_file_holds_float32_and_the_type_is_chosen_where_it_is_loaded(tmp_path):
     path = saved(tmp_path)
     exact = nhn_tf.sparse.load(path, threads=1)
-    assert not exact.plan.host.pairs
+    assert not exact.plan.host.narrow
     if machine.has_pairs():
         rounded = nhn_tf.sparse.load(path, threads=1, dtype="bfloat16")
         assert rounded.plan.host == PAIR_HOST and "bfloat16" in rounded.summary()
@@ -298,16 +300,16 @@ def test_a_processor_without_the_instructions_refuses_before_anything_is_read(mo
 
 
 def test_an_unknown_type_is_refused():
-    with pytest.raises(ValueError, match=r"`dtype` must be one of float32, bfloat16, auto. Received: 'float16'"):
+    with pytest.raises(ValueError, match=r"`dtype` must be one of float32, bfloat16, int8, auto. Received: 'float16'"):
         nhn_tf.sparse.compile(None, dtype="float16")
 
 
-@pytest.mark.parametrize(("gain", "pairs"), [(0.9, ""), (1.2, ""), (1.9, "instruction")])
-def test_auto_takes_what_a_measurement_says(gain, pairs, monkeypatch):
+@pytest.mark.parametrize(("gain", "narrow"), [(0.9, ""), (1.2, ""), (1.9, "bfloat16")])
+def test_auto_takes_what_a_measurement_says(gain, narrow, monkeypatch):
     monkeypatch.setattr(machine, "has_pairs", lambda: True)
-    monkeypatch.setattr(peaks, "multiply_adds", lambda host: gain if host.pairs else 1.0)
+    monkeypatch.setattr(peaks, "multiply_adds", lambda host: gain if host.narrow else 1.0)
     peaks.fastest_host.cache_clear()
-    assert peaks.fastest_host().pairs == pairs
+    assert peaks.fastest_host().narrow == narrow
     peaks.fastest_host.cache_clear()
 
 

@@ -11,6 +11,7 @@ import sparse_reference as reference
 
 pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
+from nhn_tf.sparse import calibration
 from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
@@ -155,6 +156,7 @@ def all_in_pairs(monkeypatch):
     """Also convolutions that would be as fast in float32."""
     monkeypatch.setattr(dtypes, "LEAST_FILLED", 0.0)
     monkeypatch.setattr(dtypes, "CONVERSION", 0.0)
+    monkeypatch.setattr(dtypes, "LEAST_DENSE", 0)
 
 
 @pytest.mark.parametrize("seed", range(20, 29))
@@ -284,18 +286,26 @@ def test_the_exponential_is_zero_and_infinite_where_float32_is():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("poison", [0x7FFFFFFF, 0x7F617F61], ids=["nan", "3e38"])
 @pytest.mark.parametrize("side_by_side", [False, True])
-@pytest.mark.parametrize("pairs", [False, True], ids=["float32", "bfloat16"])
-def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, pairs, request):
+@pytest.mark.parametrize(
+    "narrow", [None, machine.EMULATED, machine.EMULATED_QUADS], ids=["float32", "bfloat16", "int8"]
+)
+def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, narrow, request):
     """What a plan never writes is found by filling the arena with a number of which copies are recognised; all the rest
-    is then poisoned, and must not change a bit of the result. Both numbers are made of two equal halves, of bfloat16.
+    is then poisoned, and must not change a bit of the result. The first number is made of four equal bytes, the second
+    of two equal halves.
     """
     if side_by_side:
         request.getfixturevalue("tails")
-    if pairs:
+    if narrow:
         request.getfixturevalue("all_in_pairs")
     rng = np.random.default_rng(100 + seed)
-    program = reference.random_program(rng, length=6)
-    plan = lower(merge(program), machine.EMULATED if pairs else machine.HOSTS[LANES[seed % len(LANES)]])
+    program = merge(reference.random_program(rng, length=6))
+    ranges = None
+    if narrow == machine.EMULATED_QUADS:
+        ranges = calibration.ranges(
+            program, narrow, [rng.standard_normal((2, *program.shapes[n])).astype(np.float32) for n in program.inputs]
+        )
+    plan = lower(program, narrow or machine.HOSTS[LANES[seed % len(LANES)]], ranges=ranges)
     code = assemble(plan)
     count = plan.group
     images = [rng.standard_normal((count, *shape)).astype(np.float32) for shape in plan.inputs]
@@ -311,8 +321,8 @@ def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, pairs,
     marked, arena = new_arena(plan), new_arena(plan)
     marked.view(np.uint32)[:] = marker
     run(marked)
-    written = marked.view(np.uint16) != marker & 0xFFFF
-    arena.view(np.uint16)[written] = np.full(arena.size, poison, np.uint32).view(np.uint16)[written]
+    written = marked.view(np.uint8) != marker & 0xFF
+    arena.view(np.uint8)[written] = np.full(arena.size, poison, np.uint32).view(np.uint8)[written]
     assert written.any()
     for result, wanted in zip(run(arena), expected, strict=True):
         np.testing.assert_array_equal(result, wanted)

@@ -107,6 +107,7 @@ def check_same(
     what: str,
     *,
     shapes: Sequence[Sequence[int]] | None = None,
+    inputs: list[np.ndarray] | None = None,
     narrow: bool = False,
 ) -> None:
     """Compares what was made of a model with the model.
@@ -116,14 +117,15 @@ def check_same(
       answer: from values for each input to an array for each output.
       what: was made, as the subject of the message.
       shapes: as for `sample_inputs`.
-      narrow: whether what was made computes in bfloat16, whatever the model does.
+      inputs: to compare on; by default random ones.
+      narrow: whether what was made computes in bfloat16 or int8, whatever the model does.
 
     Where the model draws random numbers at inference (Dropout called with `training=True`) nothing can be compared.
 
     Raises:
       DisagreementError: an output differs by more than the tolerance.
     """
-    inputs = sample_inputs(model, shapes)
+    inputs = sample_inputs(model, shapes) if inputs is None else inputs
     try:
         expected, drawn = run(model, inputs)
     except Exception as error:  # Whatever a layer of the user's raises at inputs that it was not made for.

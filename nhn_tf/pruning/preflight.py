@@ -8,9 +8,10 @@ from typing import Any, Final
 import keras
 
 from nhn_tf.models import complexity, copying, keras_graph
-from nhn_tf.pruning import targets
+from nhn_tf.pruning import blocks, targets
 from nhn_tf.pruning.carrying import Wall
 from nhn_tf.pruning.liveness import analyse
+from nhn_tf.pruning.masked import kinds_of
 from nhn_tf.sparse.program.draft import Draft
 from nhn_tf.sparse.program.from_keras import READERS
 from nhn_tf.sparse.program.operations import UnsupportedLayerError
@@ -32,6 +33,7 @@ class LayerOutlook:
       prune: why it loses no kernels; empty where it does, None where it has none.
       compact: why all channels before and behind it are kept; empty where channels are followed.
       sparse: why the sparse runtime cannot compute it; empty where it can.
+      block: output channels of which kernels go together, where it loses any.
     """
 
     name: str
@@ -40,6 +42,7 @@ class LayerOutlook:
     prune: str | None
     compact: str
     sparse: str
+    block: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Outlook:
         lines = [f"{self.reach:.1%} of the multiply-adds are within reach of pruning."]
         for layer in self.layers:
             if layer.prune == "":
-                lines.append(f"  {layer.name} ({layer.kind}), {layer.share:.1%}: pruned")
+                how = f", in blocks of {layer.block} output channels" if layer.block > 1 else ""
+                lines.append(f"  {layer.name} ({layer.kind}), {layer.share:.1%}: pruned{how}")
             elif layer.prune:
                 lines.append(f"  {layer.name} ({layer.kind}), {layer.share:.1%}: left whole, {layer.prune}")
         if self.goal != "prune":
@@ -83,7 +87,7 @@ class Outlook:
         return "\n".join([*lines, *([f"Refused: {self.refusal}"] if self.refusal else [])])
 
 
-def check(model: keras.Model, goal: str = "sparse", **chosen: Any) -> Outlook:
+def check(model: keras.Model, goal: str = "sparse", *, block: int = 1, **chosen: Any) -> Outlook:
     """Tells, before any training, what of a model will be pruned, compacted and compiled, and what will not and why.
 
     Nothing is changed, and no machine code is made.
@@ -91,11 +95,13 @@ def check(model: keras.Model, goal: str = "sparse", **chosen: Any) -> Outlook:
     Args:
       model: built.
       goal: `prune`, `compact` (and prune) or `sparse` (and both).
+      block: as for `prune`.
       **chosen: `layers`, `include`, `exclude` as for `prune`.
 
     Raises:
-      ValueError: another goal, or a name that fits no layer.
+      ValueError: another goal or block, or a name that fits no layer.
     """
+    blocks.check_size(block)
     if goal not in GOALS:
         raise ValueError(f"`goal` must be one of {', '.join(GOALS)}. Received: {goal!r}.")
     try:
@@ -105,7 +111,7 @@ def check(model: keras.Model, goal: str = "sparse", **chosen: Any) -> Outlook:
         pruned = targets.prunable(model, **chosen)
     except ValueError as error:
         return Outlook(goal, (), 0.0, False, str(error))
-    refusal = _uncopied(model)
+    refusal, kinds = _uncopied(model), kinds_of(pruned)
     costs = complexity.layer_costs(model, shapes)
     total = sum(cost.flops for cost in costs.values()) or 1
     whole = targets.left_whole(model, pruned)
@@ -119,6 +125,7 @@ def check(model: keras.Model, goal: str = "sparse", **chosen: Any) -> Outlook:
             prune="" if graph.calls[name][0] in pruned else whole.get(name),
             compact=reasons.get(name, ""),
             sparse=unsupported.get(name, ""),
+            block=block if kinds.get(graph.calls[name][0]) in blocks.KINDS else 1,
         )
         for name, node in graph.nodes.items()
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import keras
 
 from nhn_tf.models import complexity
+from nhn_tf.pruning import blocks
 from nhn_tf.pruning.compact import live_costs
 from nhn_tf.pruning.liveness import liveness
+from nhn_tf.pruning.masked import kinds_of, masked_layers, masks_of
 
 _HEADER = ("layer", "kernels kept", "dead neurons", "params", "live", "MFLOPs", "live")
 
@@ -43,8 +45,23 @@ def summary(model: keras.Model) -> str:
             "no channel is dead: the compacted model has the same layers, and only engines that skip masked kernels "
             "(nhn_tf.sparse) gain"
         )
+    notes += _blocks(model)
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
     return "\n".join([*(_line(row, widths) for row in rows), *notes])
+
+
+def _blocks(model: keras.Model) -> list[str]:
+    """A line for each size of blocks that masks of single weights consist of."""
+    layers = masked_layers(model)
+    kinds, masks = kinds_of(layers), masks_of(model)
+    found: dict[int, list[str]] = {}
+    for name, mask in masks.items():
+        if kinds[name] in blocks.KINDS and (size := blocks.size_of(mask)) > 1:
+            found.setdefault(size, []).append(name)
+    return [
+        f"in blocks of {size} output channels, which the sparse runtime computes together: {', '.join(names)}"
+        for size, names in sorted(found.items())
+    ]
 
 
 def _row(

@@ -17,7 +17,7 @@ import numpy as np
 
 from nhn_tf.layers import backend
 from nhn_tf.layers.masked_conv import Masked
-from nhn_tf.pruning import criteria, initial
+from nhn_tf.pruning import blocks, criteria, initial
 from nhn_tf.pruning.masked import apply_masks, kinds_of, masked_layers, masks_of
 from nhn_tf.values.masks import Masks
 
@@ -95,7 +95,7 @@ class PruningSchedule(keras.callbacks.Callback):
       every: steps between two evaluations in between.
       initial_sparsity: where the ramp of `sparsity` begins.
       criterion: as for `prune`.
-      scope: as for `prune`.
+      scope, block: as for `prune`.
       allow_disconnected: as for `prune`.
       seed: as for `prune`.
       layers: names of masked layers; by default all of the model.
@@ -122,11 +122,13 @@ class PruningSchedule(keras.callbacks.Callback):
         initial_sparsity: float = 0.0,
         criterion: str = "std",
         scope: str = "global",
+        block: int = 1,
         allow_disconnected: bool = False,
         seed: int = 0,
         layers: Sequence[str] | None = None,
     ):
         super().__init__()
+        blocks.check_size(block)
         criteria.check_target(threshold=threshold, sparsity=sparsity, scope=scope)
         criteria.check_criterion(criterion)
         if schedule not in ("gradual", "oneshot"):
@@ -147,7 +149,7 @@ class PruningSchedule(keras.callbacks.Callback):
             initial=initial_sparsity,
         )
         self.criterion = criterion
-        self.scope = scope
+        self.scope, self.block = scope, block
         self.allow_disconnected = allow_disconnected
         self.seed = seed
         self.layer_names = None if layers is None else tuple(layers)
@@ -232,9 +234,10 @@ class PruningSchedule(keras.callbacks.Callback):
         layers = masked_layers(model, self.layer_names)
         if self.scope == "normalized" and not self._units:
             self._units = initial.units(layers, self.criterion)
-        selection = criteria.select(
+        selection = blocks.select(
             initial.scores_of(layers, self.criterion, scope=self.scope, seed=self.seed, unit=self._units),
             scope=self.scope,
+            block=self.block,
             kinds=kinds_of(layers),
             current=self._masks(),
             may_return=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import dataclasses
 import mmap
 from collections.abc import Sequence
 
@@ -21,23 +22,26 @@ HUGE_PAGE = 1 << 21
 
 def assemble(plan: Plan) -> MachineCode:
     """The last pass: a plan as code that runs here."""
-    return MachineCode(plan)
+    object_code = machine.object_code(plan.ir)
+    constants = aligned(plan.constants.size)
+    constants[:] = plan.constants
+    return MachineCode(dataclasses.replace(plan, ir="", constants=constants), object_code)
 
 
 class MachineCode:
     """A plan's machine code, its tables, and arenas for those who run it.
 
     Attributes:
-      plan: that it runs.
+      plan: that it runs; its constants are `aligned`.
+      object_code: an object file for this machine.
       ticks: int64, what each call of a timed plan has taken so far, by the processor's clock.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, object_code: bytes):
         self.plan = plan
-        self.code = machine.NativeCode(plan.ir, ENTRY, [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2 + [ctypes.c_void_p])
-        self.constants = _aligned(plan.constants.size)
-        self.constants[:] = plan.constants
-        self.indices = plan.indices
+        self.object_code = object_code
+        arguments = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2 + [ctypes.c_void_p]
+        self.code = machine.NativeCode(object_code, ENTRY, arguments)
         self.ticks = np.zeros(len(plan.calls), np.int64)
         self._free: collections.deque[np.ndarray] = collections.deque()  # its methods are atomic
 
@@ -57,7 +61,7 @@ class MachineCode:
             return
         arena = self._take()
         tables = [(ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)) for arrays in (inputs, outputs)]
-        memory = [array.ctypes.data for array in (arena, self.constants, self.indices)]
+        memory = [array.ctypes.data for array in (arena, self.plan.constants, self.plan.indices)]
         try:
             self.code.call(*memory, *tables, ctypes.addressof(counter), end, share, self.ticks.ctypes.data)
         finally:
@@ -72,13 +76,13 @@ class MachineCode:
 
 def new_arena(plan: Plan) -> np.ndarray:
     """Memory for one thread, with everything that is never written filled in."""
-    arena = _aligned(plan.arena)
-    for region in plan.regions:
-        arena[region.start : region.stop] = region.kind.fill
+    arena = aligned(plan.arena)
+    for start, stop, fill in plan.fills:
+        arena[start:stop] = fill
     return arena
 
 
-def _aligned(size: int) -> np.ndarray:
+def aligned(size: int) -> np.ndarray:
     """float32 zeros that start at a cache line, or, where it is worth it, at a huge page.
 
     Neighbouring channels lie on different small pages, more than some cores remember the addresses of: what huge pages

@@ -21,6 +21,7 @@ from nhn_tf.sparse.assembly import CACHE_LINE
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.emitter import float_literal
 from nhn_tf.sparse.plan.lower import Plan, lower
+from nhn_tf.sparse.plan.steps import Ranges
 from nhn_tf.sparse.plan.tables import ENTRY
 from nhn_tf.sparse.program.operations import Program, Shape
 from nhn_tf.sparse.program.optimize import merge
@@ -32,11 +33,17 @@ PAGE: Final = 4096
 
 
 def write(
-    program: Program, path: str | os.PathLike[str], *, host: machine.Host, processor: str | None, prefix: str
+    program: Program,
+    path: str | os.PathLike[str],
+    *,
+    host: machine.Host,
+    ranges: Ranges | None,
+    processor: str | None,
+    prefix: str,
 ) -> None:
     """Writes a program as a library, and its header beside it; see `SparseRuntime.export_library`.
 
-    `host` is what it is planned for where no processor is named.
+    `host` is what it is planned for where no processor is named, `ranges` what it is planned with.
     """
     path = Path(path)
     if path.suffix not in (".so", ".o"):
@@ -46,16 +53,16 @@ def write(
     if processor is not None and processor not in machine.PROCESSORS:
         names = ", ".join(machine.PROCESSORS)
         raise ValueError(f"`processor` must be one of {names}, or None for this machine's. Received: {processor!r}.")
-    if processor is not None and host.pairs:
+    if processor is not None and host.narrow:
         raise ValueError(
-            f"a network that computes in bfloat16 becomes a library for this machine's processor alone. Received: "
+            f"a network that computes in {host.narrow} becomes a library for this machine's processor alone. Received: "
             f'processor={processor!r}. Leave it out, or make the runtime with dtype="float32".'
         )
     if processor is None and not sys.platform.startswith("linux"):
         raise UserError("libraries are made for Linux alone: name a processor, and an object file to link there.")
     chosen = machine.PROCESSORS[processor] if processor else None
     linker = _linker() if path.suffix == ".so" else None
-    plan = lower(merge(program), machine.HOSTS[chosen.lanes] if chosen else host)
+    plan = lower(merge(program), machine.HOSTS[chosen.lanes] if chosen else host, ranges=ranges)
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder, "network.o")
         built.write_bytes(machine.object_code(_module(plan, prefix, _data(plan, prefix, chosen, Path(folder))), chosen))
@@ -115,15 +122,15 @@ def _new_arena(plan: Plan) -> str:
     """As `assembly.new_arena`: zeros, and what regions hold that nobody writes."""
     size = -(-4 * plan.arena // CACHE_LINE) * CACHE_LINE  # Bytes.
     loops, block = [], "cleared"
-    for number, region in enumerate(region for region in plan.regions if region.kind.fill != 0):
+    for number, (start, stop, fill) in enumerate(plan.fills):
         loops.append(f"""
   br label %fill{number}
 fill{number}:
-  %at{number} = phi i64 [ {region.start}, %{block} ], [ %next{number}, %fill{number} ]
+  %at{number} = phi i64 [ {start}, %{block} ], [ %next{number}, %fill{number} ]
   %place{number} = getelementptr float, ptr %arena, i64 %at{number}
-  store float {float_literal(region.kind.fill)}, ptr %place{number}, align 4
+  store float {float_literal(fill)}, ptr %place{number}, align 4
   %next{number} = add i64 %at{number}, 1
-  %more{number} = icmp slt i64 %next{number}, {region.stop}
+  %more{number} = icmp slt i64 %next{number}, {stop}
   br i1 %more{number}, label %fill{number}, label %filled{number}
 filled{number}:""")
         block = f"filled{number}"

@@ -17,7 +17,8 @@ from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native.peaks import multiply_adds
 from nhn_tf.sparse.plan.lower import Plan
 from nhn_tf.sparse.program import operations as ops
-from nhn_tf.sparse.program.operations import Op
+from nhn_tf.sparse.program.operations import Op, Program
+from nhn_tf.sparse.program.optimize import merge
 from nhn_tf.sparse.runtime import SparseRuntime
 from nhn_tf.storage import files
 
@@ -131,7 +132,7 @@ def profile(runtime: SparseRuntime, *images: np.ndarray, seconds: float = 1.0) -
     if platform.machine().lower() not in CLOCKED:
         raise ValueError(f"the processor must be one of {', '.join(CLOCKED)}. Received: {platform.machine()}.")
     host = runtime.plan.host
-    timed = compile_program(runtime.program, threads=1, host=host, timed=True)
+    timed = compile_program(runtime.program, threads=1, host=host, ranges=runtime.plan.given_ranges, timed=True)
     timed(*images)  # Checks them, too.
     count = len(images[0])
     if not count:
@@ -146,12 +147,12 @@ def profile(runtime: SparseRuntime, *images: np.ndarray, seconds: float = 1.0) -
         rounds.append((wall, timed.code.ticks.copy()))
     walls, ticks = np.array([wall for wall, _ in rounds]), np.stack([row for _, row in rounds])
     each = ticks.min(0) * np.median(walls / ticks.sum(1)) / count
-    return Profile(_rows(timed.plan, each), 2 * multiply_adds(host))
+    return Profile(_rows(merge(runtime.program), timed.plan, each), 2 * multiply_adds(host))
 
 
-def _rows(plan: Plan, seconds: np.ndarray) -> tuple[Row, ...]:
+def _rows(program: Program, plan: Plan, seconds: np.ndarray) -> tuple[Row, ...]:
     decisions = {decision.op: decision for decision in plan.decisions}
-    program, rows = plan.program, []
+    rows = []
     for number, op in enumerate(program.ops):
         calls = [place for place, (owner, _) in enumerate(plan.calls) if owner == number]
         if not calls:

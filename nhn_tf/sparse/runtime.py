@@ -14,6 +14,7 @@ import numpy as np
 from nhn_tf.sparse import library
 from nhn_tf.sparse.assembly import MachineCode
 from nhn_tf.sparse.program import file_format
+from nhn_tf.sparse.program.file_format import Source
 from nhn_tf.sparse.program.operations import Program
 
 
@@ -53,14 +54,14 @@ class SparseRuntime:
     the next call. Pickled, the network is compiled again where it is loaded.
 
     Args:
-      program: what is computed, as a file keeps it.
+      source: what is computed, as a file keeps it.
       code: that computes it.
       threads: that share a batch; by default one for each core that this process may use.
       again: makes an equal runtime where this one is unpickled.
     """
 
-    def __init__(self, program: Program, code: MachineCode, *, threads: int | None, again: Callable[[], SparseRuntime]):
-        self.program = program
+    def __init__(self, source: Source, code: MachineCode, *, threads: int | None, again: Callable[[], SparseRuntime]):
+        self._source = source
         self.plan = code.plan
         self.threads = checked_threads(threads) or _cores()
         self.code = code
@@ -68,6 +69,11 @@ class SparseRuntime:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._again, ()
+
+    @property
+    def program(self) -> Program:
+        """What is computed. Of a file whose machine code was found in the cache it is read when it is first needed."""
+        return self._source.program
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -150,7 +156,7 @@ class SparseRuntime:
           path: ends in .so for a shared library, which a linker must be found for (cc, gcc, clang or ld), or in .o for
             an object file to link with a program, made for any processor.
           processor: None for this machine's, or "x86-64-v2", "x86-64-v3" (AVX2), "x86-64-v4" (AVX-512) or "aarch64".
-            Networks that compute in bfloat16 are for this machine's alone.
+            Networks that compute in bfloat16 or int8 are for this machine's alone.
           prefix: what the functions' names begin with in place of "nhn"; networks in one program need different ones.
 
         Raises:
@@ -159,14 +165,13 @@ class SparseRuntime:
           nhn_tf.errors.UserError: there is no linker, or it does not link such code.
           nhn_tf.storage.files.WriteError: the file cannot be written.
         """
-        library.write(self.program, path, host=self.plan.host, processor=processor, prefix=prefix)
+        plan = self.plan
+        library.write(self.program, path, host=plan.host, ranges=plan.given_ranges, processor=processor, prefix=prefix)
 
     def summary(self) -> str:
         """What was decided for each convolution, as text."""
         lines = [f"{len(self.program.ops)} operations, {self.program.parameters} live parameters, arena "
                  f"{4 * self.plan.arena / 2**20:.1f} MiB per thread, {self.threads} threads"]  # fmt: skip
-        program = self.plan.program
         for decision in self.plan.decisions:
-            op = program.ops[decision.op]
-            lines.append(f"{decision.op:4d} {program.shapes[op.inputs[0]]} -> {program.shapes[decision.op]} {decision}")
+            lines.append(f"{decision.op:4d} {decision.reads} -> {decision.makes} {decision}")
         return "\n".join(lines)

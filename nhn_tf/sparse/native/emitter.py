@@ -17,7 +17,7 @@ Value = str
 STACK = 64
 """Bytes that a function's stack starts at a multiple of: what finds no register must not cross cache lines."""
 
-ALIGNMENTS = {"float": 4, "i16": 2}
+ALIGNMENTS = {"float": 4, "i16": 2, "i8": 1}
 """Bytes, by the type of elements."""
 
 
@@ -32,7 +32,8 @@ class Function:
 
     Attributes:
       lanes: of its vectors.
-      element: LLVM type of a lane, and of what memory is counted in: float, or i16 of those that only move numbers.
+      element: LLVM type of a lane, and of what memory is counted in: float, or i16 or i8 of those that only move
+        numbers.
       vector: the vectors' LLVM type.
     """
 
@@ -279,7 +280,8 @@ class Function:
 
 def declarations(lanes: int) -> str:
     """The intrinsics that functions may call."""
-    v, h = f"<{lanes} x float>", f"<{2 * lanes} x i16>"
+    v = f"<{lanes} x float>"
+    narrow = [(count * lanes, bits) for count, bits in ((2, "i16"), (4, "i8"))]
     return "\n".join(
         (
             "declare i64 @llvm.smin.i64(i64, i64)",
@@ -291,8 +293,11 @@ def declarations(lanes: int) -> str:
             f"declare float @llvm.vector.reduce.fmaximum.v{lanes}f32({v})",
             f"declare void @llvm.masked.store.v{lanes}f32.p0({v}, ptr, i32, <{lanes} x i1>)",
             f"declare {v} @llvm.masked.load.v{lanes}f32.p0(ptr, i32, <{lanes} x i1>, {v})",
-            f"declare void @llvm.masked.store.v{2 * lanes}i16.p0({h}, ptr, i32, <{2 * lanes} x i1>)",
-            f"declare {h} @llvm.masked.load.v{2 * lanes}i16.p0(ptr, i32, <{2 * lanes} x i1>, {h})",
+            *(f"declare void @llvm.masked.store.v{n}{k}.p0(<{n} x {k}>, ptr, i32, <{n} x i1>)" for n, k in narrow),
+            *(
+                f"declare <{n} x {k}> @llvm.masked.load.v{n}{k}.p0(ptr, i32, <{n} x i1>, <{n} x {k}>)"
+                for n, k in narrow
+            ),
             "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
         )
     )

@@ -135,17 +135,21 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairLayout(Layout):
-    """A map in bfloat16: an element is a pair of neighbouring pixels of a row, and columns are counted in pairs.
+class PackedLayout(Layout):
+    """A map in bfloat16 or int8: an element is two or four neighbouring pixels of a row, and columns count elements.
 
     Rows start at cache lines. What is left of a line behind a row's last pixel is 0. Of rows that fit into one line a
     neighbour is found by shifting lanes, so that they need no halo at their sides.
 
     Attributes:
       width: of the map, in pixels.
+      each: pixels of an element.
+      signed: of int8, whether there are numbers below 0.
     """
 
     width: int = 0
+    each: int = 2
+    signed: bool = True
 
     @property
     def stride(self) -> int:
@@ -169,7 +173,8 @@ class PairLayout(Layout):
 
     def with_halo(self, above: int, below: int, left: int, right: int) -> Self:
         wide = self.grid.columns > LINE
-        return super().with_halo(above, below, -(-left // 2) if wide else 0, -(-right // 2) if wide else 0)
+        beside, behind = (-(-side // self.each) if wide else 0 for side in (left, right))
+        return super().with_halo(above, below, beside, behind)
 
 
 def _lines(size: int) -> int:
@@ -177,6 +182,6 @@ def _lines(size: int) -> int:
     return -(-size // LINE) * LINE
 
 
-def pair_layout(height: int, width: int, lanes: int) -> PairLayout:
+def packed_layout(height: int, width: int, lanes: int, each: int) -> PackedLayout:
     """Without a halo."""
-    return PairLayout(grid_for(height, -(-width // 2), lanes), width=width)
+    return PackedLayout(grid_for(height, -(-width // each), lanes), width=width, each=each)

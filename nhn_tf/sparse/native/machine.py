@@ -26,12 +26,19 @@ class Host:
     Attributes:
       lanes: float32 values in one vector register.
       registers: number of vector registers.
-      pairs: how convolutions compute in bfloat16: by the processor's "instruction", "emulated", or "" for in float32.
+      narrow: what convolutions compute in where it pays, "bfloat16" or "int8"; "" for float32.
+      emulated: whether that is done without the processor's instructions for it.
     """
 
     lanes: int
     registers: int
-    pairs: str = ""
+    narrow: str = ""
+    emulated: bool = False
+
+    @property
+    def each(self) -> int:
+        """Numbers of a map in 32 bits."""
+        return {"": 1, "bfloat16": 2, "int8": 4}[self.narrow]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +67,14 @@ PROCESSORS = {
 HOSTS = {16: Host(16, 32), 8: Host(8, 16), 4: Host(4, 16)}
 """By lanes: AVX-512, AVX2, and 128 bits (SSE, or NEON, which has more registers than are counted on here)."""
 
-PAIR_HOST = Host(16, 32, pairs="instruction")
+PAIR_HOST = Host(16, 32, "bfloat16")
 """With AVX-512 and its instructions for bfloat16."""
 
-EMULATED = Host(16, 32, pairs="emulated")
+QUAD_HOST = Host(16, 32, "int8")
+"""With AVX-512 and its instructions for dot products of bytes (VNNI)."""
+
+EMULATED = Host(16, 32, "bfloat16", emulated=True)
+EMULATED_QUADS = Host(16, 32, "int8", emulated=True)
 """The same numbers on any machine, slowly."""
 
 
@@ -124,7 +135,17 @@ def assembles(processor: Processor | None) -> bool:
     return processor is None or processor.triple.split("-")[0] == llvm.get_default_triple().split("-")[0]
 
 
-def object_code(ir: str, processor: Processor | None) -> bytes:
+def identity() -> tuple[str, ...]:
+    """What machine code is for, and what makes it: the processor with all that it can do, LLVM and llvmlite."""
+    llvm = _initialized()
+    import llvmlite
+
+    features = llvm.get_host_cpu_features().flatten()
+    versions = (llvmlite.__version__, ".".join(map(str, llvm.llvm_version_info)))
+    return (llvm.get_default_triple(), llvm.get_host_cpu_name(), features, *versions)
+
+
+def object_code(ir: str, processor: Processor | None = None) -> bytes:
     """A module of LLVM IR as an object file for a processor, or this machine, whose code may lie anywhere."""
     target = _machine_for(processor)
     return target.emit_object(_module(ir, target))
@@ -148,6 +169,27 @@ def has_pairs() -> bool:
     return host().lanes == 16 and bool(_initialized().get_host_cpu_features().get("avx512bf16"))
 
 
+def has_quads() -> bool:
+    """The same of dot products of bytes."""
+    features = _initialized().get_host_cpu_features()
+    return host().lanes == 16 and bool(features.get("avx512vnni") and features.get("avx512bw"))
+
+
+def quad_host() -> Host:
+    """This machine, computing in int8.
+
+    Raises:
+      MissingInstructionError: it cannot.
+      MissingLLVMError: llvmlite is not installed.
+    """
+    if not has_quads():
+        raise MissingInstructionError(
+            "int8 needs a processor with AVX-512 and its VNNI instructions, which this one is not. "
+            'Pass dtype="float32", or "auto" for what is fastest here.'
+        )
+    return QUAD_HOST
+
+
 def pair_host() -> Host:
     """This machine, computing in bfloat16.
 
@@ -164,15 +206,14 @@ def pair_host() -> Host:
 
 
 class NativeCode:
-    """A module of LLVM IR, compiled, with its one entry point as a Python callable.
+    """An object file for this machine in memory, with its one entry point as a Python callable.
 
     Calls release the GIL. The machine code lives as long as this object.
     """
 
-    def __init__(self, ir: str, entry: str, arguments: list[Any]):
-        llvm, machine = _initialized(), _target_machine()
-        module = _module(ir, machine)
-        self._module = module
-        self._engine = llvm.create_mcjit_compiler(module, machine)
+    def __init__(self, object_code: bytes, entry: str, arguments: list[Any]):
+        llvm = _initialized()
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
         self._engine.finalize_object()
         self.call = ctypes.CFUNCTYPE(None, *arguments)(self._engine.get_function_address(entry))

@@ -8,10 +8,9 @@ import time
 
 import numpy as np
 
-from nhn_tf.sparse.native import machine, pairs
+from nhn_tf.sparse.native import machine, numbers
 from nhn_tf.sparse.native.emitter import declarations
 from nhn_tf.sparse.native.machine import Host
-from nhn_tf.sparse.native.pairs import PairFunction
 
 CHAINS, TURNS = 16, 1 << 14
 """Sums of the loop, and how often it adds to each."""
@@ -25,27 +24,27 @@ GAIN = 1.25
 
 def multiply_adds(host: Host) -> float:
     """Multiply-adds a second, in the type that a machine's convolutions compute in."""
-    lanes, emulated = host.lanes, host.pairs == "emulated"
-    f = PairFunction("peak", ["ptr %numbers"], lanes, emulated=emulated)
+    lanes = host.lanes
+    f = numbers.function("peak", ["ptr %numbers"], lanes, narrow=host.narrow or "bfloat16", emulated=host.emulated)
     sums = [f.variable() for _ in range(CHAINS)]
     for place, variable in enumerate(sums):
         f.write(variable, f.load(f.at("%numbers", place * lanes)))
-    factor, pair = f.broadcast("%numbers"), f.broadcast_pair("%numbers")
+    factor, pair = f.broadcast("%numbers"), f.broadcast_packed("%numbers")
     with f.loop(0, TURNS):
         for variable in sums:
             total = f.read(variable)
-            f.write(variable, f.dot(total, pair, pair) if host.pairs else f.multiply_add(total, factor, factor))
+            f.write(variable, f.dot(total, pair, pair) if host.narrow else f.multiply_add(total, factor, factor))
     for place, variable in enumerate(sums):
         f.store(f.read(variable), f.at("%numbers", place * lanes))
-    instructions = pairs.declarations() if host.pairs == "instruction" else ""
-    code = machine.NativeCode(f"{declarations(lanes)}\n{instructions}\n{f}", "peak", [ctypes.c_void_p])
-    numbers = np.full(CHAINS * lanes, 0.5, np.float32)
+    built = machine.object_code(f"{declarations(lanes)}\n{numbers.declarations(host.narrow)}\n{f}")
+    code = machine.NativeCode(built, "peak", [ctypes.c_void_p])
+    memory = np.full(CHAINS * lanes, 0.5, np.float32)
     best = float("inf")
     for _ in range(RUNS):
         start = time.perf_counter()
-        code.call(numbers.ctypes.data)
+        code.call(memory.ctypes.data)
         best = min(best, time.perf_counter() - start)
-    return (2 if host.pairs else 1) * lanes * CHAINS * TURNS / best
+    return host.each * lanes * CHAINS * TURNS / best
 
 
 @functools.cache

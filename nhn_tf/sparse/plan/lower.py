@@ -12,20 +12,21 @@ from typing import Final
 
 import numpy as np
 
-from nhn_tf.sparse.native.layout import PairLayout
+from nhn_tf.sparse.native.layout import PackedLayout
 from nhn_tf.sparse.native.machine import Host
 from nhn_tf.sparse.plan import (
     lower_convolutions,
     lower_ends,
     lower_maps,
     lower_mixing,
-    lower_pair_maps,
-    lower_pairs,
+    lower_packed,
+    lower_packed_maps,
+    lower_packed_vectors,
     lower_rearrangements,
     lower_vectors,
 )
-from nhn_tf.sparse.plan.memory import Planes, Region, Vector
-from nhn_tf.sparse.plan.steps import Decision, Steps
+from nhn_tf.sparse.plan.memory import Planes, Vector
+from nhn_tf.sparse.plan.steps import Decision, Ranges, Steps
 from nhn_tf.sparse.plan.tail import tail_start
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program
@@ -36,32 +37,37 @@ class Plan:
     """Native code as text, and its tables.
 
     Attributes:
-      program: what is computed.
       host: the machine that it is for.
       ir: a module whose function `run` does it all; its arguments: arena, constants, indices, inputs, outputs, next
-        image, end, how many images to take at a time, ticks.
+        image, end, how many images to take at a time, ticks. "" once it is machine code.
       constants: float32, the weights.
       indices: int32, where planes lie.
       arena: float32 values that each thread needs.
-      regions: of the arena.
+      fills: (start, stop, number) of the parts of the arena that hold a number other than 0 where nobody writes.
       group: images that a thread may take at a time.
       inputs, outputs: shapes of the values that come and go.
       decisions: one for each convolution.
       calls: (operation, kernel's name) of each call, in order.
+      ranges: (value, its least and its largest number) of what int8 was planned with; empty of other types.
     """
 
-    program: Program
     host: Host
     ir: str
     constants: np.ndarray
     indices: np.ndarray
     arena: int
-    regions: tuple[Region, ...]
+    fills: tuple[tuple[int, int, float], ...]
     group: int
     inputs: tuple[ops.Shape, ...]
     outputs: tuple[ops.Shape, ...]
     decisions: tuple[Decision, ...]
     calls: tuple[tuple[int, str], ...]
+    ranges: tuple[tuple[int, tuple[float, float]], ...]
+
+    @property
+    def given_ranges(self) -> Ranges | None:
+        """What `lower` was given."""
+        return dict(self.ranges) or None
 
 
 LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
@@ -87,50 +93,57 @@ LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
 }
 """Operation to what adds its steps and returns its value, a function of (steps, its number, it, *values it reads)."""
 
-PAIR_LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
-    ops.Conv: lower_pairs.lower_conv,
-    ops.Elementwise: lower_pair_maps.lower_elementwise,
+PACKED_LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
+    ops.Conv: lower_packed.lower_conv,
+    ops.Elementwise: lower_packed_maps.lower_elementwise,
     ops.Concatenate: lower_maps.lower_concatenate,
+    ops.Dense: lower_packed_vectors.lower_dense,
 }
-"""The same of those that are computed in bfloat16."""
+"""The same of those that are computed in bfloat16 or int8."""
 
 
-def lower(program: Program, host: Host, *, timed: bool = False) -> Plan:
-    """Plans a program; with `timed`, one that times its calls.
+def lower(program: Program, host: Host, *, ranges: Ranges | None = None, timed: bool = False) -> Plan:
+    """Plans a program.
+
+    Args:
+      program: to plan.
+      host: to plan for.
+      ranges: for int8, of what `calibration.ranges` tells.
+      timed: whether it shall time its calls.
 
     Raises:
       CapacityError: it is too large.
     """
-    steps = Steps(program, host)
+    steps = Steps(program, host, ranges)
     values = Values(steps)
     start = tail_start(program)
     for number, op in enumerate(program.ops):
         steps.op = number
         if number == start:
             _enter_tail(steps, values)
-        pairs = number in steps.paired
-        reads = [values.read(value, pairs=pairs) for value in op.inputs]
-        values.made.append((PAIR_LOWERINGS if pairs else LOWERINGS)[type(op)](steps, number, op, *reads))
+        packed = number in steps.packed
+        reads = [values.read(value, packed=packed) for value in op.inputs]
+        values.made.append((PACKED_LOWERINGS if packed else LOWERINGS)[type(op)](steps, number, op, *reads))
     for place, value in enumerate(program.outputs):
         if value >= start or not steps.in_tail:
             steps.op = value
-            lower_ends.lower_output(steps, place, value, values.read(value, pairs=False))
+            lower_ends.lower_output(steps, place, value, values.read(value, packed=False))
     memory = steps.place()
     inputs = tuple(program.shapes[value] for value in program.inputs)
     outputs = tuple(program.shapes[value] for value in program.outputs)
     return Plan(
-        program=program,
         host=host,
         ir=steps.tables.module(inputs, outputs, memory.slot, timed=timed),
         constants=steps.tables.array("constants"),
         indices=steps.tables.array("indices"),
         arena=memory.arena,
-        regions=memory.regions,
+        fills=tuple((r.start, r.stop, r.kind.fill) for r in memory.regions if r.kind.fill != 0),
         group=memory.group,
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(steps.decisions),
         calls=tuple((op, call.name) for op, call in zip(steps.call_ops, steps.tables.calls, strict=True)),
+        ranges=tuple((ranges or {}).items()),
     )
 
 
@@ -149,13 +162,13 @@ class Values:
         self._steps = steps
         self._other: dict[int, Planes] = {}
 
-    def read(self, number: int, *, pairs: bool) -> Planes | Vector:
-        """A value in float32 or in bfloat16."""
+    def read(self, number: int, *, packed: bool) -> Planes | Vector:
+        """A value in float32 or in the narrow type."""
         value = self.made[number]
-        if isinstance(value, Vector) or isinstance(value.layout, PairLayout) == pairs:
+        if isinstance(value, Vector) or isinstance(value.layout, PackedLayout) == packed:
             return value
         if number not in self._other:
-            convert = lower_pair_maps.narrow if pairs else lower_pair_maps.widen
+            convert = lower_packed_maps.narrow if packed else lower_packed_maps.widen
             self._other[number] = convert(self._steps, number, value)
         return self._other[number]
 
@@ -170,7 +183,7 @@ def _enter_tail(steps: Steps, values: Values) -> None:
     program, start = steps.program, len(values.made)
     for place, value in enumerate(program.outputs):
         if value < start:
-            lower_ends.lower_output(steps, place, value, values.read(value, pairs=False))
+            lower_ends.lower_output(steps, place, value, values.read(value, packed=False))
     for value in sorted({value for op in program.ops[start:] for value in op.inputs if value < start}):
         values.hand_over(value)
     steps.in_tail = True

@@ -14,7 +14,7 @@ from nhn_tf.sparse.native.filter_lanes import FilterGeometry, Reads, filter_lane
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
 from nhn_tf.sparse.plan.memory import Planes
-from nhn_tf.sparse.plan.steps import Decision, Source, Steps
+from nhn_tf.sparse.plan.steps import Source, Steps
 from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, moved
 from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
@@ -50,7 +50,7 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
     reads = _reads(steps, op, window, order)
     choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid, reads)
     dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
-    steps.decisions.append(Decision(number, float(op.mask.mean()), dead, choice.block, in_lanes))
+    steps.decide(op, choice.block, sparse=dead, filter_lanes=in_lanes)
     if choice.block.filters == 1:
         _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
         return target
@@ -88,14 +88,14 @@ def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[t
 
     Args:
       mask: bool [Cin, Cout].
-      kernels: live ones, float32 [live, taps], as `Conv` has them.
+      kernels: live ones, [live, taps], in the order in which `Conv` has them.
       filters: of a group.
 
     Yields:
-      The first filter; what each group reads, bool [Cin, groups]; and its weights, float32 [live, taps, filters].
+      The first filter; what each group reads, bool [Cin, groups]; and its weights, [live, taps, filters].
     """
     inputs, outputs = mask.shape
-    full = np.zeros((outputs, inputs, kernels.shape[1]), np.float32)
+    full = np.zeros((outputs, inputs, kernels.shape[1]), kernels.dtype)
     full[mask.T] = kernels
     whole = outputs - outputs % filters
     for first, stop in ((0, whole), (whole, outputs)):

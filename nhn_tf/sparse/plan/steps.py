@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nhn_tf.sparse.native import copies
 from nhn_tf.sparse.native.convolution import Block, Tap
-from nhn_tf.sparse.native.layout import Layout, grid_for, pair_layout
+from nhn_tf.sparse.native.layout import Layout, PackedLayout, grid_for, packed_layout
 from nhn_tf.sparse.native.machine import Host
-from nhn_tf.sparse.plan.dtypes import paired
+from nhn_tf.sparse.native.quads import MOST
+from nhn_tf.sparse.plan.dtypes import packed
 from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.plan.tables import Each, Tables
 from nhn_tf.sparse.plan.tail import MAX_GROUP
-from nhn_tf.sparse.plan.windows import map_layouts, phase_rows, phases_of, slides_in_place
+from nhn_tf.sparse.plan.windows import joined, map_layouts, phase_rows, phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
-from nhn_tf.sparse.program.operations import Program
+from nhn_tf.sparse.program.operations import Program, Shape
 
 MAX_ENTRIES = 1 << 20
 """Copied rows and buffers in use, over all steps."""
+
+Ranges = Mapping[int, tuple[float, float]]
+"""Value to its least and its largest number."""
+
+LEAST_SCALE = 1e-30
+"""What 1 of an int8 map stands for at least, so that 1 / that is a number."""
 
 MAX_TAILS = 1 << 20
 """float32 values, 4 MiB, of all images' memory for the tail."""
@@ -66,26 +73,29 @@ class Decision:
 
     Attributes:
       op: its place in the plan's program.
+      reads, makes: shapes of its maps.
       density: live kernels of all.
       sparse: whether dead kernels are skipped, or all are computed.
       block: in registers.
       filter_lanes: whether vectors hold filters; the block's rows are then pixels.
-      pairs: whether it computes in bfloat16; the block's vectors then hold pairs of pixels.
+      narrow: the type that it computes in, where that is not float32; the block's vectors then hold lanes of pixels.
     """
 
     op: int
+    reads: Shape
+    makes: Shape
     density: float
     sparse: bool
     block: Block
     filter_lanes: bool = False
-    pairs: bool = False
+    narrow: str = ""
 
     def __str__(self) -> str:
         block = self.block
         size = f"{block.filters} x {block.rows} x {block.vectors}"
         if self.filter_lanes:
             size = f"{block.filters} in lanes x {block.rows}"
-        kind = f"{'sparse' if self.sparse else 'dense'}{' bfloat16' if self.pairs else ''}"
+        kind = f"{'sparse' if self.sparse else 'dense'} {self.narrow}".strip()
         return f"{self.density:4.0%} {kind} {size}"
 
 
@@ -113,36 +123,44 @@ class Steps:
       program: what they compute.
       host: the machine that they are for.
       lanes: float32 values in one of its vector registers.
-      paired: the operations that are computed in bfloat16.
+      ranges: value to its least and its largest number; of what is kept in int8.
+      packed: the operations that are computed in the host's narrow type.
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
       op: the operation that steps are added for.
       in_tail: whether these steps are in the tail.
-      positive: memory of bfloat16 maps that have nothing below 0.
+      positive: memory of narrow maps that have nothing below 0.
       relus: of other such maps, to that of a copy without what is below 0.
+      scales: of int8 maps, what 1 stands for in each channel of their memory.
       call_ops: of each call that was written down, the operation.
     """
 
-    def __init__(self, program: Program, host: Host):
+    def __init__(self, program: Program, host: Host, ranges: Ranges | None = None):
         self.program = program
         self.host = host
         self.lanes = host.lanes
-        self.paired = paired(program, host)
+        self.ranges = ranges or {}
+        self.packed = packed(program, host)
         self.tables = Tables(host)
         self.decisions: list[Decision] = []
         self.op = 0
         self.in_tail = False
         self.positive: set[Buffer] = set()
         self.relus: dict[Buffer, Buffer] = {}
+        self.scales: dict[Buffer, np.ndarray] = {}
         self.call_ops: list[int] = []
         self._steps: list[Step] = []
-        others = [number for number in range(len(program.ops)) if number not in self.paired]
+        others = [number for number in range(len(program.ops)) if number not in self.packed]
         self._layouts = map_layouts(program, others, lambda height, width: Layout(grid_for(height, width, host.lanes)))
-        self._pair_layouts = map_layouts(
-            program, self.paired, lambda height, width: pair_layout(height, width, host.lanes)
-        )
+        self._packed_layouts = self._narrow_layouts()
         self._seamed: set[Buffer] = set()
         self._entries = 0
+
+    def decide(self, op: ops.Conv, block: Block, **decision: Any) -> None:
+        """Notes what was decided for a convolution, the operation that steps are added for; see `Decision`."""
+        reads, makes = (self.program.shapes[value] for value in (op.inputs[0], self.op))
+        density = float(op.mask.mean())
+        self.decisions.append(Decision(self.op, reads, makes, density=density, block=block, **decision))
 
     def place(self) -> Memory:
         """Gives all memory its place, then writes the steps down."""
@@ -190,21 +208,52 @@ class Steps:
         if self._entries > MAX_ENTRIES:
             raise CapacityError("the network needs too many copies of rows, or joins too many maps.")
 
-    @property
-    def emulated(self) -> bool:
-        """Whether bfloat16 does without the processor's instructions."""
-        return self.host.pairs == "emulated"
+    def _narrow_layouts(self) -> list[PackedLayout | None]:
+        """Layouts of maps in the narrow type; those that share one have numbers below 0 if any of them has."""
+        layouts = map_layouts(
+            self.program, self.packed, lambda h, w: packed_layout(h, w, self.host.lanes, self.host.each)
+        )
+        groups = joined(self.program)
+        signed = {groups[value] for value, ends in self.ranges.items() if ends[0] < 0}
+        return [
+            layout and dataclasses.replace(layout, signed=group in signed)
+            for layout, group in zip(layouts, groups, strict=True)
+        ]
 
-    def layout_of(self, number: int, *, pairs: bool = False) -> Layout:
-        """The layout of the map that operation `number` makes, in float32 or in bfloat16."""
-        layout = self._pair_layouts[number] if pairs else self._layouts[number]
+    @property
+    def narrow(self) -> dict[str, Any]:
+        """What kernels are told of the narrow type."""
+        return {"narrow": self.host.narrow, "emulated": self.host.emulated}
+
+    def layout_of(self, number: int, *, packed: bool = False) -> Layout:
+        """The layout of the map that operation `number` makes, in float32 or in the narrow type."""
+        layout = self._packed_layouts[number] if packed else self._layouts[number]
         if layout is None:
             raise TypeError(f"operation {number} must make a map. Received: {self.program.shapes[number]}.")
         return layout
 
-    def new_planes(self, number: int, *, pairs: bool = False) -> Planes:
-        """Memory for the map that operation `number` makes, in float32 or in bfloat16."""
-        return self._planes_of(self.layout_of(number, pairs=pairs), self.program.shapes[number][2])
+    def new_planes(self, number: int) -> Planes:
+        """Memory for the map that operation `number` makes."""
+        return self._planes_of(self.layout_of(number), self.program.shapes[number][2])
+
+    def new_packed(self, number: int) -> Planes:
+        """The same in the narrow type. In int8 the largest number that it is expected to have is the largest."""
+        layout = self.layout_of(number, packed=True)
+        planes = self._planes_of(layout, self.program.shapes[number][2])
+        (buffer,) = planes.buffers
+        if self.host.narrow == "int8":
+            signed = isinstance(layout, PackedLayout) and layout.signed
+            self.scales[buffer] = np.full(buffer.units, step_of(self.ranges[number], signed=signed), np.float32)
+            if not signed:
+                self.positive.add(buffer)
+        return planes
+
+    def scales_of(self, planes: Planes) -> np.ndarray:
+        """float32 [C, 2]: what 1 stands for in each channel, and 1 / that; ones of bfloat16."""
+        if self.host.narrow != "int8":
+            return np.ones((planes.channels, 2), np.float32)
+        scales = [self.scales[buffer][first : first + count] for buffer, first, count in planes.spans]
+        return np.stack([np.concatenate(scales), 1 / np.concatenate(scales)], axis=1).astype(np.float32)
 
     @staticmethod
     def _planes_of(layout: Layout, channels: int) -> Planes:
@@ -247,16 +296,16 @@ class Steps:
         source: Callable[[], tuple[Any, Any]],
         target: Callable[[], tuple[Any, Any]],
         *values: Planes | Vector,
-        halves: bool = False,
+        each: int = 1,
     ) -> None:
         """A step that copies rows (target offset, source offset, count) of every channel.
 
-        `source` and `target` give, later, the base argument and the table of the channels' first values. With `halves`,
-        values and places count 16 bits each.
+        `source` and `target` give, later, the base argument and the table of the channels' first values. Values
+        and places count 32 bits divided by `each`.
         """
         if not rows:
             return
-        call = self.copy_call(rows, steps, halves=halves)
+        call = self.copy_call(rows, steps, each=each)
 
         def emit() -> None:
             (base, starts), (target_base, target_starts) = source(), target()
@@ -266,11 +315,11 @@ class Steps:
         self.step(emit, *values)
 
     def copy_call(
-        self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int], *, halves: bool = False
+        self, rows: Sequence[tuple[int, int, int]], steps: tuple[int, int], *, each: int = 1
     ) -> Callable[..., None]:
         """What writes down the call that copies rows, given its bases, tables of first values, and channels."""
         self._spend(len(rows))
-        lanes, element = (2 * self.lanes, "i16") if halves else (self.lanes, "float")
+        lanes, element = each * self.lanes, {1: "float", 2: "i16", 4: "i8"}[each]
         moves = vector_moves(tuple(rows), steps, lanes)
 
         def call(*places: Any) -> None:
@@ -294,6 +343,8 @@ class Steps:
         planes, grid = self._planes_of(value.layout, value.channels), value.layout.grid
         if self.positive.issuperset(value.buffers):
             self.positive.update(planes.buffers)
+        if isinstance(value.layout, PackedLayout) and self.host.narrow == "int8":
+            self.scales[planes.buffers[0]] = self.scales_of(value)[:, 0]
         rows = [(row * planes.layout.stride, row * value.layout.stride, grid.columns) for row in range(grid.rows)]
         self.copy(rows, (1, 1), in_arena(value), in_arena(planes, "slot"), value, planes)
         return planes
@@ -362,6 +413,11 @@ class Steps:
                 call("arena", "arena", Each(place, 1), self.tables.indices(planes.origins()), 1)
 
         return Source(planes, taps, refill)
+
+
+def step_of(ends: tuple[float, float], *, signed: bool) -> float:
+    """What 1 stands for in int8, of numbers between these."""
+    return max(*map(abs, ends), LEAST_SCALE) / MOST[signed]
 
 
 def in_arena(planes: Planes, memory: str = "arena") -> Callable[[], tuple[Any, Any]]:

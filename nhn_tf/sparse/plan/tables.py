@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nhn_tf.sparse.native import pairs
+from nhn_tf.sparse.native import numbers
 from nhn_tf.sparse.native.emitter import Function, Value, declarations
 from nhn_tf.sparse.native.layout import LINE
 from nhn_tf.sparse.native.machine import Host
@@ -193,8 +193,7 @@ class Tables:
                         for call in calls:
                             emit(call, image, turn)
         texts = [text for _, text in self.kernels.values()]
-        instructions = [pairs.declarations()] if self.host.pairs == "instruction" else []
-        return "\n".join((declarations(self.host.lanes), *instructions, *texts, str(f)))
+        return "\n".join((declarations(self.host.lanes), numbers.declarations(self.host.narrow), *texts, str(f)))
 
     @staticmethod
     def _argument(f: Function, argument: Any, outside: dict[str, Value], turn: Value) -> str:

@@ -34,7 +34,7 @@ def map_layouts(program: Program, readers: Collection[int], empty: Callable[[int
       empty: the layout of a map of so many rows and columns, without a halo.
     """
     shapes = program.shapes
-    groups = _joined(program)
+    groups = joined(program)
     layouts = [empty(shape[0], shape[1]) if len(shape) == 3 else None for shape in shapes]
     for op in (program.ops[number] for number in readers):
         if isinstance(op, ops.Windowed) and slides_in_place(op, shapes[op.inputs[0]]):
@@ -46,7 +46,7 @@ def map_layouts(program: Program, readers: Collection[int], empty: Callable[[int
     return [layouts[group] for group in groups]
 
 
-def _joined(program: Program) -> list[int]:
+def joined(program: Program) -> list[int]:
     """For each value, one that stands for all with which it must share a layout."""
     leader = list(range(len(program.ops)))
 

@@ -13,7 +13,9 @@ lie. What else it says is checked twice: types here, sizes by `Program`, which d
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -21,6 +23,7 @@ import os
 import struct
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -50,18 +53,27 @@ def save(path: str | os.PathLike[str], program: Program, *, dtype: str = "float3
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}. Received: {dtype!r}.")
-    blobs: list[bytes] = []
-    operations = [_operation(op, DTYPES[dtype], blobs) for op in program.ops]
-    header = {"dtype": dtype, "operations": operations, "outputs": list(program.outputs)}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    sha = hashlib.sha256(text)
-    for blob in blobs:
-        sha.update(blob)
+    text, *blobs = _parts(program, dtype)
     with atomic_write(path) as file:
-        file.write(PREFIX.pack(MAGIC, VERSION, len(text), sha.digest()))
+        file.write(PREFIX.pack(MAGIC, VERSION, len(text), _digest([text, *blobs])))
         file.write(text)
         for blob in blobs:
             file.write(blob)
+
+
+def _parts(program: Program, dtype: str) -> list[bytes]:
+    """A file's header and arrays."""
+    blobs: list[bytes] = []
+    operations = [_operation(op, DTYPES[dtype], blobs) for op in program.ops]
+    header = {"dtype": dtype, "operations": operations, "outputs": list(program.outputs)}
+    return [json.dumps(header, separators=(",", ":")).encode(), *blobs]
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> bytes:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.digest()
 
 
 def _operation(op: Op, dtype: np.dtype, blobs: list[bytes]) -> dict[str, Any]:
@@ -91,9 +103,60 @@ def load(path: str | os.PathLike[str]) -> Program:
       FileNotFoundError: there is no such file.
       DamagedFileError: it is not a whole, unaltered .nhn file of this version.
     """
-    data = read_bytes(path, limit=MAX_FILE)
+    return Source.read(path).program
+
+
+class Source:
+    """A program, or a file of one, of which so far only the checksum was looked at.
+
+    Args:
+      given: the program, or a file's bytes.
+      path: of the file, for messages.
+    """
+
+    def __init__(self, given: Program | bytes, path: str = ""):
+        self._given = given
+        self._path = path
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Source:
+        """A file's.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          DamagedFileError: it is not a whole, unaltered file of this version.
+        """
+        data = read_bytes(path, limit=MAX_FILE)
+        with _named(path):
+            _check(data)
+        return cls(data, str(path))
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of its file: of a program, of the one that `save` would write."""
+        if isinstance(self._given, bytes):
+            return PREFIX.unpack_from(self._given)[3]
+        return _digest(_parts(self._given, "float32"))
+
+    @property
+    def program(self) -> Program:
+        """What it is, read from the file when it is first asked for.
+
+        Raises:
+          DamagedFileError: the file's content is no sound program.
+        """
+        if isinstance(self._given, bytes):
+            _ = self.digest  # It is kept; the bytes are not.
+            with _named(self._path):
+                self._given = _parse(self._given)
+        return self._given
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tells in a sentence which file is refused, and why."""
     try:
-        return _parse(data)
+        yield
     except (ProgramError, _Refused) as error:
         raise DamagedFileError(f"{path} is no sound .nhn file: {error} Export the network again.") from None
 
@@ -102,7 +165,7 @@ class _Refused(ValueError):
     """What is wrong with a file."""
 
 
-def _parse(data: bytes) -> Program:
+def _check(data: bytes) -> None:
     if len(data) < PREFIX.size or not data.startswith(MAGIC):
         raise _Refused("it does not start like one.")
     _, version, length, digest = PREFIX.unpack_from(data)
@@ -110,9 +173,12 @@ def _parse(data: bytes) -> Program:
         raise _Refused(f"its version is {version}; this runtime reads version {VERSION}.")
     if length > min(MAX_HEADER, len(data) - PREFIX.size):
         raise _Refused("it is truncated.")
-    if hashlib.sha256(memoryview(data)[PREFIX.size :]).digest() != digest:
+    if _digest([memoryview(data)[PREFIX.size :]]) != digest:
         raise _Refused("it is truncated or altered (its checksum does not match).")
-    start = PREFIX.size + length
+
+
+def _parse(data: bytes) -> Program:
+    start = PREFIX.size + PREFIX.unpack_from(data)[2]
     try:
         header = json.loads(data[PREFIX.size : start])
     except (ValueError, RecursionError):

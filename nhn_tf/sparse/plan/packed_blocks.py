@@ -1,7 +1,7 @@
-"""What a convolution of bfloat16 pairs holds in registers: the block with the least estimated work.
+"""What a convolution of packed numbers holds in registers: the block with the least estimated work.
 
-As `blocks`, for one entry of two input channels and the whole map. The unit is a dot product, of which Zen 4 begins one
-each cycle; the constants were fitted to times on it (docs/performance.md).
+As `blocks`, for one entry of two input channels in bfloat16, four in int8, and the whole map. The unit is a dot
+product, of which Zen 4 begins one each cycle; the constants were fitted to times on it (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from nhn_tf.sparse.native.convolution import Block
-from nhn_tf.sparse.native.pair_convolution import PairTap
+from nhn_tf.sparse.native.packed_convolution import PackedTap
 from nhn_tf.sparse.plan.blocks import Choice
 
 LATENCY = 10.0
@@ -43,11 +43,13 @@ class Window:
       taps: of the window.
       rows: of the map.
       lines: vectors in a row.
+      each: numbers in a lane.
     """
 
-    taps: tuple[PairTap, ...]
+    taps: tuple[PackedTap, ...]
     rows: int
     lines: int
+    each: int = 2
 
     @property
     def height(self) -> int:
@@ -58,14 +60,17 @@ class Window:
     def made(self, rows: int) -> int:
         """Vectors that are made for a block of so many rows."""
         places = {
-            (tap.plane, tap.row + r, tap.column + pixel) for tap in self.taps for r in range(rows) for pixel in (0, 1)
+            (tap.plane, tap.row + r, tap.column + pixel)
+            for tap in self.taps
+            for r in range(rows)
+            for pixel in range(self.each)
         }
         return len(places)
 
 
 def _cost(block: Block, window: Window) -> float:
     """Of one entry over the whole map."""
-    sums, taps = 2 * block.filters * block.rows, len(window.taps)
+    sums, taps = window.each * block.filters * block.rows, len(window.taps)
     dots = max(sums * block.chains, LATENCY) * taps / block.chains
     others = LANES_MADE * window.made(block.rows) + WEIGHT_LOAD * block.filters * taps
     tiles = -(-window.rows // block.rows) * window.lines
@@ -73,8 +78,8 @@ def _cost(block: Block, window: Window) -> float:
 
 
 def _fits(block: Block, window: Window) -> bool:
-    sums = 2 * block.filters * block.rows * block.chains
-    held = 4 if block.filters == 1 else (block.rows + window.height - 1) * (2 if len(window.taps) == 1 else 1)
+    sums = window.each * block.filters * block.rows * block.chains
+    held = 4 if block.filters == 1 else (block.rows + window.height - 1) * (window.each if len(window.taps) == 1 else 1)
     return sums + held <= HELD and sums // block.chains * len(window.taps) <= MAX_UNROLLED
 
 

@@ -1,6 +1,7 @@
 # make demo   the whole pipeline on handwritten digits: installs into .venv, then seven stages and a report
 # make test   the fast tests: TensorFlow in .venv, JAX without TensorFlow in .venv-jax
 # make test-pythons   the fast tests on each of PYTHONS that is here, with the newest packages in the ranges
+# make bench   the speeds that have a goal, in one table, 20 minutes; PyTorch's too where .venv has it
 # make lock   requirements-lock.txt anew: the versions that `make demo` and `make test` install
 # make docs   the documentation as a site in site/, from an environment of its own, .venv-docs
 # make test-browser   the report and TensorBoard in headless Chromium; needs Debian's chromium and chromium-driver
@@ -11,11 +12,14 @@ MODEL_DIR ?= runs/demo
 TF := .venv/bin/python
 JAX := .venv-jax/bin/python
 
-.PHONY: demo test test-slow test-pythons test-browser lint docs install lock clean
+.PHONY: demo bench test test-slow test-pythons test-browser lint docs install lock clean
 
 demo: .venv/.installed
 	$(TF) pipeline.py --preset=demo --model_dir=$(MODEL_DIR)
 	@echo "Read $(MODEL_DIR)/report/report.html or report.md; look inside: .venv/bin/tensorboard --logdir=$(MODEL_DIR)"
+
+bench: .venv/.installed
+	$(TF) benchmarks/bench.py
 
 test: lint .venv-jax/.installed
 	$(TF) -m pytest -n 2 --dist worksteal -m "not slow and not browser"

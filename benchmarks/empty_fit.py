@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-import time
-from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import turns
 
+# isort: split
 import keras
 import numpy as np
 
@@ -34,6 +30,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cpu_time", action="store_true", help="count this process's CPU time, not the wall clock")
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
@@ -61,19 +58,14 @@ def main() -> None:
         model.fit(batches, verbose=0, shuffle=False, callbacks=[FollowEpoch(batches), *callbacks])
 
     sides = {"batches": alone, "fit": fit, "waiting": lambda: fit(Waiting())}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(-1, args.rounds):
-        for name, call in sides.items():
-            start = time.perf_counter()
-            call()
-            if number >= 0:  # the first round traces
-                times[name].append(time.perf_counter() - start)
+    times = turns.take(list(sides.items()), args.rounds, cpu_time=args.cpu_time)
     images = len(batches) * args.batch
     result: dict[str, object] = {"backend": keras.backend.backend()}
-    for name, seconds in times.items():
-        print(f"{name:8s} {images / np.median(seconds):9,.0f} images/s")
-        result[f"{name}_images_per_s"] = round(images / float(np.median(seconds)))
-    result["ratio"] = round(float(np.median(np.array(times["waiting"]) / np.array(times["fit"]))), 3)
+    for name, ms in times.items():
+        rate = 1000 * images / float(np.median(ms))
+        print(f"{name:8s} {rate:9,.0f} images/s")
+        result[f"{name}_images_per_s"] = round(rate)
+    result["ratio"] = round(float(np.median(times["waiting"] / times["fit"])), 3)
     print(json.dumps(result))
 
 

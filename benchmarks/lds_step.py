@@ -12,46 +12,29 @@ are search / whole network (below 1 is a saving).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import os
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-# Before the backend starts: one thread, and no chatter of its start.
-for _name, _value in (
-    ("TF_NUM_INTRAOP_THREADS", "1"),
-    ("TF_NUM_INTEROP_THREADS", "1"),
-    ("TF_CPP_MIN_LOG_LEVEL", "3"),
-):
-    os.environ.setdefault(_name, _value)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import turns
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
+# isort: split
+import keras
+import numpy as np
 
-from nhn_tf import training  # noqa: E402
-from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights  # noqa: E402
-from nhn_tf.search import Evolution  # noqa: E402
-from nhn_tf.settings import LocationConfig  # noqa: E402
-from nhn_tf.training import optimizers  # noqa: E402
-from nhn_tf.values.form import Form  # noqa: E402
-from nhn_tf.values.genotype import Addon, Genotype  # noqa: E402
-from nhn_tf.values.space import Space  # noqa: E402
+from nhn_tf import training
+from nhn_tf.models import DirectionSupernet, LocationSupernet, network, tile_genes, weights
+from nhn_tf.search import Evolution
+from nhn_tf.settings import LocationConfig
+from nhn_tf.training import optimizers
+from nhn_tf.values.form import Form
+from nhn_tf.values.genotype import Addon, Genotype
+from nhn_tf.values.space import Space
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--filters", type=int, default=16, help="channels of the first segment")
-    parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--size", type=int, default=32, help="height and width of the images")
+    parser = turns.parser(__doc__, filters=16, batch=50, rounds=5)
     parser.add_argument("--codes", type=int, default=5, help="how many location codes are sampled")
-    parser.add_argument("--rounds", type=int, default=5, help="timed passes over all of them")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     keras.utils.set_random_seed(args.seed)
@@ -59,8 +42,7 @@ def main() -> None:
     space = Space(args.layers, ops=("conv3x3", "conv5x5"))
     genotype = Genotype.from_genes(space, space.sample(rng, skip_probability=0.4)[0])
     kind = {"input_shape": (args.size, args.size, 3), "num_classes": 10, "form": Form(filters=args.filters)}
-    images = rng.standard_normal((args.batch, args.size, args.size, 3)).astype(np.float32)
-    labels = rng.integers(10, size=args.batch).astype(np.int32)
+    images, labels = turns.batch(args, rng)
 
     whole = _compiled(network.build(genotype, **kind))
     arrays = weights.to_arrays(whole)
@@ -85,14 +67,7 @@ def main() -> None:
         calls.append(("location", step(locations, code)))
     calls.append(("direction", step(directions, np.zeros(1, np.int32))))
 
-    times: dict[str, list[float]] = {}
-    for round_number in range(-1, args.rounds):
-        for name, call in calls:
-            start = time.perf_counter()
-            call()
-            if round_number >= 0:  # the first pass traces
-                times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
-
+    times = turns.take(calls, args.rounds, cpu_time=args.cpu_time)
     medians = {name: float(np.median(values)) for name, values in times.items()}
     result = {
         "backend": keras.backend.backend(),

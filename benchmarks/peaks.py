@@ -61,9 +61,12 @@ def rate(each: int, sums: str, factors: str, intrinsic: str) -> float:
     return round(each * CHAINS * TURNS / best / 1e9, 1)
 
 
-if __name__ == "__main__":
+def measure() -> dict[str, float | None]:
+    """GMAC/s by type; None where the processor lacks the instruction."""
     machine.host()
     features = llvm.get_host_cpu_features()
-    print(json.dumps({
-        name: rate(*rest) if features.get(feature) else None for name, (feature, *rest) in INSTRUCTIONS.items()
-    }))  # fmt: skip
+    return {name: rate(*rest) if features.get(feature) else None for name, (feature, *rest) in INSTRUCTIONS.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))

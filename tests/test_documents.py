@@ -29,6 +29,8 @@ def flags_of(script: str) -> set[str]:
         found = set(re.findall(r"^\s+--(\w+):", done.stdout, re.MULTILINE))
         return found | {f"no{name}" for name in found} | ABSL
     text = (ROOT / script).read_text(encoding="utf-8")
+    if "\nimport turns\n" in text:  # which defines the flags that benchmarks share
+        text += (ROOT / "benchmarks" / "turns.py").read_text(encoding="utf-8")
     if script == "benchmarks/study.py":  # whose further flags are those of pipeline.py
         return flags_of("pipeline.py")
     return set(re.findall(r"""["'](?:--)?(\w+)["']""", text))

@@ -25,7 +25,7 @@ def test_shares_are_those_counted_by_hand():
 
 def test_the_base_is_made_anew_as_its_stage_began(smoke_run, tmp_path, monkeypatch):
     run = before(smoke_run, "base", tmp_path / "run")
-    monkeypatch.setattr("nhn_tf.stages.train.fit", lambda *args: None)
+    monkeypatch.setattr("nhn_tf.stages.train.fit", lambda *_, **__: None)
     settings = dataclasses.replace(smoke_settings("base", dropout=0.5), seed=0)
     stages.run("base", run, settings)
     record = RunDirectory(run.path).stage("base")

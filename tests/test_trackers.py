@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -27,6 +28,7 @@ from nhn_tf.storage import files
 from tests.conftest import before, smoke_settings
 
 MlflowClient = pytest.importorskip("mlflow").MlflowClient
+os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # as the tracker does in its own process
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -95,7 +95,8 @@ class PruningSchedule(keras.callbacks.Callback):
       every: steps between two evaluations in between.
       initial_sparsity: where the ramp of `sparsity` begins.
       criterion: as for `prune`.
-      scope, block: as for `prune`.
+      scope: as for `prune`.
+      block: as for `prune`.
       allow_disconnected: as for `prune`.
       seed: as for `prune`.
       layers: names of masked layers; by default all of the model.

@@ -174,7 +174,10 @@ def load(
 
     Args:
       path: of the file, which does not say what the network shall compute in.
-      threads, dtype, calibrate, cache: as for `compile`.
+      threads: as for `compile`.
+      dtype: as for `compile`.
+      calibrate: as for `compile`.
+      cache: as for `compile`.
 
     Raises:
       FileNotFoundError: there is no such file.

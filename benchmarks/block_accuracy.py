@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 from keras import layers
 
-from benchmarks.resnet20 import images_of, train
+from benchmarks.resnet20 import begun, images_of, train
 from nhn_tf import pruning, training
 from nhn_tf.storage import files
 
@@ -47,11 +47,7 @@ def main() -> None:
     parser.add_argument("--train_limit", type=int, default=0, help="use only that many training images")
     parser.add_argument("--eval_limit", type=int, default=0, help="use only that many validation and test images each")
     parser.add_argument("--out", type=Path, default=Path("block_accuracy.json"))
-    options = parser.parse_args()
-    asked = {name: value for name, value in vars(options).items() if name not in ("data", "seeds", "out")}
-    kept = files.read_json(options.out) if options.out.exists() else {"asked": asked, "results": {}}
-    if kept["asked"] != asked:
-        parser.error(f"{options.out} holds results of {kept['asked']}. Give another --out.")
+    options, kept = begun(parser)
     seeds = options.seeds.split(",")
     for seed in seeds:
         if seed not in kept["results"]:

@@ -75,15 +75,24 @@ def main() -> None:
     parser.add_argument("--train_limit", type=int, default=0, help="use only that many training images")
     parser.add_argument("--eval_limit", type=int, default=0, help="use only that many validation and test images each")
     parser.add_argument("--out", type=Path, default=Path("resnet20.json"))
+    options, kept = begun(parser)
+    for seed in options.seeds.split(","):
+        run(options, int(seed), kept["results"], lambda: files.write_json(options.out, kept))
+    rows = [kept["results"][seed] for seed in options.seeds.split(",")]
+    print(json.dumps({method: summary([row[method] for row in rows]) for method in METHODS}))
+
+
+def begun(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What is asked for, and what `--out` holds of it: its "results" are to be filled up, and all of it written back.
+
+    A file of other settings is refused; data and seeds may differ.
+    """
     options = parser.parse_args()
     asked = {name: value for name, value in vars(options).items() if name not in ("data", "seeds", "out")}
     kept = files.read_json(options.out) if options.out.exists() else {"asked": asked, "results": {}}
     if kept["asked"] != asked:
         parser.error(f"{options.out} holds results of {kept['asked']}. Give another --out.")
-    for seed in options.seeds.split(","):
-        run(options, int(seed), kept["results"], lambda: files.write_json(options.out, kept))
-    rows = [kept["results"][seed] for seed in options.seeds.split(",")]
-    print(json.dumps({method: summary([row[method] for row in rows]) for method in METHODS}))
+    return options, kept
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, float]:
@@ -106,12 +115,12 @@ def run(options: argparse.Namespace, seed: int, of_all: dict[str, Any], save: Ca
     images, shape, classes = images_of(options, seed)
     keras.utils.set_random_seed(seed)
     base = residual.build(shape, classes)
-    begun = options.out.with_suffix(f".seed{seed}.npz")
-    if begun.exists():
-        weights.load(base, begun)
+    start = options.out.with_suffix(f".seed{seed}.npz")
+    if start.exists():
+        weights.load(base, start)
     else:
         train(base, images.train, epochs=options.epochs, lr_max=0.1, l2=options.l2)
-        weights.save(base, begun)
+        weights.save(base, start)
     for method in METHODS:
         if method in results:
             continue
@@ -124,7 +133,7 @@ def run(options: argparse.Namespace, seed: int, of_all: dict[str, Any], save: Ca
         results[method] = {**found, "seconds": round(time.monotonic() - began)}
         save()
         print(f"seed {seed} {method}: {results[method]}", flush=True)
-    begun.unlink()
+    start.unlink()
 
 
 def images_of(options: argparse.Namespace, seed: int, **settings: Any) -> tuple[Images, tuple[int, int, int], int]:

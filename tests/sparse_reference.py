@@ -23,6 +23,48 @@ def random_conv(rng, shape, filters, *, window, strides=(1, 1), same=True, densi
     )  # fmt: skip
 
 
+def single(rng, shape, filters, **settings):
+    """A program of one convolution."""
+    conv = random_conv(rng, shape, filters, **settings)
+    return ops.Program((ops.Input(inputs=(), size=shape), conv), (1,))
+
+
+def pruned_together(rng, block):
+    """A program of one 1x1 convolution, of which so many neighbouring filters have each lost the same inputs."""
+    mask = np.repeat(rng.random((96, 48 // block)) < 0.1, block, axis=1)
+    conv = ops.Conv(
+        inputs=(0,), window=(1, 1), strides=(1, 1), pads=(0, 0), size=(16, 16), mask=mask,
+        kernels=rng.standard_normal((int(mask.sum()), 1, 1)).astype(np.float32), bias=np.zeros(48, np.float32),
+    )  # fmt: skip
+    return ops.Program((ops.Input(inputs=(), size=(16, 16, 96)), conv), (1,))
+
+
+def residual_block(rng, height, width):
+    """Two convolutions in a row, the sum of what both make, scaled and shifted, and a convolution of that."""
+    size = (height, width, 6)
+    convs = [random_conv(rng, size, 6, window=(3, 3), density=0.6, value=value) for value in (0, 1, 3)]
+    scale, shift = rng.standard_normal((2, 6)).astype(np.float32)
+    total = ops.Elementwise(inputs=(1, 2), scale=scale, shift=shift, activation="silu")
+    return ops.Program((ops.Input(inputs=(), size=size), *convs[:2], total, convs[2]), (4,))
+
+
+def images_of(program, count=2, seed=1):
+    """Random images for each input."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((count, *program.shapes[value])).astype(np.float32) for value in program.inputs]
+
+
+def check_images_side_by_side(runtime, images):
+    """An image's bits depend neither on those beside it nor on the threads."""
+    assert runtime.plan.group > 1
+    together = runtime(*images)
+    for first in range(len(images[0])):
+        for one, all_ in zip(runtime(*(image[first : first + 1] for image in images)), together, strict=True):
+            np.testing.assert_array_equal(one[0], all_[first])
+    for found, expected in zip(runtime(*images, threads=3), together, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def output_size(shape, window, strides, *, same):
     if not same:
         return tuple((side - size) // stride + 1 for side, size, stride in zip(shape, window, strides)), (0, 0)  # noqa: B905

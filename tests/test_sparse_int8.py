@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import sparse_reference as reference
+from sparse_reference import images_of, single
 
 pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
@@ -30,11 +31,6 @@ def all_in_quads(monkeypatch):
     monkeypatch.setattr(dtypes, "LEAST_DENSE", 0)
 
 
-def images_of(program, count=2, seed=1):
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal((count, *program.shapes[value])).astype(np.float32) for value in program.inputs]
-
-
 def compiled(program, host, **options):
     return compile_program(program, host=host, threads=1, calibrate=images_of(program), **options)
 
@@ -42,11 +38,6 @@ def compiled(program, host, **options):
 def expected_of(runtime, images):
     program, ranges = merge(runtime.program), runtime.plan.given_ranges or {}
     return reference.compute(program, *images, packed=dtypes.packed(program, runtime.plan.host), ranges=ranges)
-
-
-def single(rng, shape, filters, **settings):
-    conv = reference.random_conv(rng, shape, filters, **settings)
-    return ops.Program((ops.Input(inputs=(), size=shape), conv), (1,))
 
 
 def check_layer(program, host, seed=1):
@@ -114,13 +105,7 @@ def test_what_lies_beyond_the_ranges_is_cut(host):
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("block", [1, 2, 4, 8])
 def test_filters_that_were_pruned_together_share_a_list(block, host):
-    rng = np.random.default_rng(block)
-    mask = np.repeat(rng.random((96, 48 // block)) < 0.1, block, axis=1)
-    conv = ops.Conv(
-        inputs=(0,), window=(1, 1), strides=(1, 1), pads=(0, 0), size=(16, 16), mask=mask,
-        kernels=rng.standard_normal((int(mask.sum()), 1, 1)).astype(np.float32), bias=np.zeros(48, np.float32),
-    )  # fmt: skip
-    decision = check_layer(ops.Program((ops.Input(inputs=(), size=(16, 16, 96)), conv), (1,)), host)
+    decision = check_layer(reference.pruned_together(np.random.default_rng(block), block), host)
     assert decision.sparse and block % decision.block.filters == 0
 
 
@@ -128,12 +113,7 @@ def test_filters_that_were_pruned_together_share_a_list(block, host):
 @pytest.mark.parametrize("shape", [(16, 16), (7, 7), (5, 83)])
 def test_a_residual_block_stays_in_int8(shape, host):
     """Of odd widths and rows of several vectors; the sum's shift must not reach what lies behind a row."""
-    rng = np.random.default_rng(0)
-    size = (*shape, 6)
-    convs = [reference.random_conv(rng, size, 6, window=(3, 3), density=0.6, value=value) for value in (0, 1, 3)]
-    scale, shift = rng.standard_normal((2, 6)).astype(np.float32)
-    total = ops.Elementwise(inputs=(1, 2), scale=scale, shift=shift, activation="silu")
-    program = ops.Program((ops.Input(inputs=(), size=size), *convs[:2], total, convs[2]), (4,))
+    program = reference.residual_block(np.random.default_rng(0), *shape)
     runtime, images = compiled(program, host), images_of(program)
     names = [name for _, name in runtime.plan.calls]
     assert sum(name.startswith(("pack_", "unpack_")) for name in names) == 2
@@ -181,14 +161,7 @@ def test_images_side_by_side_and_threads_change_no_bit(seed, host, monkeypatch):
     monkeypatch.setattr(tail, "LEAST_GAIN", -(10**9))
     monkeypatch.setattr(tail, "CHUNK", 200)
     program = reference.random_program(np.random.default_rng(seed), length=8)
-    runtime, images = compiled(program, host), images_of(program, 19)
-    assert runtime.plan.group > 1
-    together = runtime(*images)
-    for first in range(19):
-        for one, all_ in zip(runtime(*(image[first : first + 1] for image in images)), together, strict=True):
-            np.testing.assert_array_equal(one[0], all_[first])
-    for found, expected in zip(runtime(*images, threads=3), together, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    reference.check_images_side_by_side(compiled(program, host), images_of(program, 19))
 
 
 @pytest.mark.parametrize("host", HOSTS)

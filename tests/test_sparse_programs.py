@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import sparse_reference as reference
+from sparse_reference import single
 
 pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
 
@@ -38,12 +39,6 @@ def check(program, seed, lanes, tolerance=1e-5):
         scale = 1 + np.abs(expected).max()
         np.testing.assert_allclose(result / scale, expected / scale, atol=tolerance)
     return runtime
-
-
-def single(rng, shape, filters, **settings):
-    """A program of one convolution."""
-    conv = reference.random_conv(rng, shape, filters, **settings)
-    return ops.Program((ops.Input(inputs=(), size=shape), conv), (1,))
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -390,6 +385,7 @@ import ctypes, mmap, sys
 import numpy as np
 sys.path.insert(0, "tests")
 import sparse_reference as reference
+from sparse_reference import single
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.program import operations as ops

@@ -95,7 +95,7 @@ class ComputeConfig(Config):
         choices=("stop", "rollback"),
     )
     checkpoint_minutes: float = setting(
-        10.0, "save when so long has passed since the last; a signal saves at once", unit="minutes", low=0, high=1e6
+        10.0, "save within an epoch or cycle too when so long has passed", unit="minutes", low=0, high=1e6
     )
 
 

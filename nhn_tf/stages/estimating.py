@@ -18,7 +18,7 @@ from typing import Any
 from nhn_tf.runs import RunDirectory, Settings
 from nhn_tf.runs.settings import Behind
 from nhn_tf.settings import LdsConfig, PruneConfig, SgdConfig, stages
-from nhn_tf.stages.feed import is_taught, load_feed, uses_validation
+from nhn_tf.stages.feed import load_feed, uses_validation, work_of_an_image
 from nhn_tf.storage import files
 
 
@@ -99,8 +99,7 @@ def _images(asked: Settings, train: int, val: int) -> float:
         measured = config.fitness_batches * config.fitness_batch_size
         return config.cycles * config.population * (config.iterations * config.batch_size + measured / 3)
     images = train + (val if uses_validation(config) else 0)
-    each = 4 / 3 if is_taught(config) else 1  # the teacher measures each image
-    return images * (_length(asked) * each if _trains(asked) else 1 / 3)
+    return images * (_length(asked) * work_of_an_image(config) if _trains(asked) else 1 / 3)
 
 
 def _length(asked: Settings) -> int:

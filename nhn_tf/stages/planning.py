@@ -37,7 +37,7 @@ from nhn_tf.settings import (
 )
 from nhn_tf.settings.plan import Plan
 from nhn_tf.settings.presets import DEMO, Preset
-from nhn_tf.stages.feed import Feed, is_taught
+from nhn_tf.stages.feed import Feed, work_of_an_image
 from nhn_tf.training import optimizers
 from nhn_tf.values.form import Form
 from nhn_tf.values.genotype import Genotype
@@ -320,11 +320,11 @@ def as_seen(machine: Machine, plan: Plan, name: str, seconds: float) -> Machine:
 
 
 def _flops(machine: Machine, preset: Preset, name: str) -> float:
-    """Multiply-adds of an image in a stage, in units of what training takes; a teacher's answer is a third of that."""
+    """Multiply-adds of an image in a stage, a teacher's included, in units of what training takes."""
     config = preset.stage(name)
     if isinstance(config, BaselineConfig):
         return machine.baseline_flops
-    return machine.flops_of(preset.base.filters) * (4 / 3 if is_taught(config) else 1)
+    return machine.flops_of(preset.base.filters) * work_of_an_image(config)
 
 
 def _batch_size(feed: Feed) -> int:

@@ -182,11 +182,7 @@ def quad_host() -> Host:
       MissingInstructionError: it cannot.
       MissingLLVMError: llvmlite is not installed.
     """
-    if not has_quads():
-        raise MissingInstructionError(
-            "int8 needs a processor with AVX-512 and its VNNI instructions, which this one is not. "
-            'Pass dtype="float32", or "auto" for what is fastest here.'
-        )
+    _refuse_unless(has_quads(), "int8", "VNNI")
     return QUAD_HOST
 
 
@@ -197,12 +193,16 @@ def pair_host() -> Host:
       MissingInstructionError: it cannot.
       MissingLLVMError: llvmlite is not installed.
     """
-    if not has_pairs():
+    _refuse_unless(has_pairs(), "bfloat16", "BF16")
+    return PAIR_HOST
+
+
+def _refuse_unless(has_them: bool, dtype: str, instructions: str) -> None:
+    if not has_them:
         raise MissingInstructionError(
-            "bfloat16 needs a processor with AVX-512 and its BF16 instructions, which this one is not. "
+            f"{dtype} needs a processor with AVX-512 and its {instructions} instructions, which this one is not. "
             'Pass dtype="float32", or "auto" for what is fastest here.'
         )
-    return PAIR_HOST
 
 
 class NativeCode:

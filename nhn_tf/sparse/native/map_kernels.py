@@ -52,7 +52,12 @@ def planes_of_each_channel(
 ) -> Iterator[tuple[Value, Value]]:
     """A channel's first pixel in the source and in the target, by `%source_planes` and `%target_planes`."""
     with f.loop(0, "%channels") as channel:
-        yield f.at(source, f.index("%source_planes", channel)), f.at(target, f.index("%target_planes", channel))
+        yield planes_of(f, channel, source, target)
+
+
+def planes_of(f: Function, channel: Value, source: Value = "%arena", target: Value = "%arena") -> tuple[Value, Value]:
+    """The same of one channel."""
+    return f.at(source, f.index("%source_planes", channel)), f.at(target, f.index("%target_planes", channel))
 
 
 @contextlib.contextmanager

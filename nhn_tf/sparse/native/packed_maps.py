@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from nhn_tf.sparse.native import numbers
 from nhn_tf.sparse.native.activations import Activation, activate
-from nhn_tf.sparse.native.emitter import Value
 from nhn_tf.sparse.native.layout import Grid
-from nhn_tf.sparse.native.map_kernels import planes_of_each_channel
-from nhn_tf.sparse.native.packed import PackedFunction
+from nhn_tf.sparse.native.map_kernels import planes_of, planes_of_each_channel
 
 _PARAMETERS = ("ptr noalias %arena", "ptr noalias %source_planes", "ptr noalias %target_planes", "i64 %channels")
 _SCALES = "ptr noalias %scales"
@@ -32,7 +30,7 @@ def pack(
     """Rounds planes, `plane` apart, to narrow numbers; what lies behind a row's last pixel is left as it is."""
     f = numbers.function(name, [*_PARAMETERS, _SCALES], lanes, narrow=narrow, emulated=emulated)
     with f.loop(0, "%channels") as channel:
-        source, target = _planes(f, channel)
+        source, target = planes_of(f, channel)
         per = f.broadcast(f.at("%scales", f.add(f.mul(channel, 2), 1)))
         with f.loop(0, grid.rows) as y:
             for x in range(0, grid.columns, lanes):
@@ -58,7 +56,7 @@ def unpack(
     """The pixels of each lane to planes, `plane` apart."""
     f = numbers.function(name, [*_PARAMETERS, _SCALES], lanes, narrow=narrow, emulated=emulated)
     with f.loop(0, "%channels") as channel:
-        source, target = _planes(f, channel)
+        source, target = planes_of(f, channel)
         scale = f.broadcast(f.at("%scales", f.mul(channel, 2)))
         with f.loop(0, grid.rows) as y:
             for x in range(0, grid.columns, lanes):
@@ -68,14 +66,6 @@ def unpack(
                     value = f.widened(read, place, scale, signed=signed)
                     f.store(value, f.at(to, place * plane), grid.columns - x)
     return str(f)
-
-
-def _planes(f: PackedFunction, channel: Value) -> tuple[Value, Value]:
-    """A channel's first pixel in the source and in the target."""
-    return (
-        f.at("%arena", f.index("%source_planes", channel)),
-        f.at("%arena", f.index("%target_planes", channel)),
-    )
 
 
 def relu(name: str, rows: int, lines: int, stride: int, lanes: int, *, narrow: str, emulated: bool) -> str:

@@ -156,7 +156,7 @@ def all_in_pairs(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20, 29))
 def test_a_random_program_with_a_tail_is_numpys(seed, tails):
-    program = reference.random_program(np.random.default_rng(seed), length=6)
+    program = reference.random_program(np.random.default_rng(seed), length=6, side=7, channels=20)
     assert check(program, seed, LANES[seed % len(LANES)]).plan.group > 1
 
 
@@ -196,7 +196,8 @@ def test_chunks_hold_up_to_so_many_weights_or_one_group(monkeypatch):
 @pytest.mark.parametrize("seed", range(1400, 1500))
 def test_many_random_programs_with_tails_are_numpys(seed, tails):
     rng = np.random.default_rng(seed)
-    program = reference.random_program(rng, side=int(rng.choice([4, 12, 40])), length=int(rng.integers(3, 14)))
+    side, channels = (int(rng.choice(sizes)) for sizes in ([4, 12, 40], [6, 20]))
+    program = reference.random_program(rng, side=side, channels=channels, length=int(rng.integers(3, 14)))
     check(program, seed, LANES[seed % len(LANES)])
 
 
@@ -294,7 +295,8 @@ def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, narrow
     if narrow:
         request.getfixturevalue("all_in_pairs")
     rng = np.random.default_rng(100 + seed)
-    program = merge(reference.random_program(rng, length=6))
+    sizes = {"side": 7, "channels": 20} if side_by_side else {}  # So that filters may fill lanes.
+    program = merge(reference.random_program(rng, length=6, **sizes))
     ranges = None
     if narrow == machine.EMULATED_QUADS:
         ranges = calibration.ranges(

@@ -103,6 +103,15 @@ def test_what_lies_beyond_the_ranges_is_cut(host):
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_a_map_that_was_never_other_than_zero_stays_zero(host):
+    program = single(np.random.default_rng(0), (8, 8, 4), 5, window=(3, 3), activation="relu")
+    program.ops[1].bias[:] = -1e7
+    runtime = compiled(program, host)
+    assert runtime.plan.given_ranges[1] == (0.0, 0.0)
+    assert not runtime(*images_of(program, seed=2)).any()
+
+
+@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("block", [1, 2, 4, 8])
 def test_filters_that_were_pruned_together_share_a_list(block, host):
     decision = check_layer(reference.pruned_together(np.random.default_rng(block), block), host)
@@ -327,6 +336,17 @@ def test_images_that_do_not_fit_are_refused(images, message, cache, saved, tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=message):
         nhn_tf.sparse.load(saved, dtype="int8", calibrate=images)
+
+
+@needs_instruction
+def test_int8_is_refused_where_keras_must_compute_a_layer():
+    keras = pytest.importorskip("keras")
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv1D(4, 3)(keras.layers.Reshape((256, 3))(image))
+    with pytest.raises(
+        nhn_tf.sparse.UnsupportedLayerError, match='"float32" or "bfloat16". Received: "int8", and layer'
+    ):
+        nhn_tf.sparse.compile(keras.Model(image, x), dtype="int8", calibrate=np.zeros((1, 16, 16, 3)), fallback="keras")
 
 
 @needs_instruction

@@ -88,9 +88,14 @@ def compile(
         try:
             layers = read(model, shapes=shapes)  # As Keras has them.
             runtime = native(optimize(layers))  # Folded and fused: what a file keeps.
-        except UnsupportedLayerError:
-            if fallback is None or calibrate is not None:
+        except UnsupportedLayerError as error:
+            if fallback is None:
                 raise
+            if calibrate is not None:
+                raise UnsupportedLayerError(
+                    f'what Keras computes in part must have the `dtype` "float32" or "bfloat16". Received: "int8", and '
+                    f"{error}"
+                ) from None
             runtime = MixedRuntime(model, native, shapes=shapes)
         if check:
             answer = lambda inputs: agreement.as_list(runtime(*inputs))  # noqa: E731

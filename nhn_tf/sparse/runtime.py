@@ -64,13 +64,13 @@ def checked_images(
     inputs = tuple(np.require(image, np.float32, "C") for image in given)
     received = ", ".join(str(image.shape) for image in given) or "none"
     if [image.shape[1:] for image in inputs] != list(shapes) or any(not image.ndim for image in given):
-        raise ValueError(f"{what} must have the shape {_batches(shapes)}. Received: {received}.")
+        raise ValueError(f"{what} must have the shape {batches_of(shapes)}. Received: {received}.")
     if len({len(image) for image in inputs}) != 1:
         raise ValueError(f"all inputs must have as many images. Received: {received}.")
     return inputs
 
 
-def _batches(shapes: Sequence[tuple[int, ...]]) -> str:
+def batches_of(shapes: Sequence[tuple[int | None, ...]]) -> str:
     """Shapes with the axis of images, as text."""
     return ", ".join(f"[B, {', '.join(map(str, shape))}]" for shape in shapes)
 
@@ -101,7 +101,7 @@ class SparseRuntime:
         return self._again, ()
 
     def __repr__(self) -> str:
-        maps = f"{_batches(self.input_shapes)} -> {_batches(self.output_shapes)}"
+        maps = f"{batches_of(self.input_shapes)} -> {batches_of(self.output_shapes)}"
         return f"SparseRuntime({maps}, {self.plan.host.narrow or 'float32'}, threads={self.threads})"
 
     @property

@@ -94,7 +94,7 @@ WITHIN = {
     "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
     "final": {14: "epoch 1 of 2 and 4 steps"},
 }  # fmt: skip
-FAST = {("enas", 19): JAX_SLOW}
+FAST = {("lds_direction", 7): JAX_SLOW}
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,7 @@ def interrupt_after(monkeypatch, epochs):
 @pytest.mark.parametrize(
     "stage",
     [
-        "base",
-        *(pytest.param(name, marks=SLOW) for name in ("pruned", "lds_location", "lds_direction")),
+        *(pytest.param(name, marks=SLOW) for name in ("base", "pruned", "lds_location", "lds_direction")),
         *(pytest.param(name, marks=[SLOW, pytest.mark.jax]) for name in ("enas", "final")),
     ],
 )

@@ -231,7 +231,14 @@ def all_that_happened(run):
     return [what for name in NAMES for what in ("begin", *range(1, len(run.stage(name).history) + 1), "end")]
 
 
-def test_the_run_of_each_seed_tells_its_trackers(smoke_run, tmp_path):
+@pytest.fixture
+def unreported(monkeypatch):
+    """Leaves out the reports, which take longer than all else."""
+    monkeypatch.setattr(pipeline, "write_report", lambda path: {"verdict": [], "html": ""})
+    monkeypatch.setattr(pipeline.family, "write_family", lambda path: {"report": ""})
+
+
+def test_the_run_of_each_seed_tells_its_trackers(smoke_run, tmp_path, unreported):
     shutil.copytree(smoke_run.path, tmp_path / "family" / "seed_0")
     recorder = Recorder()
     pipeline.run_family(tmp_path / "family", {0: settings_for(recorder)})
@@ -242,7 +249,7 @@ def test_the_run_of_each_seed_tells_its_trackers(smoke_run, tmp_path):
     assert recorder.heard() == all_that_happened(smoke_run)
 
 
-def test_a_repeated_run_tells_its_trackers_and_is_the_same(smoke_run, tmp_path):
+def test_a_repeated_run_tells_its_trackers_and_is_the_same(smoke_run, tmp_path, unreported):
     shutil.copytree(smoke_run.path, tmp_path / "again")  # as far as it had come
     shutil.rmtree(tmp_path / "again" / "7-final")
     recorder = Recorder()
@@ -267,6 +274,7 @@ def test_a_planned_run_hands_its_trackers_to_each_stage(tmp_path, monkeypatch):
     assert given == [("base", (recorder,), True)]
 
 
+@pytest.mark.slow
 @pytest.mark.jax_slow
 def test_a_training_tells_each_epoch_and_its_figures_on_both_backends(tmp_path):
     run, recorder = RunDirectory(tmp_path / "run"), Recorder()

@@ -112,8 +112,11 @@ STATES = {
 }
 
 
-@pytest.mark.jax
-@pytest.mark.parametrize("case", STATES)
+@pytest.mark.parametrize(
+    "case",
+    # On JAX each recurrent layer compiles for seconds.
+    [pytest.param(c, marks=pytest.mark.jax_slow if c in ("two_ways", "cells") else pytest.mark.jax) for c in STATES],
+)
 def test_a_copy_has_all_that_the_model_has_learned(case, tmp_path):
     model = between(*STATES[case](), shape=(4, 4, 3))  # 16 steps of what is recurrent
     images = images_of(model)

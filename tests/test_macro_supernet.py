@@ -28,9 +28,10 @@ def supernet(space=SPACE, **kwargs):
     model.compile(
         optimizer=keras.optimizers.SGD(0.05, momentum=0.9),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
     )
-    model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the first step twice
+    # Left to the first step, variables of optimizer and metrics would have TensorFlow trace it twice.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

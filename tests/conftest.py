@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import importlib.util
 import io
 import itertools
 import os
@@ -47,19 +48,59 @@ def newest_checkpoint(stage, **options):
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory, worker_id):
+def shared(tmp_path_factory, worker_id):
+    """A directory that all test processes share, and a lock that one of them holds while it makes something there."""
+    path = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+
+    @contextlib.contextmanager
+    def held():
+        with open(path / "shared.lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+
+    return held
+
+
+@pytest.fixture(scope="session")
+def smoke_run(shared):
     """A run directory whose seven stages have finished with the smoke preset. Not to be changed."""
     from nhn_tf import stages
     from nhn_tf.runs import RunDirectory
 
-    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    with open(shared / "smoke.lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run = RunDirectory(shared / "smoke")
+    with shared() as path:
+        run = RunDirectory(path / "smoke")
         for stage in STAGES:
             if not run.stage(stage).is_done:
                 stages.run(stage, run, smoke_settings(stage))
     return run
+
+
+@pytest.fixture(scope="session")
+def exported_run(smoke_run, shared):
+    """A copy of the finished run with exports for Keras, and for the sparse runtime where it is. Not to be changed."""
+    from nhn_tf.export import write_exports
+    from nhn_tf.runs import RunDirectory
+
+    with shared() as path:
+        if not (path / "exported").exists():
+            shutil.copytree(smoke_run.path, path / "exporting")
+            write_exports(path / "exporting", ["keras", *(["nhn"] if importlib.util.find_spec("llvmlite") else [])])
+            (path / "exporting").rename(path / "exported")
+        return RunDirectory(path / "exported")
+
+
+@pytest.fixture(scope="session")
+def reported_run(smoke_run, shared):
+    """A copy of the finished run with its report. Not to be changed."""
+    from nhn_tf.report import write_report
+    from nhn_tf.runs import RunDirectory
+
+    with shared() as path:
+        if not (path / "reported").exists():
+            shutil.copytree(smoke_run.path, path / "reporting")
+            write_report(path / "reporting")
+            (path / "reporting").rename(path / "reported")
+        return RunDirectory(path / "reported")
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def counted() -> layers.Layer:
 
 STATES = {
     "block": lambda: [Residual(6)],
-    "two_ways": lambda: [layers.Reshape((100, 6)), layers.Bidirectional(layers.LSTM(3, return_sequences=True))],
-    "cells": lambda: [layers.Reshape((100, 6)), layers.RNN([layers.GRUCell(3), layers.LSTMCell(4)])],
+    "two_ways": lambda: [layers.Reshape((16, 6)), layers.Bidirectional(layers.LSTM(3, return_sequences=True))],
+    "cells": lambda: [layers.Reshape((16, 6)), layers.RNN([layers.GRUCell(3), layers.LSTMCell(4)])],
     "per_step": lambda: [layers.TimeDistributed(layers.Conv1D(4, 3))],
     "adapted": lambda: [adapted()],
     "hooks": lambda: [counted()],
@@ -112,10 +112,13 @@ STATES = {
 }
 
 
-@pytest.mark.jax
-@pytest.mark.parametrize("case", STATES)
+@pytest.mark.parametrize(
+    "case",
+    # On JAX each recurrent layer compiles for seconds.
+    [pytest.param(c, marks=pytest.mark.jax_slow if c in ("two_ways", "cells") else pytest.mark.jax) for c in STATES],
+)
 def test_a_copy_has_all_that_the_model_has_learned(case, tmp_path):
-    model = between(*STATES[case]())
+    model = between(*STATES[case](), shape=(4, 4, 3))  # 16 steps of what is recurrent
     images = images_of(model)
     pruned = pruning.prune(model, sparsity=0.0)
     np.testing.assert_allclose(answers(pruned, images), answers(model, images), rtol=1e-5, atol=1e-5)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-import subprocess
-import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -138,24 +137,17 @@ def test_a_plain_resnet_is_pruned_compacted_and_matches(tmp_path):
     assert (tmp_path / "small.keras").stat().st_size < (tmp_path / "whole.keras").stat().st_size
 
 
-READER = """
-import sys
-import keras
-import numpy as np
-model = keras.models.load_model("small.keras")
-np.save("found.npy", keras.ops.convert_to_numpy(model(np.load("images.npy"), training=False)))
-sys.exit("nhn_tf" in sys.modules)
-"""
-
-
 def test_a_compacted_model_of_plain_layers_is_read_by_keras_alone(tmp_path):
     model = resnet()
     shake(model, 0)
     small = pruning.compact(pruning.prune(model, sparsity=0.9))
     small.save(tmp_path / "small.keras")
-    np.save(tmp_path / "images.npy", images(model))
-    subprocess.run([sys.executable, "-c", READER], cwd=tmp_path, check=True)
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), outputs(small, images(model)), rtol=0, atol=1e-5)
+    with zipfile.ZipFile(tmp_path / "small.keras") as file:
+        config = file.read("config.json").decode()
+    named = set(re.findall(r'"module": "(\w+)|"registered_name": "(\w+)>', config))
+    assert named == {("keras", "")}  # where Keras looks for what it makes the model of
+    again = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(outputs(again, images(model)), outputs(small, images(model)), rtol=0, atol=1e-5)
 
 
 def test_masks_are_kept_on_request(tmp_path):
@@ -211,7 +203,7 @@ arguments = {
 slow_data = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=slow_data, derandomize=True)
+@settings(max_examples=2, deadline=None, suppress_health_check=slow_data, derandomize=True)
 @given(**arguments)
 def test_random_genotypes_with_random_masks(genotype, filters, seed, dead, separable):
     check_random_network(genotype, filters, seed, dead, separable)

@@ -211,42 +211,55 @@ def test_the_extras_that_messages_name_exist():
 
 
 def stages_of(run):
-    return {path: path.stat().st_mtime_ns for path in run.path.glob("[1-7]-*/*") if path.name != "tensorboard"}
+    paths = [path for path in run.path.glob("[1-7]-*/*") if path.name != "tensorboard"]
+    return {path.relative_to(run.path): path.stat().st_mtime_ns for path in paths}
 
 
 @pytest.mark.jax_slow
-def test_a_run_is_exported_and_loaded_again_in_a_fresh_process(run_copy):
+def test_a_run_is_exported_and_loaded_again_in_a_fresh_process(exported_run, smoke_run):
     asked = ["keras", *(["nhn"] if importlib.util.find_spec("llvmlite") else [])]
-    before = stages_of(run_copy)
-    result = write_exports(run_copy.path, asked)
-    assert stages_of(run_copy) == before
+    assert stages_of(exported_run) == stages_of(smoke_run)
+    result = json.loads((exported_run.path / "export" / "export.json").read_text())
     assert result["stage"] == "final" and list(result["formats"]) == asked
     for row in result["formats"].values():
         assert row["max_abs_error"] < 1e-4
         assert row["same_top1"] == 1.0
         assert set(row["latency_ms"]) == {"1", "16"} and min(row["latency_ms"].values()) > 0
-        assert row["bytes"] == (run_copy.path / "export" / row["file"]).stat().st_size
+        assert row["bytes"] == (exported_run.path / "export" / row["file"]).stat().st_size
     fastest = min(row["latency_ms"]["1"] for row in result["formats"].values())
-    [latency] = events.read(run_copy.stage("final") / "tensorboard")["export", "figures/latency_ms"][1]
+    [latency] = events.read(exported_run.stage("final") / "tensorboard")["export", "figures/latency_ms"][1]
     assert latency.value == pytest.approx(fastest)
 
     # What a user needs beside the file: normalisation and names. Straight from pixels to the run's own accuracy.
-    told = json.loads((run_copy.path / "export" / "preprocessing.json").read_text())
-    data = write._reference(run_copy.stage("final"), None).data
+    told = json.loads((exported_run.path / "export" / "preprocessing.json").read_text())
+    data = write._reference(exported_run.stage("final"), None).data
     images = (data.test.images / 255 - np.array(told["mean"])) / np.array(told["std"])
-    model = keras.saving.load_model(run_copy.path / "export" / "network.keras", compile=False)
+    model = keras.saving.load_model(exported_run.path / "export" / "network.keras", compile=False)
     accuracy = np.mean(answers(model, images.astype("float32")).argmax(1) == data.test.labels)
-    assert accuracy == pytest.approx(run_copy.stage("final").done.metrics["test_accuracy"], abs=1e-6)
+    assert accuracy == pytest.approx(exported_run.stage("final").done.metrics["test_accuracy"], abs=1e-6)
     assert told["class_names"] == [str(digit) for digit in range(10)]
 
-    text = (run_copy.path / "export" / "export.md").read_text()
+    text = (exported_run.path / "export" / "export.md").read_text()
     assert "`network.keras`" in text and "preprocessing.json" in text and keras.__version__ in text
-    names = {path.name for path in (run_copy.path / "export").iterdir()}
+    names = {path.name for path in (exported_run.path / "export").iterdir()}
     assert names == {"preprocessing.json", "export.md", "export.json", *(FORMATS[name].file for name in asked)}
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
+def one_reference(monkeypatch):
+    """Builds the network of each stage once."""
+    known, reference = {}, write._reference
+
+    def remembered(stage, data_dir):
+        if stage.name not in known:
+            known[stage.name] = reference(stage, data_dir)
+        return known[stage.name]
+
+    monkeypatch.setattr(write, "_reference", remembered)
+
+
+@pytest.fixture
+def unchecked(one_reference, monkeypatch):
     """Leaves out the fresh process, which other tests start."""
     row = {"bytes": 1, "max_abs_error": 0.0, "same_top1": 1.0, "load_s": 1.0, "latency_ms": {"1": 1.0, "16": 2.0}}
     monkeypatch.setattr(check, "check", lambda *arguments, **settings: {**row, "versions": {}})
@@ -274,7 +287,7 @@ def test_exports_of_the_same_network_stay_and_of_another_go(run_copy, unchecked,
     assert not (run_copy.path / "export" / "network.keras").exists()
 
 
-def test_an_export_that_answers_otherwise_never_takes_its_name(run_copy, monkeypatch):
+def test_an_export_that_answers_otherwise_never_takes_its_name(run_copy, one_reference, monkeypatch):
     def reload(shift):
         def save(name, path, work):
             np.save(work / "logits.npy", logits + np.float32(shift))
@@ -442,9 +455,9 @@ def test_the_table_names_what_was_left_out():
     assert "all 1,000 parameters, 900 compacted" in text and "100 live" in text
 
 
-def test_float16_halves_the_sparse_file_and_the_table_says_so(run_copy):
+def test_float16_halves_the_sparse_file_and_the_table_says_so(exported_run, run_copy):
     pytest.importorskip("llvmlite")
-    exact = write_exports(run_copy.path, ["nhn"])["formats"]["nhn"]
+    exact = exported(exported_run)["nhn"]
     half = write_exports(run_copy.path, ["nhn"], float16=True)["formats"]["nhn"]
     assert (exact["weights"], half["weights"]) == ("float32", "float16")
     assert half["bytes"] < 0.75 * exact["bytes"]

@@ -211,7 +211,7 @@ def cut_everywhere(action, source, manner, check, *, block=512):
 
 MANNERS = ("error", "full", "death")
 each_manner = pytest.mark.parametrize("manner", MANNERS)
-fine_cuts = pytest.mark.parametrize("block", [512, pytest.param(16, marks=pytest.mark.slow)])
+fine_cuts = pytest.mark.parametrize("block", [2048, pytest.param(16, marks=pytest.mark.slow)])
 
 
 @each_manner

@@ -1,9 +1,10 @@
 """Pictures as bytes: the histogram of sensitivities, and that nothing of pyplot or the clock gets into a picture."""
 
+import importlib.util
 import math
-import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -115,16 +116,15 @@ def test_svg_carries_no_date_and_no_random_ids():
     assert b"<dc:date>" not in first
 
 
-def test_pictures_leave_matplotlib_as_it_was():
-    script = (
-        "import sys, numpy, matplotlib, keras\n"
-        "sys.modules.pop('matplotlib.pyplot', None)\n"  # Keras imports it
-        "params = matplotlib.rcParams\n"
-        "def settings(): return {name: params[name] for name in params if name != 'backend'}\n"
-        "before = settings()\n"
-        "from nhn_tf.report import figures\n"
-        "figures.std_histogram({'a': numpy.ones(3)}, 0.5)\n"
-        "assert settings() == before\n"
-        "assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
+def test_pictures_leave_matplotlib_as_it_was(monkeypatch):
+    def settings():
+        return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
+
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it raises
+    fresh = importlib.util.module_from_spec(figures.__spec__)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        before = settings()
+        figures.__spec__.loader.exec_module(fresh)
+        fresh.std_histogram({"a": np.ones(3)}, 0.5)
+        assert settings() == before

@@ -81,7 +81,7 @@ def arguments(parsed):
 
 
 @given(st.data())
-@examples(150)
+@examples(75)
 def test_any_command_line_is_a_configuration_or_named(data):
     check_command_line(data)
 
@@ -119,7 +119,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(st.sampled_from(("data", "compute", *STAGES)), st.data())
-@examples(150)
+@examples(75)
 def test_any_override_of_a_configuration_is_taken_or_named(part, data):
     config = PRESETS["demo"].stage(part)
     names = [field.name for field in dataclasses.fields(config)]

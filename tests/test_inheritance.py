@@ -23,7 +23,9 @@ def test_shares_are_those_counted_by_hand():
     assert found.layers == {"a": (0.5, 0.25), "b": (1.0, 0.5)}
 
 
-def test_the_base_is_made_anew_as_its_stage_began(smoke_run, tmp_path, monkeypatch):
+def test_the_base_is_made_anew_as_its_stage_began_and_pruning_it_untrained_is_warned_of(
+    smoke_run, tmp_path, monkeypatch, capsys
+):
     run = before(smoke_run, "base", tmp_path / "run")
     monkeypatch.setattr("nhn_tf.stages.train.fit", lambda *_, **__: None)
     settings = dataclasses.replace(smoke_settings("base", dropout=0.5), seed=0)
@@ -40,6 +42,7 @@ def test_the_base_is_made_anew_as_its_stage_began(smoke_run, tmp_path, monkeypat
     done = stages.run("prune", run, smoke_settings("prune"))  # of a network that has learned nothing
     assert done["metrics"]["kept_as_at_initialisation"] == 1.0
     assert done["metrics"]["kept_by_chance"] == pytest.approx(0.5, abs=0.01)
+    assert "would have stayed before training, too" in capsys.readouterr().out
 
 
 def test_what_pruning_kept_is_told_by_layer_and_in_all(smoke_run):
@@ -52,9 +55,3 @@ def test_what_pruning_kept_is_told_by_layer_and_in_all(smoke_run):
     assert metrics["kept_as_at_initialisation"] == pytest.approx(total, abs=1e-4)
     assert all(row["kept_by_chance"] == "" for name, row in rows.items() if name not in masks)
     assert metrics["decay_e_folds"] < 0.1
-
-
-def test_pruning_of_what_was_not_trained_long_enough_is_warned_of(smoke_run, tmp_path, capsys):
-    run = before(smoke_run, "prune", tmp_path / "run")
-    stages.run("prune", run, smoke_settings("prune"))
-    assert "would have stayed before training, too" in capsys.readouterr().out

@@ -301,7 +301,8 @@ def test_location_search_restored_after_a_cycle_ends_as_if_never_interrupted(loc
     assert_same_arrays(resumed.state_arrays(), searcher.state_arrays())
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [6, 10])
 def test_location_search_goes_on_after_an_exception_amid_an_individual(located, arrays, count, monkeypatch):
     """Individual 6 is one of the second cycle; 10 is a final candidate."""
     whole, _, results, _ = located
@@ -580,6 +581,7 @@ def test_weights_of_another_form_ask_for_it(arrays):
         location(arrays, form=Form(filters=3, layer_form="direct"))
 
 
+@pytest.mark.slow
 @pytest.mark.jax_slow
 def test_both_searches_end_to_end():
     genotype = dataclasses.replace(BASE, masks=None)

@@ -11,6 +11,7 @@ from nhn_tf import stages
 from nhn_tf.models import network, weights
 from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.stages.feed import load_feed
+from nhn_tf.storage import files
 from tests.conftest import STAGES, smoke_settings
 
 
@@ -119,7 +120,9 @@ def test_a_missing_predecessor_is_named(smoke_run, tmp_path, stage, command):
 
 def test_a_stage_begun_on_other_weights_is_refused(smoke_run, tmp_path):
     run = run_up_to(smoke_run, tmp_path / "run", "lds_location")
-    settings = dataclasses.replace(smoke_settings("pruned", epochs=1), overwrite=True)
-    stages.run("pruned", run, settings)
+    pruned = run.stage("pruned")
+    arrays = {name: array + 1 for name, array in pruned.weights().items()}
+    files.save_npz(pruned / "weights.npz", arrays)
+    files.write_sealed(pruned / "done.json", {**pruned.done.to_json(), "weights": files.digest_arrays(arrays)})
     with pytest.raises(RunError, match="begun on another result of stage 'pruned'"):
         stages.run("lds_location", run, smoke_settings("lds_location"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nhn_tf.storage import files
-from tests import events
+from tests import commands, events
 from tests.conftest import STAGES, smoke_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ def test_wrong_settings_are_refused_before_the_first_stage(tmp_path, flag, culpr
     ],
 )
 def test_what_only_the_data_shows_is_refused_before_the_first_stage_too(tmp_path, flags, culprit):
-    result = pipeline(tmp_path / "run", *flags)
+    result = commands.call("pipeline", "--preset=smoke", f"--model_dir={tmp_path / 'run'}", *flags)
     assert result.returncode == 2
     assert culprit in result.stderr
     assert not (tmp_path / "run").exists()
@@ -78,7 +78,7 @@ def test_a_run_is_repeated_from_its_journal_alone_to_the_same_bits(smoke_run, tm
 
 
 def test_a_run_is_not_repeated_onto_itself(smoke_run):
-    result = repeat(smoke_run.path / "run.json", f"--model_dir={smoke_run.path}")
+    result = commands.call("pipeline", f"--repeat={smoke_run.path / 'run.json'}", f"--model_dir={smoke_run.path}")
     assert result.returncode == 2
     assert "holds the very run" in result.stderr
 
@@ -119,10 +119,16 @@ def test_a_base_from_a_file_is_repeated_without_the_file(tmp_path):
         (None, "--base_epochs=3", "Leave out --base_epochs"),
     ],
 )
-def test_what_cannot_be_repeated_is_refused(tmp_path, content, flag, culprit):
+def test_what_cannot_be_repeated_is_refused_before_keras_loads(tmp_path, content, flag, culprit):
     if content is not None:
         (tmp_path / "run.json").write_text(content)
-    result = repeat(tmp_path / "run.json", f"--model_dir={tmp_path / 'again'}", flag)
-    assert result.returncode == 2
+    program = (
+        "import runpy, sys\n"
+        "sys.modules['keras'] = None\n"  # importing it raises
+        "runpy.run_path('pipeline.py', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", program, f"--repeat={tmp_path / 'run.json'}", f"--model_dir={tmp_path / 'again'}"]
+    result = subprocess.run([*command, flag], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2, result.stderr
     assert culprit in result.stderr
     assert not (tmp_path / "again").exists()

@@ -15,7 +15,7 @@ from nhn_tf.settings.presets import PAPER
 from nhn_tf.settings.stages import NAMES
 from nhn_tf.stages import planning
 from nhn_tf.stages.planning import Machine
-from tests import events
+from tests import commands, events
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -205,7 +205,8 @@ def test_what_is_refused_discards_nothing(smoke_run, tmp_path, flags, message):
     shutil.copytree(smoke_run.path / "2-base", tmp_path / "run" / "2-base")
     shutil.copy(smoke_run.path / "run.json", tmp_path / "run")
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "2-base").iterdir())
-    result = pipeline("--dataset=digits", "--train_limit=96", f"--model_dir={tmp_path / 'run'}", *flags)
+    arguments = ("--dataset=digits", "--train_limit=96", f"--model_dir={tmp_path / 'run'}", *flags)
+    result = commands.call("pipeline", *arguments)
     assert result.returncode == 2
     assert message in result.stderr and "Traceback" not in result.stderr
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "2-base").iterdir()) == before

@@ -22,13 +22,9 @@ sparse_only = pytest.mark.skipif(not importlib.util.find_spec("llvmlite"), reaso
 HAS_SPARSE = bool(importlib.util.find_spec("llvmlite"))
 
 
-@pytest.fixture(scope="module")
-def exported(smoke_run, tmp_path_factory):
-    """A copy of the finished run with exports. Not to be changed."""
-    path = tmp_path_factory.mktemp("exported") / "run"
-    shutil.copytree(smoke_run.path, path)
-    write.write_exports(path, ["keras", "nhn"] if HAS_SPARSE else ["keras"])
-    return path
+@pytest.fixture(scope="session")
+def exported(exported_run):
+    return exported_run.path
 
 
 @pytest.fixture(scope="module")

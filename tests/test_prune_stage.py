@@ -17,6 +17,7 @@ from nhn_tf.runs import RunDirectory, RunError
 from nhn_tf.stages import networks
 from nhn_tf.stages.feed import Feed, load_feed
 from nhn_tf.storage import files
+from tests import commands
 from tests.conftest import STAGES, smoke_settings
 
 
@@ -93,6 +94,7 @@ def test_the_compacted_network_agrees_on_the_test_images(smoke_run):
     assert small.count_params() <= model.count_params()
 
 
+@pytest.mark.slow
 def test_gradual_pruning_reaches_its_target(trained):
     stages.run("prune", trained, smoke_settings("prune", schedule="gradual"))
     assert trained.stage("prune").done.metrics["kernel_sparsity"] == pytest.approx(0.5, abs=0.02)
@@ -172,7 +174,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(trained):
         stages.run("prune", trained, smoke_settings("prune"))
 
 
-def test_a_network_without_full_convolutions_says_what_to_do(trained, tmp_path):
+def test_a_network_without_full_convolutions_says_what_to_do(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("nhn_tf.stages.train.fit", lambda *_, **__: None)
     path = tmp_path / "arc.txt"
     path.write_text("4\n5 0\n4 0 0\n")
     settings = dataclasses.replace(smoke_settings("base", genotype=str(path), epochs=1), overwrite=True)
@@ -208,7 +211,6 @@ def test_retraining_before_pruning_names_the_command(trained):
         (["--threshold=low"], "--threshold"),
         (["--threshold=-1"], "--threshold"),
         (["--criterion=entropy"], "--criterion"),
-        ([], "train.py --stage=base"),
     ],
 )
 def test_wrong_flags_end_in_a_sentence(flags, culprit, tmp_path):
@@ -216,4 +218,11 @@ def test_wrong_flags_end_in_a_sentence(flags, culprit, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 2
     assert culprit in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_without_a_trained_base_ends_in_a_sentence(tmp_path):
+    result = commands.call("prune", "--preset=smoke", f"--model_dir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert "train.py --stage=base" in result.stderr
     assert "Traceback" not in result.stderr

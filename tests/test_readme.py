@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from nhn_tf.data import digits
-from nhn_tf.export import write_exports
 from tests.snippets import ROOT, fences, section
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -116,9 +115,8 @@ def test_the_examples_on_a_model_run_one_after_another(tmp_path, monkeypatch, ca
     assert {path.name for path in tmp_path.iterdir()} == {"network.nhn", "profile.png"}
 
 
-def test_the_example_of_an_exported_network_runs_as_written(smoke_run, tmp_path, monkeypatch, capsys):
-    shutil.copytree(smoke_run.path, tmp_path / "runs" / "photos")
-    write_exports(tmp_path / "runs" / "photos", ["keras"])
+def test_the_example_of_an_exported_network_runs_as_written(exported_run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(exported_run.path, tmp_path / "runs" / "photos")
     Image.new("RGB", (60, 40), "red").save(tmp_path / "new.jpg")
     monkeypatch.chdir(tmp_path)
     run(example("Preprocessing.load"), {})

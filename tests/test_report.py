@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +38,7 @@ from nhn_tf.values.genotype import Addon, Genotype
 from nhn_tf.values.intervals import wilson
 from nhn_tf.values.masks import Masks
 from nhn_tf.values.space import OP_NAMES, Space, op_named
+from tests import commands
 
 pytestmark = pytest.mark.jax_slow
 
@@ -391,11 +391,9 @@ def test_pruning_by_layer_is_of_the_layers_with_masks_and_their_sums(complete, t
 # A run that the stages made.
 
 
-def test_a_real_run_is_reported_with_every_figure_that_its_stages_wrote(smoke_run, tmp_path):
-    path = tmp_path / "run"
-    shutil.copytree(smoke_run.path, path)
-    told = write_report(path)
-    value = files.read_json(told["results"])
+def test_a_real_run_is_reported_with_every_figure_that_its_stages_wrote(reported_run):
+    path = reported_run.path
+    value = files.read_json(path / "report" / "results.json")
     assert [row["stage"] for row in value["table"]["measured"]] == ["base", "pruned", "final"]
     assert [(row["stage"], row["figure"]) for row in value["ablations"]] == [
         ("base", "test_accuracy"),
@@ -424,7 +422,7 @@ def test_a_real_run_is_reported_with_every_figure_that_its_stages_wrote(smoke_ru
     assert metrics["kxk_params_removed"] == pytest.approx(1 - sums["live_params"] / sums["params"])
     # A mask keeps what leads to a dead neuron, too.
     assert 1 - sums["kernels_kept"] / sums["kernels"] >= metrics["kernel_sparsity"] - 1e-9
-    assert {Path(picture).stem for picture in told["pictures"]} == set(write.PICTURES) - {"score_plane"}
+    assert {picture.stem for picture in path.glob("report/*.png")} == set(write.PICTURES) - {"score_plane"}
     assert (path / "report" / "../3-prune/sensitivities.png").is_file()
     panels = curves.draw(reading.read(path))["lds"].axes
     for panel in panels:
@@ -475,14 +473,6 @@ def test_reporting_again_writes_the_same_bytes(complete):
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
 
 
-def test_reporting_changes_nothing_of_the_run(tmp_path):
-    path = make_run(tmp_path / "run", ("enas",))
-    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    write_report(path)
-    assert {file: file.read_bytes() for file in before} == before
-    assert not (path / "lock").exists()
-
-
 @pytest.mark.parametrize("count", range(1, len(NAMES)))
 def test_a_run_that_stopped_anywhere_is_reported(tmp_path, count):
     names = NAMES
@@ -495,9 +485,12 @@ def test_a_run_that_stopped_anywhere_is_reported(tmp_path, count):
     assert page_of(path, figures).startswith("# Report of the run run\n\n## Verdict\n")
 
 
-def test_a_picture_of_an_earlier_report_does_not_stay(tmp_path):
+def test_reporting_changes_nothing_of_the_run_and_no_picture_of_an_earlier_report_stays(tmp_path):
     path = make_run(tmp_path / "run", ("enas",))
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     write_report(path)
+    assert {file: file.read_bytes() for file in before} == before
+    assert not (path / "lock").exists()
     (path / "1-enas" / "metrics.csv").unlink()
     write_report(path)
     names = {file.name for file in (path / "report").iterdir()}
@@ -787,7 +780,7 @@ def script(*arguments):
 
 def test_the_script_ends_with_one_line_of_json(tmp_path):
     path = make_run(tmp_path / "run", ("base",))
-    done = script(f"--model_dir={path}")
+    done = commands.call("report", f"--model_dir={path}")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert Path(told["report"]).is_file()

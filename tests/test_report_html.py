@@ -242,12 +242,10 @@ def test_histograms_are_of_the_base_networks_kernels_split_by_the_masks(smoke_ru
     assert plots.histograms(other) is None
 
 
-def test_pictures_that_the_page_wants_are_those_that_are_drawn(smoke_run, tmp_path):
+def test_pictures_that_the_page_wants_are_those_that_are_drawn(reported_run):
     """Every drawn picture stands on the page, in Markdown and in HTML."""
-    shutil.copytree(smoke_run.path, tmp_path / "run")
-    told = write_report(tmp_path / "run")
-    value = results.collect(reading.read(tmp_path / "run"))
-    names = {re.sub(r".*/|\.\w+$", "", picture) for picture in told["pictures"]}
+    value = results.collect(reading.read(reported_run.path))
+    names = {picture.stem for picture in reported_run.path.glob("report/*.png")}
     shown = {
         block.name
         for section in page.page(value, names).sections
@@ -255,5 +253,5 @@ def test_pictures_that_the_page_wants_are_those_that_are_drawn(smoke_run, tmp_pa
         if isinstance(block, Picture)
     }
     assert shown - {"../3-prune/sensitivities"} == names
-    with open(told["html"], encoding="utf-8") as file:
+    with open(reported_run.path / "report" / "report.html", encoding="utf-8") as file:
         assert len(Reader(file.read()).all("figure")) == len(shown)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nhn_tf import stages
-from nhn_tf.runs import OpenStage
+from nhn_tf.runs import Checkpoint, OpenStage
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.stages import recording
 from nhn_tf.stages.recording import Saver
@@ -94,7 +96,7 @@ WITHIN = {
     "lds_direction": {7: "cycle 1 of 2 and 3 steps"},
     "final": {14: "epoch 1 of 2 and 4 steps"},
 }  # fmt: skip
-FAST = {("enas", 19): JAX_SLOW}
+FAST = {("lds_direction", 7): JAX_SLOW}
 
 
 @pytest.mark.parametrize(
@@ -183,12 +185,32 @@ def test_a_stage_killed_epochs_after_its_last_checkpoint_ends_with_the_same_bits
 
 
 @pytest.mark.parametrize(
+    ("compute", "seconds_of_writing", "expected"),
+    [({}, 3, [1, 4, 6]), ({}, 1, [1, 2, 3, 4, 5, 6]), ({"on_nan": "rollback"}, 3, [1, 2, 3, 4, 5, 6])],
+)
+def test_a_checkpoint_of_whole_epochs_waits_as_long_as_the_last_was_large(
+    monkeypatch, compute, seconds_of_writing, expected
+):
+    now, saved = [0.0], []
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    stage = SimpleNamespace(name="base", save_checkpoint=lambda checkpoint: saved.append(checkpoint.epoch))
+    saver = Saver(stage, SimpleNamespace(total=6, unit="epoch"), smoke_settings("base", compute=compute).compute)
+    arrays = {"kernel": np.zeros(seconds_of_writing * recording.PACE, np.uint8)}
+    for epoch in range(1, 7):  # of a second each
+        now[0] = float(epoch)
+        if saver.is_due_after(epoch):
+            saver.save(Checkpoint(epoch, arrays, {}))
+    assert saved == expected
+
+
+@SLOW
+@pytest.mark.parametrize(
     ("stage", "compute", "pace", "numbers"),
     [
         ("base", {}, 1e-6, [1, 3]),
-        pytest.param("base", {}, recording.PACE, [1, 2, 3], marks=SLOW),
-        pytest.param("base", {"on_nan": "rollback"}, 1e-6, [0, 1, 2, 3], marks=SLOW),
-        pytest.param("lds_location", {}, 1e-6, [1, 3], marks=SLOW),
+        ("base", {}, recording.PACE, [1, 2, 3]),
+        ("base", {"on_nan": "rollback"}, 1e-6, [0, 1, 2, 3]),
+        ("lds_location", {}, 1e-6, [1, 3]),
     ],
 )
 def test_checkpoints_too_large_for_every_epoch_are_left_out_but_the_last_and_those_that_one_may_go_back_to(
@@ -282,6 +304,7 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(smoke_run, tmp_path
         assert outcome(run, stage) == outcome(smoke_run, stage), stage
 
 
+@SLOW
 def test_a_process_that_is_told_to_end_saves_within_its_epoch(smoke_run, tmp_path):
     run = before(smoke_run, "base", tmp_path / "run")
     command = [sys.executable, "train.py", "--stage=base", "--preset=smoke", f"--model_dir={run.path}", "--epochs=500"]

@@ -31,7 +31,6 @@ from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import BORROWING, NAMES
-from nhn_tf.storage import files
 from nhn_tf.storage.commands import typed
 
 from .. import entry
@@ -182,9 +181,11 @@ def repeat(stage_flags: StageFlags) -> dict[str, Any]:
     """Runs the stages that the journal `--repeat` notes once more; see `nhn_tf.stages.pipeline.repeat`."""
     if foreign := [name for name in FLAGS if FLAGS[name].present and name not in WITH_REPEAT]:
         raise UserError(f"--repeat takes its settings from the run's journal. Leave out --{foreign[0]}.")
+    from nhn_tf.runs import journal
+
+    noted = next(iter(journal.read_to_repeat(FLAGS.repeat).values()))
     with contextlib.suppress(Exception):  # what is wrong with it is told below
-        entry_of_stage = next(iter(files.read_sealed(FLAGS.repeat)["stages"].values()))
-        os.environ.setdefault("KERAS_BACKEND", entry_of_stage["computed_with"]["backend"])
+        os.environ.setdefault("KERAS_BACKEND", noted["computed_with"]["backend"])
     entry.check_backend()
     from nhn_tf.stages import pipeline
 

@@ -25,9 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import keras
-
 import nhn_tf
+from nhn_tf.errors import RunError
 from nhn_tf.storage import files
 
 NAME: Final = "run.json"
@@ -130,6 +129,22 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
+def read_to_repeat(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The entries of the stages that a journal notes, at least one; Keras is not needed.
+
+    Raises:
+      RunError: there is no such file, or no stage is noted.
+      files.DamagedFileError: it is damaged, or something else.
+    """
+    try:
+        noted = read(path)["stages"]
+    except FileNotFoundError:
+        raise RunError(f"`repeat`={path} does not exist. Give the run.json of a run's directory.") from None
+    if not noted:
+        raise RunError(f"`repeat`={path}: no stage of that run has begun; there is nothing to repeat.")
+    return noted
+
+
 def describe_call(preset: str, seed: int) -> dict[str, Any]:
     """This process and what it computes with."""
     return {
@@ -146,6 +161,8 @@ def describe_call(preset: str, seed: int) -> dict[str, Any]:
 
 def computed_with() -> dict[str, Any]:
     """What may make a difference of some bits between two runs."""
+    import keras  # here, since a journal is read without it
+
     return {
         "versions": _versions(),
         "backend": keras.backend.backend(),
@@ -191,6 +208,8 @@ def _versions() -> dict[str, str]:
 
 def device() -> str:
     """The accelerators Keras sees ("gpu:0"), or the processor's name."""
+    import keras
+
     devices = keras.distribution.list_devices()
     accelerators = [name for name in devices if not name.lower().startswith("cpu")]
     return ", ".join(accelerators) if accelerators else _processor()

@@ -48,12 +48,7 @@ def read(path: str | os.PathLike[str], changes: Mapping[str, Any] = {}) -> dict[
       RunError: no stage is noted, or it is not what this version writes.
       files.DamagedFileError: the journal is damaged.
     """
-    try:
-        noted = journal.read(path)["stages"]
-    except FileNotFoundError:
-        raise RunError(f"`repeat`={path} does not exist. Give the run.json of a run's directory.") from None
-    if not noted:
-        raise RunError(f"`repeat`={path}: no stage of that run has begun; there is nothing to repeat.")
+    noted = journal.read_to_repeat(path)
     try:
         return {name: _noted(name, noted[name], changes) for name in (*NAMES, *CONTROL_NAMES) if name in noted}
     except OpError:

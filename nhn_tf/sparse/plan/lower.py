@@ -27,7 +27,6 @@ from nhn_tf.sparse.plan import (
 )
 from nhn_tf.sparse.plan.memory import Planes, Vector
 from nhn_tf.sparse.plan.steps import Decision, Ranges, Steps
-from nhn_tf.sparse.plan.tail import tail_start
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program
 
@@ -116,16 +115,15 @@ def lower(program: Program, host: Host, *, ranges: Ranges | None = None, timed: 
     """
     steps = Steps(program, host, ranges)
     values = Values(steps)
-    start = tail_start(program)
     for number, op in enumerate(program.ops):
         steps.op = number
-        if number == start:
+        if number == steps.tail:
             _enter_tail(steps, values)
         packed = number in steps.packed
         reads = [values.read(value, packed=packed) for value in op.inputs]
         values.made.append((PACKED_LOWERINGS if packed else LOWERINGS)[type(op)](steps, number, op, *reads))
     for place, value in enumerate(program.outputs):
-        if value >= start or not steps.in_tail:
+        if value >= steps.tail or not steps.in_tail:
             steps.op = value
             lower_ends.lower_output(steps, place, value, values.read(value, packed=False))
     memory = steps.place()

@@ -20,6 +20,9 @@ from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
 from nhn_tf.sparse.program import operations as ops
 
+View = tuple[Source, Planes]
+"""What is read, and where the result goes."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Lists:
@@ -43,24 +46,39 @@ def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
 
 def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
     """A convolution in the cheapest of its forms."""
-    window = steps.window(number, op, source, 0.0)
-    order, taps = sorted_taps(window.taps)
+    if number in steps.phased:
+        return _lower_in_phases(steps, number, op, source)
     target = steps.new_planes(number)
+    _lower(steps, op, [(steps.window(number, op, source, 0.0), target)])
+    return target
+
+
+def _lower_in_phases(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
+    """A 1x1 convolution that writes each phase of its map to a plane of its own; see `phases`."""
+    read_from, target = steps.phases_of_source(number, source), steps.new_phases(number)
+    views = [(Source(planes, (Tap(0, 0),)), part) for planes, part in zip(read_from, target, strict=True)]
+    _lower(steps, dataclasses.replace(op, size=steps.phased[number].size), views)
+    return target[0]
+
+
+def _lower(steps: Steps, op: ops.Conv, views: Sequence[View]) -> None:
+    """A convolution of one map or of several that differ in their place alone."""
+    window, target = views[0]
+    order, taps = sorted_taps(window.taps)
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
     reads = _reads(steps, op, window, order)
     choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid, reads)
     dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
     steps.decide(op, choice.block, sparse=dead, filter_lanes=in_lanes)
     if choice.block.filters == 1:
-        _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
-        return target
+        _convolve(steps, op, views, taps, choice.block, _lists(op.mask, kernels_of), 0)
+        return
     for first, mask, weights in in_groups(op.mask, kernels_of, choice.block.filters):
         block, lists = dataclasses.replace(choice.block, filters=weights.shape[2]), _lists(mask, weights)
         if in_lanes:
-            _convolve_in_lanes(steps, op, window, reads, block, lists, target, first)
+            _convolve_in_lanes(steps, op, views, reads, block, lists, first)
         else:
-            _convolve(steps, op, window, taps, block, lists, target, first)
-    return target
+            _convolve(steps, op, views, taps, block, lists, first)
 
 
 def _reads(steps: Steps, op: ops.Conv, window: Source, order: np.ndarray) -> tuple[Reads, ...]:
@@ -156,7 +174,8 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     kernels = op.kernels.reshape(len(op.kernels), -1)[:, order]
     if window.refill is None:
         inputs = np.repeat(np.arange(source.channels), op.multiplier)
-        _convolve(steps, op, window, taps, block, _Lists(np.arange(len(inputs) + 1), inputs, kernels), target, 0)
+        lists = _Lists(np.arange(len(inputs) + 1), inputs, kernels)
+        _convolve(steps, op, [(window, target)], taps, block, lists, 0)
         return target
     geometry = _geometry(op, window, taps, block, target)
     refill, filters = window.refill, op.multiplier
@@ -181,46 +200,46 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
 def _convolve(
     steps: Steps,
     op: ops.Conv | ops.Depthwise,
-    window: Source,
+    views: Sequence[View],
     taps: tuple[Tap, ...],
     block: Block,
     lists: _Lists,
-    target: Planes,
     first: int,
 ) -> None:
     """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
-    geometry = _geometry(op, window, taps, block, target)
+    geometry = _geometry(op, views[0][0], taps, block, views[0][1])
     groups = len(lists.starts) - 1
     bias = op.bias[first : first + groups * block.filters]
 
     def emit() -> None:
         put = steps.tables
-        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
-        weights, shifts = put.constants(lists.weights), put.constants(bias)
+        starts, weights, shifts = put.indices(lists.starts), put.constants(lists.weights), put.constants(bias)
+        read = [put.indices(window.planes.origins()[lists.inputs]) for window, _ in views]
         weights_each = len(taps) * block.filters
         for start, stop in chunks(lists.starts * weights_each) if put.in_tail else [(0, groups)]:
             done = start * block.filters
-            arguments = [
-                "arena", moved(starts, start), planes, weights, moved(shifts, done), target.origins()[first + done],
-                stop - start,
-            ]  # fmt: skip
-            put.call(convolution, geometry, arguments=arguments)
+            for planes, (_, target) in zip(read, views, strict=True):
+                arguments = [
+                    "arena", moved(starts, start), planes, weights, moved(shifts, done),
+                    target.origins()[first + done], stop - start,
+                ]  # fmt: skip
+                put.call(convolution, geometry, arguments=arguments)
 
-    steps.step(emit, window.planes, target)
+    steps.step(emit, *(planes for window, target in views for planes in (window.planes, target)))
 
 
 def _convolve_in_lanes(
     steps: Steps,
     op: ops.Conv,
-    window: Source,
+    views: Sequence[View],
     reads: tuple[Reads, ...],
     block: Block,
     lists: _Lists,
-    target: Planes,
     first: int,
 ) -> None:
-    """The same for a map of few pixels, with filters in lanes."""
-    grid, taps = target.layout.grid, lists.weights.shape[1]
+    """The same for maps of few pixels, with filters in lanes."""
+    target, taps = views[0][1], lists.weights.shape[1]
+    grid = target.layout.grid
     geometry = FilterGeometry(
         taps=taps,
         reads=reads,
@@ -239,17 +258,19 @@ def _convolve_in_lanes(
 
     def emit() -> None:
         put = steps.tables
-        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
+        starts = put.indices(lists.starts)
+        read = [put.indices(window.planes.origins()[lists.inputs]) for window, _ in views]
         weights = put.constants(np.pad(lists.weights, ((0, 0), (0, 0), (0, more))))
         shifts = put.constants(np.pad(bias, ((0, 0), (0, more))))
         for start, stop in chunks(lists.starts * taps * width) if put.in_tail else [(0, groups)]:
-            arguments = [
-                "arena", moved(starts, start), planes, weights, moved(shifts, start * width),
-                target.origins()[first + start * block.filters], stop - start,
-            ]  # fmt: skip
-            put.call(filter_lanes, geometry, arguments=arguments)
+            for planes, (_, target) in zip(read, views, strict=True):
+                arguments = [
+                    "arena", moved(starts, start), planes, weights, moved(shifts, start * width),
+                    target.origins()[first + start * block.filters], stop - start,
+                ]  # fmt: skip
+                put.call(filter_lanes, geometry, arguments=arguments)
 
-    steps.step(emit, window.planes, target)
+    steps.step(emit, *(planes for window, target in views for planes in (window.planes, target)))
 
 
 def _geometry(

@@ -16,8 +16,9 @@ from nhn_tf.sparse.native.quads import MOST
 from nhn_tf.sparse.plan.dtypes import packed
 from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
+from nhn_tf.sparse.plan.phases import phased
 from nhn_tf.sparse.plan.tables import Each, Tables
-from nhn_tf.sparse.plan.tail import MAX_GROUP
+from nhn_tf.sparse.plan.tail import MAX_GROUP, tail_start
 from nhn_tf.sparse.plan.windows import joined, map_layouts, phase_rows, phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program, Shape
@@ -125,6 +126,8 @@ class Steps:
       lanes: float32 values in one of its vector registers.
       ranges: value to its least and its largest number; of what is kept in int8.
       packed: the operations that are computed in the host's narrow type.
+      tail: the operation that the tail begins with.
+      phased: convolutions that write phases of their map.
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
       op: the operation that steps are added for.
@@ -141,6 +144,8 @@ class Steps:
         self.lanes = host.lanes
         self.ranges = ranges or {}
         self.packed = packed(program, host)
+        self.tail = tail_start(program)
+        self.phased = phased(program, self.packed, self.tail, host.lanes)
         self.tables = Tables(host)
         self.decisions: list[Decision] = []
         self.op = 0
@@ -368,6 +373,11 @@ class Steps:
         must call for: what is read then is still in the first cache level.
         """
         height, width = op.window
+        if (phases := self.phased.get(op.inputs[0])) is not None:
+            taps = phases.taps(op, source.channels)
+            if any(tap.row for tap in taps):
+                self.seam(source)
+            return Source(source, taps)
         if slides_in_place(op, self.program.shapes[op.inputs[0]]):
             parts = source.layout.grid.parts
             taps = [Tap(y - op.pads[0], (x - op.pads[1]) * parts) for y in range(height) for x in range(width)]
@@ -375,6 +385,25 @@ class Steps:
                 self.seam(source)
             return Source(source, tuple(taps))
         return self._copied_window(number, op, source, fill, by_channel)
+
+    def phases_of_source(self, number: int, source: Planes) -> list[Planes]:
+        """Copies of what the convolution `number`, one of `phased`, reads: a map for each phase."""
+        phases, shape = self.phased[number], self.program.shapes[self.program.ops[number].inputs[0]]
+        copies = []
+        for place in phases.places:
+            planes = self._planes_of(Layout(phases.layout.grid), shape[2])
+            rows = phase_rows(planes.layout, source.layout, shape, phases.strides, place)
+            strides = (phases.strides[1] * source.layout.grid.parts, planes.layout.grid.parts)
+            self.copy(rows, strides, in_arena(source), in_arena(planes), source, planes)
+            copies.append(planes)
+        return copies
+
+    def new_phases(self, number: int) -> list[Planes]:
+        """Memory for the map of the convolution `number`, one of `phased`: all channels of each phase."""
+        phases, channels = self.phased[number], self.program.shapes[number][2]
+        whole = self._planes_of(phases.layout, channels * len(phases.places))
+        (buffer,) = whole.buffers
+        return [Planes(phases.layout, ((buffer, place * channels, channels),)) for place in range(len(phases.places))]
 
     def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float, by_channel: bool) -> Source:
         """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.

@@ -31,13 +31,18 @@ def efficientnet_v2_b0(side: int, sparsity: float, seed: int = 0) -> keras.Model
     """EfficientNetV2B0 for 1000 classes; `sparsity` of the kernels of each 3x3 and of the weights of each 1x1
     convolution are 0, but for those of its gates.
     """
-    return _pruned(_application("EfficientNetV2B0", side, seed), {3: sparsity, 1: sparsity}, seed, leave="*_se_*")
+    return _pruned(
+        _application("EfficientNetV2B0", side, seed, include_preprocessing=False),
+        {3: sparsity, 1: sparsity},
+        seed,
+        leave="*_se_*",
+    )
 
 
-def _application(name: str, side: int, seed: int) -> keras.Model:
+def _application(name: str, side: int, seed: int, **options: bool) -> keras.Model:
     keras.utils.set_random_seed(seed)
     make = getattr(keras.applications, name)
-    return make(input_shape=(side, side, 3), weights=None, classifier_activation=None)
+    return make(input_shape=(side, side, 3), weights=None, classifier_activation=None, **options)
 
 
 def resnet20(sparsity: float, seed: int = 0) -> keras.Model:

@@ -22,6 +22,7 @@ from nhn_tf.sparse.plan import (
     lower_packed,
     lower_packed_maps,
     lower_packed_vectors,
+    lower_pairs,
     lower_rearrangements,
     lower_vectors,
 )
@@ -72,7 +73,7 @@ class Plan:
 LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
     ops.Input: lower_ends.lower_input,
     ops.Conv: lower_convolutions.lower_conv,
-    ops.Depthwise: lower_convolutions.lower_depthwise,
+    ops.Depthwise: lower_pairs.lower_depthwise,
     ops.Pool: lower_maps.lower_pool,
     ops.Elementwise: lower_maps.lower_elementwise,
     ops.Combine: lower_mixing.lower_combine,
@@ -140,7 +141,7 @@ def lower(program: Program, host: Host, *, ranges: Ranges | None = None, timed: 
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(steps.decisions),
-        calls=tuple((op, call.name) for op, call in zip(steps.call_ops, steps.tables.calls, strict=True)),
+        calls=tuple((call.op, call.name) for call in steps.tables.calls),
         ranges=tuple((ranges or {}).items()),
     )
 

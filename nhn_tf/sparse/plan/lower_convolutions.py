@@ -15,7 +15,7 @@ from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Source, Steps
-from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, moved
+from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, Tables, moved
 from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
 from nhn_tf.sparse.program import operations as ops
@@ -25,7 +25,7 @@ View = tuple[Source, Planes]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Lists:
+class Lists:
     """What a convolution computes, group by group of filters.
 
     Attributes:
@@ -39,13 +39,17 @@ class _Lists:
     weights: np.ndarray
 
 
-def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
-    """The lists of a mask, bool [Cin, groups]."""
-    return _Lists(np.concatenate([[0], np.cumsum(mask.sum(0))]), np.nonzero(mask.T)[1], weights)
+def lists_of(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[tuple[int, Lists]]:
+    """The first filter and the lists of `in_groups`."""
+    groups = [(0, mask, kernels[..., None])] if filters == 1 else in_groups(mask, kernels, filters)
+    for first, read, weights in groups:
+        yield first, Lists(np.concatenate([[0], np.cumsum(read.sum(0))]), np.nonzero(read.T)[1], weights)
 
 
 def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
-    """A convolution in the cheapest of its forms."""
+    """A convolution in the cheapest of its forms. The first of a pair waits for the other: it hands on its source."""
+    if number in steps.paired:
+        return source
     if number in steps.phased:
         return _lower_in_phases(steps, number, op, source)
     target = steps.new_planes(number)
@@ -67,14 +71,9 @@ def _lower(steps: Steps, op: ops.Conv, views: Sequence[View]) -> None:
     order, taps = sorted_taps(window.taps)
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
     reads = _reads(steps, op, window, order)
-    choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid, reads)
-    dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
-    steps.decide(op, choice.block, sparse=dead, filter_lanes=in_lanes)
-    if choice.block.filters == 1:
-        _convolve(steps, op, views, taps, choice.block, _lists(op.mask, kernels_of), 0)
-        return
-    for first, mask, weights in in_groups(op.mask, kernels_of, choice.block.filters):
-        block, lists = dataclasses.replace(choice.block, filters=weights.shape[2]), _lists(mask, weights)
+    choice, in_lanes = cheapest(steps, op, taps, target.layout.grid, reads)
+    for first, lists in lists_of(op.mask, kernels_of, choice.block.filters):
+        block = dataclasses.replace(choice.block, filters=lists.weights.shape[2])
         if in_lanes:
             _convolve_in_lanes(steps, op, views, reads, block, lists, first)
         else:
@@ -130,14 +129,23 @@ def read_by(mask: np.ndarray, filters: int) -> np.ndarray:
     return np.any(padded.reshape(len(mask), -1, filters), axis=2)
 
 
-def _cheapest(
-    steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
+def cheapest(
+    steps: Steps, op: ops.Conv, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
 ) -> tuple[blocks.Choice, bool]:
-    """The form that costs least for the live kernels of a mask, and whether filters lie in its lanes.
+    """Decides for the form that costs least for the live kernels of a convolution, and whether filters lie in lanes.
 
     One filter at a time computes live kernels only. Filters that share a list share what they read, but compute all
     that any of them needs: many where nothing is pruned, few where kernels were pruned by blocks.
     """
+    choice, in_lanes = _cheapest(steps, op.mask, taps, grid, reads)
+    dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
+    steps.decide(op, choice.block, sparse=dead, filter_lanes=in_lanes)
+    return choice, in_lanes
+
+
+def _cheapest(
+    steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
+) -> tuple[blocks.Choice, bool]:
     filters, pixels = mask.shape[1], grid.height * grid.width
     alone = blocks.sparse_block(taps, grid, steps.host)
     if mask.size * len(taps) > MAX_TABLE:
@@ -174,10 +182,10 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     kernels = op.kernels.reshape(len(op.kernels), -1)[:, order]
     if window.refill is None:
         inputs = np.repeat(np.arange(source.channels), op.multiplier)
-        lists = _Lists(np.arange(len(inputs) + 1), inputs, kernels)
+        lists = Lists(np.arange(len(inputs) + 1), inputs, kernels[..., None])
         _convolve(steps, op, [(window, target)], taps, block, lists, 0)
         return target
-    geometry = _geometry(op, window, taps, block, target)
+    geometry = geometry_of(op, window, taps, block, target)
     refill, filters = window.refill, op.multiplier
 
     def emit() -> None:
@@ -197,24 +205,29 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     return target
 
 
+def planes_read(put: Tables, views: Sequence[View], lists: Lists) -> list[tuple[str, int]]:
+    """Tables of the planes that the lists' entries read, one for each view."""
+    return [put.indices(window.planes.origins()[lists.inputs]) for window, _ in views]
+
+
 def _convolve(
     steps: Steps,
     op: ops.Conv | ops.Depthwise,
     views: Sequence[View],
     taps: tuple[Tap, ...],
     block: Block,
-    lists: _Lists,
+    lists: Lists,
     first: int,
 ) -> None:
     """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
-    geometry = _geometry(op, views[0][0], taps, block, views[0][1])
+    geometry = geometry_of(op, views[0][0], taps, block, views[0][1])
     groups = len(lists.starts) - 1
     bias = op.bias[first : first + groups * block.filters]
 
     def emit() -> None:
         put = steps.tables
         starts, weights, shifts = put.indices(lists.starts), put.constants(lists.weights), put.constants(bias)
-        read = [put.indices(window.planes.origins()[lists.inputs]) for window, _ in views]
+        read = planes_read(put, views, lists)
         weights_each = len(taps) * block.filters
         for start, stop in chunks(lists.starts * weights_each) if put.in_tail else [(0, groups)]:
             done = start * block.filters
@@ -234,7 +247,7 @@ def _convolve_in_lanes(
     views: Sequence[View],
     reads: tuple[Reads, ...],
     block: Block,
-    lists: _Lists,
+    lists: Lists,
     first: int,
 ) -> None:
     """The same for maps of few pixels, with filters in lanes."""
@@ -259,7 +272,7 @@ def _convolve_in_lanes(
     def emit() -> None:
         put = steps.tables
         starts = put.indices(lists.starts)
-        read = [put.indices(window.planes.origins()[lists.inputs]) for window, _ in views]
+        read = planes_read(put, views, lists)
         weights = put.constants(np.pad(lists.weights, ((0, 0), (0, 0), (0, more))))
         shifts = put.constants(np.pad(bias, ((0, 0), (0, more))))
         for start, stop in chunks(lists.starts * taps * width) if put.in_tail else [(0, groups)]:
@@ -273,7 +286,7 @@ def _convolve_in_lanes(
     steps.step(emit, *(planes for window, target in views for planes in (window.planes, target)))
 
 
-def _geometry(
+def geometry_of(
     op: ops.Conv | ops.Depthwise, window: Source, taps: tuple[Tap, ...], block: Block, target: Planes
 ) -> ConvGeometry:
     layout = window.planes.layout

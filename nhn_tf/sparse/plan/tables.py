@@ -56,12 +56,14 @@ class Call:
     """A call of a kernel.
 
     Attributes:
+      op: the operation that it computes, or a part of it.
       name: of its function.
       arguments: pointers as (table, place) or the name of memory, numbers, or `Each` of them.
       loop: that it is in.
       in_tail: whether images run through it side by side.
     """
 
+    op: int
     name: str
     arguments: tuple[Any, ...]
     loop: Loop
@@ -81,13 +83,15 @@ class Tables:
       host: the machine that kernels are generated for.
       kernels: what they were generated from, to (function's name, IR).
       calls: in order; none before the tail is behind one in it.
-      in_tail: whether calls that are added are.
+      op: the operation that calls are added for.
+      in_tail: whether they are in the tail.
     """
 
     def __init__(self, host: Host):
         self.host = host
         self.kernels: dict[Hashable, tuple[str, str]] = {}
         self.calls: list[Call] = []
+        self.op = 0
         self.in_tail = False
         self._loop: Loop | None = None
         self._code = 0
@@ -127,7 +131,8 @@ class Tables:
             name = f"{generate.__name__}_{len(self.kernels)}"
             self.kernels[key] = (name, generate(name, *geometry, **{"lanes": self.host.lanes, **options}))
             self._code += len(self.kernels[key][1])
-        self.calls.append(Call(self.kernels[key][0], tuple(arguments), self._loop or Loop(1), self.in_tail))
+        name, loop = self.kernels[key][0], self._loop or Loop(1)
+        self.calls.append(Call(self.op, name, tuple(arguments), loop, self.in_tail))
         self._code += CALL_SIZE
         if self._code > MAX_CODE:
             raise CapacityError(f"the network needs more than {MAX_CODE} bytes of code.")

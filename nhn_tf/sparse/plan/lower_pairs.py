@@ -1,7 +1,7 @@
 """Steps for a convolution and the depthwise one behind it, some channels at a time.
 
-A large map between the two, as of MobileNets, would go to memory and come back. So some channels are made, kept in the
-second cache level, and convolved before the next are made in their place.
+A map between the two, as of MobileNets, would leave the first cache level, or even the second, and come back. So some
+channels are made, and convolved before the next are made in their place.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from nhn_tf.sparse.plan.tables import Each, moved
 from nhn_tf.sparse.plan.windows import sorted_taps, taps_in_place
 from nhn_tf.sparse.program import operations as ops
 
-KEPT = 1 << 16
-"""Numbers, 256 KiB, of the channels that are made at a time, about."""
+KEPT = 1 << 13
+"""Numbers, 32 KiB, of the channels that are made at a time, about: the first cache level."""
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:

@@ -4,7 +4,8 @@ A window that strides slides over a copy of its map, a plane for each *phase*, t
 stride. A 1x1 convolution computes each pixel by itself, so the copy may as well be made of what it reads, before it: of
 fewer channels, where it has more filters than inputs, as in front of depthwise convolutions.
 
-A large map between the two is not made whole, but some channels at a time (`lower_pairs`).
+A map between the two that the first cache level does not hold is not made whole, but some channels at a time
+(`lower_pairs`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from nhn_tf.sparse.plan.windows import phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program
 
-LEAST_MAP = 1 << 18
-"""Numbers, 1 MiB, of a map between the two that is not made whole: smaller ones stay in the cache as they are."""
+LEAST_MAP = 1 << 12
+"""Numbers of a map between the two that is not made whole: more than half of the first cache level."""
 
 
 @dataclasses.dataclass(frozen=True)

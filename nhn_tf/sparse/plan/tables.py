@@ -61,6 +61,8 @@ class Call:
       arguments: pointers as (table, place) or the name of memory, numbers, or `Each` of them.
       loop: that it is in.
       in_tail: whether images run through it side by side.
+      for_group: whether, in the tail, one call is for all images of a group; their number, and how far their memory is
+        apart, come behind its arguments.
     """
 
     op: int
@@ -68,6 +70,7 @@ class Call:
     arguments: tuple[Any, ...]
     loop: Loop
     in_tail: bool
+    for_group: bool
 
 
 def moved(argument: tuple[str, int], elements: int) -> tuple[str, int]:
@@ -120,7 +123,21 @@ class Tables:
     def indices(self, values: Any) -> tuple[str, int]:
         return self.put("indices", values)
 
-    def call(self, generate: Callable[..., str], *geometry: Any, arguments: Sequence[Any], **options: Any) -> None:
+    def call_for_group(self, generate: Callable[..., str], *geometry: Any, arguments: Sequence[Any]) -> None:
+        """A call of a kernel that takes any number of images; see `Call.for_group`."""
+        if self.in_tail:
+            self.call(generate, *geometry, arguments=arguments, for_group=True)
+        else:
+            self.call(generate, *geometry, arguments=[*arguments, 1, 0])
+
+    def call(
+        self,
+        generate: Callable[..., str],
+        *geometry: Any,
+        arguments: Sequence[Any],
+        for_group: bool = False,
+        **options: Any,
+    ) -> None:
         """A call of the kernel that `generate` makes for a geometry.
 
         Raises:
@@ -132,7 +149,7 @@ class Tables:
             self.kernels[key] = (name, generate(name, *geometry, **{"lanes": self.host.lanes, **options}))
             self._code += len(self.kernels[key][1])
         name, loop = self.kernels[key][0], self._loop or Loop(1)
-        self.calls.append(Call(self.op, name, tuple(arguments), loop, self.in_tail))
+        self.calls.append(Call(self.op, name, tuple(arguments), loop, self.in_tail, for_group))
         self._code += CALL_SIZE
         if self._code > MAX_CODE:
             raise CapacityError(f"the network needs more than {MAX_CODE} bytes of code.")
@@ -170,6 +187,7 @@ class Tables:
         loops = [(loop, list(calls)) for loop, calls in itertools.groupby(self.calls, key=lambda call: call.loop)]
         with f.shared_loop("%next", "%end", "%share") as first:
             stop = f.least(f.add(first, "%share"), "%end")
+            count = f.new(f"sub i64 {stop}, {first}")
 
             def emit(call: Call, image: Value, turn: Value) -> None:
                 own = f.at("%arena", f.mul(f.new(f"sub i64 {image}, {first}"), slot))
@@ -181,6 +199,8 @@ class Tables:
                             size = int(np.prod(shape, dtype=np.int64))
                             outside[f"{table} {number}"] = f.at(base, f.mul(image, size))
                 typed = ", ".join(self._argument(f, argument, outside, turn) for argument in call.arguments)
+                if call.for_group:
+                    typed += f", i64 {count}, i64 {slot}"
                 begin = f.ticks() if timed else ""
                 f.do(f"call void @{call.name}({typed})")
                 if timed:
@@ -194,7 +214,8 @@ class Tables:
                                 emit(call, image, turn)
             for loop, calls in loops:
                 if calls[0].in_tail:
-                    with f.turns(loop.turns) as turn, f.loop(first, stop) as image:
+                    end = f.add(first, 1) if calls[0].for_group else stop
+                    with f.turns(loop.turns) as turn, f.loop(first, end) as image:
                         for call in calls:
                             emit(call, image, turn)
         texts = [text for _, text in self.kernels.values()]

@@ -1,6 +1,5 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
-import ctypes
 import dataclasses
 import subprocess
 import sys
@@ -8,12 +7,9 @@ import sys
 import numpy as np
 import pytest
 import sparse_reference as reference
-from sparse_reference import single
-
-pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
+from sparse_reference import check, single
 
 from nhn_tf.sparse import calibration
-from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
@@ -26,19 +22,6 @@ from nhn_tf.sparse.program.optimize import merge
 
 LANES = list(machine.HOSTS)
 """On machines of narrower vectors LLVM splits the wide ones."""
-
-
-def check(program, seed, lanes, tolerance=1e-5):
-    rng = np.random.default_rng(seed)
-    runtime = compile_program(program, host=machine.HOSTS[lanes], threads=1)
-    images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
-    results = runtime(*images)
-    for result, expected in zip(
-        results if isinstance(results, tuple) else (results,), reference.compute(program, *images), strict=True
-    ):
-        scale = 1 + np.abs(expected).max()
-        np.testing.assert_allclose(result / scale, expected / scale, atol=tolerance)
-    return runtime
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -285,10 +268,6 @@ def test_the_exponential_is_zero_and_infinite_where_float32_is():
     "narrow", [None, machine.EMULATED, machine.EMULATED_QUADS], ids=["float32", "bfloat16", "int8"]
 )
 def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, narrow, request):
-    """What a plan never writes is found by filling the arena with a number of which copies are recognised; all the rest
-    is then poisoned, and must not change a bit of the result. The first number is made of four equal bytes, the second
-    of two equal halves.
-    """
     if side_by_side:
         request.getfixturevalue("tails")
     if narrow:
@@ -301,26 +280,7 @@ def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, narrow
             program, narrow, [rng.standard_normal((2, *program.shapes[n])).astype(np.float32) for n in program.inputs]
         )
     plan = lower(program, narrow or machine.HOSTS[LANES[seed % len(LANES)]], ranges=ranges)
-    code = assemble(plan)
-    count = plan.group
-    images = [rng.standard_normal((count, *shape)).astype(np.float32) for shape in plan.inputs]
-
-    def run(arena):
-        outputs = [np.empty((count, *shape), np.float32) for shape in plan.outputs]
-        code._free = [arena]
-        code.run(images, outputs, ctypes.c_int64(0), count, count)
-        return outputs
-
-    expected = run(new_arena(plan))
-    marker = np.uint32(0x1E1E1E1E)
-    marked, arena = new_arena(plan), new_arena(plan)
-    marked.view(np.uint32)[:] = marker
-    run(marked)
-    written = marked.view(np.uint8) != marker & 0xFF
-    arena.view(np.uint8)[written] = np.full(arena.size, poison, np.uint32).view(np.uint8)[written]
-    assert written.any()
-    for result, wanted in zip(run(arena), expected, strict=True):
-        np.testing.assert_array_equal(result, wanted)
+    reference.check_poisoned(plan, rng, poison)
 
 
 def test_every_second_value_is_copied_by_vectors_that_overlap_at_the_end():

@@ -31,17 +31,17 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     before = op.inputs[0]
     conv = steps.program.ops[before]
     assert isinstance(conv, ops.Conv)
+    steps.op = before
     if (phases := steps.phased.get(before)) is not None:
         read = [Source(planes, (Tap(0, 0),)) for planes in steps.phases_of_source(before, source)]
         conv, layout = dataclasses.replace(conv, size=phases.size), phases.layout
     else:
         read, layout = [steps.window(before, conv, source, 0.0)], steps.layout_of(before)
     order, taps = sorted_taps(read[0].taps)
-    steps.op = before
     choice, _ = cheapest(steps, conv, taps, layout.grid, ())
     steps.op = number
     width = choice.block.filters
-    together = max(KEPT // (layout.plane * len(read) * width), 1)  # Groups of filters.
+    together = min(max(KEPT // (layout.plane * len(read) * width), 1), -(-conv.mask.shape[1] // width))  # Groups.
     kept = steps.planes_of(layout, together * width * len(read))
     views = [(window, _part(kept, place * together * width)) for place, window in enumerate(read)]
     target = steps.new_planes(number)

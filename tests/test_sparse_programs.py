@@ -14,8 +14,8 @@ from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
 from nhn_tf.sparse.plan import blocks, dtypes, tail
+from nhn_tf.sparse.plan.forms import read_by
 from nhn_tf.sparse.plan.lower import lower
-from nhn_tf.sparse.plan.lower_convolutions import _live_entries
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
@@ -93,9 +93,9 @@ def test_filters_that_were_pruned_together_share_a_list(block, lanes):
 
 def test_what_is_computed_is_what_any_filter_of_a_group_needs():
     mask = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool)  # Live entries by rows, in groups:
-    assert _live_entries(mask, 1) == 1 + 2 + 5
-    assert _live_entries(mask, 2) == 1 + 2 + 3  # 10 00 0, 01 00 1, 11 11 1
-    assert _live_entries(mask, 4) == 1 + 2 + 2
+    assert read_by(mask, 1).sum() == 1 + 2 + 5
+    assert read_by(mask, 2).sum() == 1 + 2 + 3  # 10 00 0, 01 00 1, 11 11 1
+    assert read_by(mask, 4).sum() == 1 + 2 + 2
 
 
 def test_filters_lie_in_lanes_where_pixels_would_leave_them_empty():

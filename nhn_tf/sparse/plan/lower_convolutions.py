@@ -13,9 +13,10 @@ from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, 
 from nhn_tf.sparse.native.filter_lanes import FilterGeometry, Reads, filter_lanes
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
+from nhn_tf.sparse.plan.forms import cheapest, read_by
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Source, Steps
-from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, Tables, moved
+from nhn_tf.sparse.plan.tables import Each, Tables, moved
 from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
 from nhn_tf.sparse.program import operations as ops
@@ -71,9 +72,9 @@ def _lower(steps: Steps, op: ops.Conv, views: Sequence[View]) -> None:
     order, taps = sorted_taps(window.taps)
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
     reads = _reads(steps, op, window, order)
-    choice, in_lanes = cheapest(steps, op, taps, target.layout.grid, reads)
-    for first, lists in lists_of(op.mask, kernels_of, choice.block.filters):
-        block = dataclasses.replace(choice.block, filters=lists.weights.shape[2])
+    form, in_lanes = decided(steps, op, taps, target.layout.grid, reads)
+    for first, lists in lists_of(op.mask, kernels_of, form.filters):
+        block = dataclasses.replace(form, filters=lists.weights.shape[2])
         if in_lanes:
             _convolve_in_lanes(steps, op, views, reads, block, lists, first)
         else:
@@ -123,54 +124,13 @@ def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[t
             yield first, read, part.transpose(0, 2, 3, 1)[read.T]
 
 
-def read_by(mask: np.ndarray, filters: int) -> np.ndarray:
-    """Of a mask, bool [Cin, Cout], which inputs groups of so many filters need: bool [Cin, groups]."""
-    padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % filters)))
-    return np.any(padded.reshape(len(mask), -1, filters), axis=2)
-
-
-def cheapest(
+def decided(
     steps: Steps, op: ops.Conv, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
-) -> tuple[blocks.Choice, bool]:
-    """Decides for the form that costs least for the live kernels of a convolution, and whether filters lie in lanes.
-
-    One filter at a time computes live kernels only. Filters that share a list share what they read, but compute all
-    that any of them needs: many where nothing is pruned, few where kernels were pruned by blocks.
-    """
-    choice, in_lanes = _cheapest(steps, op.mask, taps, grid, reads)
-    dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
-    steps.decide(op, choice.block, sparse=dead, filter_lanes=in_lanes)
-    return choice, in_lanes
-
-
-def _cheapest(
-    steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
-) -> tuple[blocks.Choice, bool]:
-    filters, pixels = mask.shape[1], grid.height * grid.width
-    alone = blocks.sparse_block(taps, grid, steps.host)
-    if mask.size * len(taps) > MAX_TABLE:
-        return alone, False
-    together = [blocks.dense_block(taps, grid, steps.host, filters)]
-    together += [blocks.dense_block(taps, grid, steps.host, count, least=count) for count in SHARED if count < filters]
-    in_lanes = blocks.filter_block(reads, steps.host, filters)
-
-    def cost(choice: blocks.Choice, results: float = 0.0) -> float:
-        weights = blocks.WEIGHT_COST * choice.block.filters * len(taps)
-        return _live_entries(mask, choice.block.filters) * (choice.cost + weights) + results * filters * pixels
-
-    best = min([alone, *together], key=cost)
-    if in_lanes is not None and cost(in_lanes, blocks.RESULT_COST) < cost(best):
-        return in_lanes, True
-    return best, False
-
-
-SHARED = (2, 4, 8)
-"""Filters that kernels may have been pruned by, together."""
-
-
-def _live_entries(mask: np.ndarray, filters: int) -> int:
-    """(input, group of so many filters) pairs of which any kernel lives."""
-    return int(read_by(mask, filters).sum())
+) -> tuple[Block, bool]:
+    """The block of the cheapest form, and whether filters lie in its lanes; noted among the decisions."""
+    form = cheapest(op.mask, taps, grid, steps.host, reads)
+    steps.decide(op, form.block, sparse=form.sparse, filter_lanes=form.in_lanes)
+    return form.block, form.in_lanes
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:

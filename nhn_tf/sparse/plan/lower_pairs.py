@@ -13,7 +13,7 @@ import numpy as np
 
 from nhn_tf.sparse.native.convolution import Tap, convolution
 from nhn_tf.sparse.plan import blocks, lower_convolutions
-from nhn_tf.sparse.plan.lower_convolutions import cheapest, geometry_of, lists_of, planes_read
+from nhn_tf.sparse.plan.lower_convolutions import decided, geometry_of, lists_of, planes_read
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Source, Steps
 from nhn_tf.sparse.plan.tables import Each, moved
@@ -38,9 +38,9 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     else:
         read, layout = [steps.window(before, conv, source, 0.0)], steps.layout_of(before)
     order, taps = sorted_taps(read[0].taps)
-    choice, _ = cheapest(steps, conv, taps, layout.grid, ())
+    form, _ = decided(steps, conv, taps, layout.grid, ())
     steps.op = number
-    width = choice.block.filters
+    width = form.filters
     together = min(max(KEPT // (layout.plane * len(read) * width), 1), -(-conv.mask.shape[1] // width))  # Groups.
     kept = steps.planes_of(layout, together * width * len(read))
     views = [(window, _part(kept, place * together * width)) for place, window in enumerate(read)]
@@ -62,7 +62,7 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
             filters = lists.weights.shape[2]
             starts, read_planes = put.indices(lists.starts), planes_read(put, views, lists)
             conv_weights, conv_bias = put.constants(lists.weights), put.constants(conv.bias[first:])
-            block = dataclasses.replace(choice.block, filters=filters)
+            block = dataclasses.replace(form, filters=filters)
             conv_geometry = geometry_of(conv, read[0], taps, block, kept)
             for done, turns, groups in _turns(len(lists.starts) - 1, together):
                 count, channel = groups * filters, first + done * filters

@@ -14,10 +14,16 @@ import dataclasses
 from collections.abc import Collection
 
 from nhn_tf.sparse.native.convolution import Tap
-from nhn_tf.sparse.native.layout import Layout, grid_for
+from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
+from nhn_tf.sparse.native.machine import Host
+from nhn_tf.sparse.plan import blocks
+from nhn_tf.sparse.plan.forms import cheapest
 from nhn_tf.sparse.plan.windows import phases_of, slides_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program
+
+COPY_COST = 8.0
+"""Of copying a vector by phases, in multiply-adds of vectors."""
 
 LEAST_MAP = 1 << 12
 """Numbers of a map between the two that is not made whole: more than half of the first cache level."""
@@ -48,27 +54,27 @@ class Phases:
         )
 
 
-def phased(program: Program, packed: Collection[int], tail: int, lanes: int) -> dict[int, Phases]:
+def phased(program: Program, packed: Collection[int], tail: int, host: Host) -> dict[int, Phases]:
     """The convolutions that write phases.
 
     Args:
       program: to plan.
       packed: operations that are not computed in float32.
       tail: the operation that the tail begins with; maps are handed over to it as they are.
-      lanes: float32 values in a vector.
+      host: the machine.
     """
     result = {}
     for number, behind in read_by_depthwise(program, packed, tail).items():
         op, reader = program.ops[number], program.ops[behind]
-        if (
-            isinstance(op, ops.Conv)
-            and isinstance(reader, ops.Depthwise)
-            and _gains(op, program.shapes[op.inputs[0]], reader)
-        ):
-            down, right, places = phases_of(reader)
+        assert isinstance(op, ops.Conv)
+        assert isinstance(reader, ops.Depthwise)
+        if not _divides(op, program.shapes[op.inputs[0]], reader):
+            continue
+        down, right, places = phases_of(reader)
+        grid = grid_for(*reader.size, host.lanes)
+        if _gains(op, grid, len(places), host):
             rows, columns = ([shift for shift, _ in axis] for axis in (down, right))
-            layout = Layout(grid_for(*reader.size, lanes))
-            layout = layout.with_halo(-min(rows), max(rows), -min(columns), max(columns))
+            layout = Layout(grid).with_halo(-min(rows), max(rows), -min(columns), max(columns))
             result[number] = Phases(reader.size, reader.strides, tuple(places), layout)
     return result
 
@@ -114,12 +120,26 @@ def read_by_depthwise(program: Program, packed: Collection[int], tail: int) -> d
     }
 
 
-def _gains(op: ops.Conv, shape: ops.Shape, reader: ops.Windowed) -> bool:
-    """Whether the convolution may write phases, and a copy of what it reads, of this shape, is the smaller one."""
+def _divides(op: ops.Conv, shape: ops.Shape, reader: ops.Depthwise) -> bool:
+    """Whether a convolution of a map of this shape computes each pixel by itself, and the reader's phases are equal."""
+    strides = zip(shape, reader.size, reader.strides, strict=False)
     return (
         op.window == (1, 1)
         and slides_in_place(op, shape)
         and reader.strides != (1, 1)
-        and all(side == size * stride for side, size, stride in zip(shape, reader.size, reader.strides, strict=False))
-        and op.mask.shape[0] < op.mask.shape[1]
+        and all(side == size * stride for side, size, stride in strides)
     )
+
+
+def _gains(op: ops.Conv, phase: Grid, phases: int, host: Host) -> bool:
+    """Whether copying what the convolution reads, and computing phases, costs less than copying what it makes."""
+    whole = grid_for(*op.size, host.lanes)
+
+    def cost(grid: Grid, times: int, copied: int) -> float:
+        pixels = grid.height * grid.width
+        reads = [((0, pixel),) for pixel in range(pixels)] if pixels <= blocks.MAX_PIXELS else []
+        copies = COPY_COST * copied * whole.rows * whole.vectors(host.lanes)
+        return times * cheapest(op.mask, (Tap(0, 0),), grid, host, reads).cost + copies
+
+    inputs, filters = op.mask.shape
+    return cost(phase, phases, inputs) < cost(whole, 1, filters)

@@ -145,7 +145,7 @@ class Steps:
         self.ranges = ranges or {}
         self.packed = packed(program, host)
         self.tail = tail_start(program)
-        self.phased = phased(program, self.packed, self.tail, host.lanes)
+        self.phased = phased(program, self.packed, self.tail, host)
         self.paired = paired(program, self.packed, self.tail, self.phased)
         self.tables = Tables(host)
         self.decisions: list[Decision] = []

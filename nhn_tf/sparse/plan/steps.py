@@ -32,8 +32,8 @@ Ranges = Mapping[int, tuple[float, float]]
 LEAST_SCALE = 1e-30
 """What 1 of an int8 map stands for at least, so that 1 / that is a number."""
 
-MAX_TAILS = 1 << 20
-"""float32 values, 4 MiB, of all images' memory for the tail."""
+MAX_TAILS = 1 << 21
+"""float32 values, 8 MiB, of all images' memory for the tail."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -74,6 +74,15 @@ def test_check_and_summary_say_what_the_blocks_are():
     assert "blocks" not in pruning.summary(pruning.prune(MODEL, layers="all", sparsity=0.5))
 
 
+def test_a_mask_is_in_blocks_no_wider_than_it_is():
+    """Of rows [Cin, Cout]: the widest blocks."""
+    assert blocks.size_of(np.array([[1], [0]], bool)) == 1
+    assert blocks.size_of(np.array([[1, 1], [0, 0]], bool)) == 2
+    assert blocks.size_of(np.array([[1, 1, 1], [0, 0, 0]], bool)) == 2
+    assert blocks.size_of(np.array([[1, 1, 0, 0, 1], [0, 0, 0, 0, 1]], bool)) == 2
+    assert blocks.size_of(np.array([[1, 1, 1, 1, 0], [0, 0, 0, 0, 1]], bool)) == 4
+
+
 @pytest.mark.parametrize("block", [0, 3, 8, True, 2.0])
 def test_other_sizes_are_refused(block):
     for refuse in (pruning.prune, pruning.propose):

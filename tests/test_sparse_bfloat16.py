@@ -16,7 +16,7 @@ import nhn_tf.sparse
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine, peaks
 from nhn_tf.sparse.native.machine import EMULATED, PAIR_HOST
-from nhn_tf.sparse.plan import blocks, dtypes, tail
+from nhn_tf.sparse.plan import dtypes, tail
 from nhn_tf.sparse.plan.lower_packed import to_bfloat16
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
@@ -153,7 +153,6 @@ def test_the_emulation_has_the_instructions_bits(seed):
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("seed", range(3))
 def test_images_side_by_side_and_threads_change_no_bit(seed, host, monkeypatch):
-    monkeypatch.setattr(blocks, "RESULT_COST", -(10.0**9))
     monkeypatch.setattr(tail, "LEAST_GAIN", -(10**9))
     monkeypatch.setattr(tail, "CHUNK", 200)
     program = reference.random_program(np.random.default_rng(seed), length=8)

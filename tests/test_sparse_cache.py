@@ -1,9 +1,11 @@
 """Machine code in the user's cache: found again, and passed over where anything about it is odd."""
 
+import errno
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import nhn_tf.sparse
 from nhn_tf.sparse import code_cache, compiler
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
+from nhn_tf.sparse.plan import dtypes
 from nhn_tf.sparse.program import file_format
 from nhn_tf.sparse.program import operations as ops
 
@@ -85,12 +88,18 @@ def test_a_file_has_the_code_of_the_network_that_it_was_saved_from(tmp_path, pla
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("host", [*machine.HOSTS.values(), machine.EMULATED], ids=str)
-def test_random_programs_keep_their_bits(seed, host, plans):
-    program = reference.random_program(np.random.default_rng(seed))
-    kept = [compile_program(program, host=host, threads=1) for _ in range(2)]
+@pytest.mark.parametrize("host", [*machine.HOSTS.values(), machine.EMULATED, machine.EMULATED_QUADS], ids=str)
+def test_random_programs_keep_their_bits(seed, host, plans, monkeypatch):
+    monkeypatch.setattr(dtypes, "LEAST_FILLED", 0.0)
+    monkeypatch.setattr(dtypes, "CONVERSION", 0.0)
+    program = reference.random_program(np.random.default_rng(seed), length=5)
+    options = {"host": host, "threads": 1}
+    if host.narrow == "int8":
+        options["calibrate"] = reference.images_of(program)
+    kept = [compile_program(program, **options) for _ in range(2)]
     assert len(plans) == 1
-    assert bits(kept[0]) == bits(kept[1]) == bits(compile_program(program, host=host, threads=1, cache=False))
+    assert bits(kept[0]) == bits(kept[1]) == bits(compile_program(program, **options, cache=False))
+    assert kept[1].summary() == kept[0].summary()
 
 
 def test_another_process_finds_it(saved, plans):
@@ -142,7 +151,7 @@ def test_what_decides_the_code_is_in_the_name(monkeypatch):
         monkeypatch.setattr(machine, "identity", lambda changed=changed: changed)
         names.add(code_cache.key(b"a", host))
     monkeypatch.setattr(machine, "identity", lambda: identity)
-    monkeypatch.setattr(code_cache, "_sources", lambda: "others")
+    monkeypatch.setattr(code_cache, "SOURCES", "others")
     names.add(code_cache.key(b"a", host))
     assert len(names) == 4 + len(identity) + 1
 
@@ -234,7 +243,7 @@ def test_code_of_another_network_is_passed_over(saved, folder, plans):
     assert len(plans) == 4
 
 
-@pytest.mark.parametrize("text", [b"[]", b"{}", b'{"sizes": [-4, 2, 2]}', b'{"sizes": ["a"]}', b"[" * 10_000, b"\xff"])
+@pytest.mark.parametrize("text", [b"1", b"{}", b'{"sizes": [-4, 2, 2]}', b'{"sizes": ["a"]}', b"[" * 10_000, b"\xff"])
 def test_a_header_of_something_else_is_passed_over(text, saved, folder, plans):
     """With a checksum that is right."""
     nhn_tf.sparse.load(saved)
@@ -256,6 +265,55 @@ def test_those_not_used_for_longest_go(folder, monkeypatch):
     os.utime(second, (2, 2))
     compile_program(network(2))
     assert first in folder.iterdir() and second not in folder.iterdir() and len(list(folder.iterdir())) == 2
+
+
+def test_a_directory_among_the_files_stays_and_others_go(folder, monkeypatch):
+    compile_program(network(0))
+    (file,) = folder.iterdir()
+    os.utime(file, (1, 1))
+    (folder / "own").mkdir()
+    monkeypatch.setattr(code_cache, "MAX_BYTES", 0)
+    code_cache._bound(folder)
+    assert list(folder.iterdir()) == [folder / "own"]
+
+
+def test_code_that_has_no_room_drives_out_none(folder, monkeypatch):
+    compile_program(network(0))
+    before = list(folder.iterdir())
+    monkeypatch.setattr(code_cache, "MAX_BYTES", before[0].stat().st_size // 2)
+    compile_program(network(1))
+    assert list(folder.iterdir()) == before
+
+
+def test_a_cache_that_can_only_be_read_is_read(saved, plans, monkeypatch):
+    expected = bits(nhn_tf.sparse.load(saved))
+
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert bits(nhn_tf.sparse.load(saved)) == expected
+    assert len(plans) == 1
+
+
+def test_a_user_without_a_home_does_without(saved, monkeypatch, tmp_path, capfd):
+    """Rather than be told at each network that one in the directory for temporary files takes its place."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # Of a user without a name.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    nhn_tf.sparse.load(saved)
+    assert capfd.readouterr().err == "" and not any((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are not listed here")
+def test_what_is_odd_is_closed(saved, folder):
+    nhn_tf.sparse.load(saved)
+    (file,) = folder.iterdir()
+    a_directory(file)
+    before = len(os.listdir("/proc/self/fd"))
+    assert code_cache.find(file.name, machine.host()) is None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(saved, folder):

@@ -15,7 +15,7 @@ from nhn_tf.sparse import calibration, code_cache, compiler
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine, peaks
 from nhn_tf.sparse.native.machine import EMULATED_QUADS, QUAD_HOST
-from nhn_tf.sparse.plan import blocks, dtypes, tail
+from nhn_tf.sparse.plan import dtypes, tail
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
 
@@ -103,6 +103,15 @@ def test_what_lies_beyond_the_ranges_is_cut(host):
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_a_map_that_was_never_other_than_zero_stays_zero(host):
+    program = single(np.random.default_rng(0), (8, 8, 4), 5, window=(3, 3), activation="relu")
+    program.ops[1].bias[:] = -1e7
+    runtime = compiled(program, host)
+    assert runtime.plan.given_ranges[1] == (0.0, 0.0)
+    assert not runtime(*images_of(program, seed=2)).any()
+
+
+@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("block", [1, 2, 4, 8])
 def test_filters_that_were_pruned_together_share_a_list(block, host):
     decision = check_layer(reference.pruned_together(np.random.default_rng(block), block), host)
@@ -157,7 +166,6 @@ def test_the_emulation_has_the_instructions_bits(seed):
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("seed", range(2))
 def test_images_side_by_side_and_threads_change_no_bit(seed, host, monkeypatch):
-    monkeypatch.setattr(blocks, "RESULT_COST", -(10.0**9))
     monkeypatch.setattr(tail, "LEAST_GAIN", -(10**9))
     monkeypatch.setattr(tail, "CHUNK", 200)
     program = reference.random_program(np.random.default_rng(seed), length=8)
@@ -240,12 +248,32 @@ def test_a_file_holds_float32_and_images_are_given_where_it_is_loaded(saved):
     (images,) = images_of(exact.program)
     rounded = nhn_tf.sparse.load(saved, threads=1, dtype="int8", calibrate=images)
     assert rounded.plan.host == QUAD_HOST and "int8" in rounded.summary()
+    assert repr(rounded) == "SparseRuntime([B, 16, 16, 4] -> [B, 16, 16, 6], int8, threads=1)"
     assert 0 < np.abs(rounded(images) - exact(images)).max() < 0.1
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rounded))(images), rounded(images))
     profile = nhn_tf.sparse.profile(rounded, images, seconds=0.01)
     assert "int8" in str(profile) and profile.peak == pytest.approx(2 * peaks.multiply_adds(QUAD_HOST), rel=0.9)
     rounded.save(saved)
     np.testing.assert_array_equal(nhn_tf.sparse.load(saved, threads=1)(images), exact(images))
+
+
+@needs_instruction
+def test_a_network_is_pickled_of_which_nothing_is_in_int8():
+    pool = ops.Pool(inputs=(0,), kind="max", window=(2, 2), strides=(2, 2), pads=(0, 0), size=(4, 4))
+    program = ops.Program((ops.Input(inputs=(), size=(8, 8, 3)), pool), (1,))
+    (images,) = images_of(program)
+    runtime = compile_program(program, dtype="int8", calibrate=images)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(runtime))(images), runtime(images))
+
+
+@needs_instruction
+def test_a_pickled_network_is_refused_where_the_instructions_are_not(saved, monkeypatch):
+    """Rather than end the process, as LLVM does."""
+    (images,) = images_of(nhn_tf.sparse.load(saved).program)
+    pickled = pickle.dumps(nhn_tf.sparse.load(saved, dtype="int8", calibrate=images))
+    monkeypatch.setattr(machine, "has_quads", lambda: False)
+    with pytest.raises(nhn_tf.sparse.MissingInstructionError, match="int8 needs a processor"):
+        pickle.loads(pickled)
 
 
 @needs_instruction
@@ -268,29 +296,66 @@ def test_the_cache_keeps_what_images_decided(saved, tmp_path, monkeypatch):
 
 
 @needs_instruction
-@pytest.mark.parametrize("lists", [False, True])
-def test_a_model_is_compiled_with_images(lists):
+@pytest.mark.parametrize("given", ["array", "list", "tensor"])
+def test_a_model_is_compiled_with_images(given):
     keras = pytest.importorskip("keras")
     layers, image = keras.layers, keras.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, padding="same", activation="relu")(image)
     x = layers.Conv2D(8, 3, padding="same")(x)
     model = keras.Model(image, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
     images = np.random.default_rng(0).random((20, 16, 16, 3)).astype(np.float32)
-    runtime = nhn_tf.sparse.compile(model, dtype="int8", calibrate=[images] if lists else images)
+    seen = {"array": images, "list": [images], "tensor": keras.ops.convert_to_tensor(images)}[given]
+    runtime = nhn_tf.sparse.compile(model, dtype="int8", calibrate=seen)
     expected = keras.ops.convert_to_numpy(model(images, training=False))
     off = np.abs(runtime(images) - expected).max() / np.abs(expected).max()
     assert 1e-6 < off < 0.05  # Rounded, and no more than that.
 
 
+IMAGES = np.zeros((2, 16, 16, 4), np.float32)
+
+
 @needs_instruction
-def test_images_that_do_not_fit_are_refused(saved):
-    load = nhn_tf.sparse.load
-    with pytest.raises(ValueError, match=r"the images must have the shape \[B, 16, 16, 4\]"):
-        load(saved, dtype="int8", calibrate=np.zeros((2, 8, 8, 4), np.float32))
-    with pytest.raises(ValueError, match="`calibrate` must hold one image or more"):
-        load(saved, dtype="int8", calibrate=np.zeros((0, 16, 16, 4), np.float32))
-    with pytest.raises(ValueError, match="`calibrate` must be finite"):
-        load(saved, dtype="int8", calibrate=np.full((1, 16, 16, 4), np.nan))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES[:, :8], r"`calibrate` must have the shape \[B, 16, 16, 4\]. Received: \(2, 8, 16, 4\)"),
+        (IMAGES[0], r"Received: \(16, 16, 4\)"),
+        (list(IMAGES), r"Received: \(16, 16, 4\), \(16, 16, 4\)"),
+        ([], "Received: none"),
+        (5, r"Received: \(\)"),
+        ("images", "`calibrate` must be real numbers"),
+        (IMAGES.astype(object), "`calibrate` must be real numbers"),
+        (IMAGES.astype("M8[s]"), "`calibrate` must be real numbers"),
+        (IMAGES[:0], "`calibrate` must hold one image or more"),
+        (IMAGES * np.nan, "`calibrate` must be finite"),
+    ],
+)
+@pytest.mark.parametrize("cache", ["0", "1"])
+def test_images_that_do_not_fit_are_refused(images, message, cache, saved, tmp_path, monkeypatch):
+    monkeypatch.setenv(code_cache.SWITCH, cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        nhn_tf.sparse.load(saved, dtype="int8", calibrate=images)
+
+
+@needs_instruction
+def test_int8_is_refused_where_keras_must_compute_a_layer():
+    keras = pytest.importorskip("keras")
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv1D(4, 3)(keras.layers.Reshape((256, 3))(image))
+    with pytest.raises(
+        nhn_tf.sparse.UnsupportedLayerError, match='"float32" or "bfloat16". Received: "int8", and layer'
+    ):
+        nhn_tf.sparse.compile(keras.Model(image, x), dtype="int8", calibrate=np.zeros((1, 16, 16, 3)), fallback="keras")
+
+
+@needs_instruction
+def test_each_input_has_as_many_images(tmp_path):
+    size = (8, 8, 4)
+    inputs = [ops.Input(inputs=(), size=size) for _ in range(2)]
+    program = ops.Program((*inputs, ops.Elementwise(inputs=(0, 1))), (2,))
+    with pytest.raises(ValueError, match="all inputs must have as many images"):
+        compile_program(program, dtype="int8", calibrate=[np.zeros((count, *size)) for count in (8, 16)])
 
 
 @pytest.mark.parametrize(("dtype", "calibrate"), [("int8", None), ("float32", np.zeros((1, 2)))])

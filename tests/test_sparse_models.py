@@ -296,7 +296,7 @@ def test_a_model_of_open_sizes_is_compiled_for_the_size_first_seen(tmp_path):
         assert compiled.input_shapes == ((None, None, 3),)
         with pytest.raises(ValueError, match="would hold no size"):
             compiled.save(tmp_path / "net.nhn")
-        with pytest.raises(ValueError, match=r"must have the shape \[B, \(None, None, 3\)\]. Received: \(8, 8, 1\)"):
+        with pytest.raises(ValueError, match=r"must have the shape \[B, None, None, 3\]. Received: \(8, 8, 1\)"):
             compiled(np.zeros((1, 8, 8, 1)))
         batch = np.random.default_rng(0).normal(size=(2, 9, 6, 3)).astype("float32")
         np.testing.assert_allclose(compiled(batch), keras.ops.convert_to_numpy(model(batch)), atol=TOLERANCE)

@@ -139,7 +139,7 @@ def all_in_pairs(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20, 29))
 def test_a_random_program_with_a_tail_is_numpys(seed, tails):
-    program = reference.random_program(np.random.default_rng(seed), length=6)
+    program = reference.random_program(np.random.default_rng(seed), length=6, side=7, channels=20)
     assert check(program, seed, LANES[seed % len(LANES)]).plan.group > 1
 
 
@@ -179,7 +179,8 @@ def test_chunks_hold_up_to_so_many_weights_or_one_group(monkeypatch):
 @pytest.mark.parametrize("seed", range(1400, 1500))
 def test_many_random_programs_with_tails_are_numpys(seed, tails):
     rng = np.random.default_rng(seed)
-    program = reference.random_program(rng, side=int(rng.choice([4, 12, 40])), length=int(rng.integers(3, 14)))
+    side, channels = (int(rng.choice(sizes)) for sizes in ([4, 12, 40], [6, 20]))
+    program = reference.random_program(rng, side=side, channels=channels, length=int(rng.integers(3, 14)))
     check(program, seed, LANES[seed % len(LANES)])
 
 
@@ -273,14 +274,25 @@ def test_nothing_is_read_that_was_not_written(seed, poison, side_by_side, narrow
     if narrow:
         request.getfixturevalue("all_in_pairs")
     rng = np.random.default_rng(100 + seed)
-    program = merge(reference.random_program(rng, length=6))
+    sizes = {"side": 7, "channels": 20} if side_by_side else {}  # So that filters may fill lanes.
+    program = merge(reference.random_program(rng, length=6, **sizes))
+    check_nothing_is_read(rng, program, narrow or machine.HOSTS[LANES[seed % len(LANES)]], poison)
+
+
+@pytest.mark.parametrize("host", [machine.EMULATED, machine.EMULATED_QUADS], ids=["bfloat16", "int8"])
+def test_planes_between_two_types_are_written_alike_or_apart(host, all_in_pairs):
+    """Of a map of one column, narrower than a lane: on the way to a narrow type the others' planes stay zero."""
+    rng = np.random.default_rng(0)
+    check_nothing_is_read(rng, single(rng, (4, 1, 2), 3, window=(3, 3)), host, 0x7F617F61)
+
+
+def check_nothing_is_read(rng, program, host, poison):
     ranges = None
-    if narrow == machine.EMULATED_QUADS:
+    if host.narrow == "int8":
         ranges = calibration.ranges(
-            program, narrow, [rng.standard_normal((2, *program.shapes[n])).astype(np.float32) for n in program.inputs]
+            program, host, [rng.standard_normal((2, *program.shapes[n])).astype(np.float32) for n in program.inputs]
         )
-    plan = lower(program, narrow or machine.HOSTS[LANES[seed % len(LANES)]], ranges=ranges)
-    reference.check_poisoned(plan, rng, poison)
+    reference.check_poisoned(lower(program, host, ranges=ranges), rng, poison)
 
 
 def test_every_second_value_is_copied_by_vectors_that_overlap_at_the_end():

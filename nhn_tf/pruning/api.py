@@ -60,7 +60,8 @@ def prune(
         included, so that networks of either structure cost the same multiply-adds; layers that make the model's outputs
         keep their channels.
       block: 2 or 4 lets 1x1 kernels and dense weights go for so many neighbouring output channels together, by their
-        mean score: the sparse runtime computes a block faster than single weights. k x k kernels go one by one.
+        mean score: the sparse runtime computes a block faster than single weights. k x k kernels go one by one. Targets
+        count blocks, and a block of which some weights went before counts as whole: then more go than asked for.
       allow_disconnected: let a layer lose its last kernel; otherwise its strongest stays, with a warning.
       seed: of the `random` criterion.
       layers: names of the layers to prune, or "all": convolutions of every size and dense layers. By default

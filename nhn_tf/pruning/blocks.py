@@ -73,7 +73,7 @@ def size_of(mask: np.ndarray) -> int:
     """The widest blocks that a mask, bool [Cin, Cout], consists of; 1 where nothing is masked."""
     if mask.all():
         return 1
-    return max(size for size in SIZES if _is_in_blocks(mask, size))
+    return max(size for size in SIZES if size <= mask.shape[1] and _is_in_blocks(mask, size))
 
 
 def _is_in_blocks(mask: np.ndarray, size: int) -> bool:

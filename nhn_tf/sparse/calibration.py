@@ -16,7 +16,7 @@ from nhn_tf.sparse.plan.dtypes import packed
 from nhn_tf.sparse.plan.lower import lower
 from nhn_tf.sparse.program.file_format import Source
 from nhn_tf.sparse.program.operations import MAX_OUTPUTS, MAX_VALUE, Program, count
-from nhn_tf.sparse.runtime import SparseRuntime
+from nhn_tf.sparse.runtime import SparseRuntime, checked_images
 
 BATCH: Final = 8
 """Images at a time."""
@@ -27,7 +27,7 @@ Images = np.ndarray | Sequence[np.ndarray]
 
 def arrays_of(images: Images) -> tuple[np.ndarray, ...]:
     """One array for each input."""
-    return (images,) if isinstance(images, np.ndarray) else tuple(np.asarray(one) for one in images)
+    return tuple(map(np.asarray, images)) if isinstance(images, (list, tuple)) else (np.asarray(images),)
 
 
 def digest(arrays: Sequence[np.ndarray]) -> str:
@@ -35,7 +35,7 @@ def digest(arrays: Sequence[np.ndarray]) -> str:
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype} {array.shape}".encode())
-        sha.update(np.ascontiguousarray(array).data)
+        sha.update(array.tobytes())
     return sha.hexdigest()
 
 
@@ -53,6 +53,9 @@ def ranges(program: Program, host: Host, images: Images) -> dict[int, tuple[floa
     Raises:
       ValueError: other images than the network takes, none, or such that lead to infinities or NaN.
     """
+    given = checked_images(arrays_of(images), [program.shapes[value] for value in program.inputs], "`calibrate`")
+    if not len(given[0]):
+        raise ValueError("`calibrate` must hold one image or more. Received: none.")
     narrow = packed(program, host)
     read = {value for number in narrow for value in program.ops[number].inputs}
     made = {number for number in narrow if len(program.shapes[number]) == 3}
@@ -60,7 +63,7 @@ def ranges(program: Program, host: Host, images: Images) -> dict[int, tuple[floa
     result = dict.fromkeys(wanted, (0.0, 0.0))
     for values in _pieces(program, wanted):
         runtime = _as_it_is(Program(program.ops, values))
-        for value, maps in _seen(runtime, values, arrays_of(images)):
+        for value, maps in _seen(runtime, values, given):
             if not np.isfinite(maps).all():
                 raise ValueError("`calibrate` must be finite, and so must be what the network makes of it.")
             least, largest = result[value]
@@ -78,8 +81,6 @@ def _seen(
     runtime: SparseRuntime, values: tuple[int, ...], images: tuple[np.ndarray, ...]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The maps of each value, some images at a time."""
-    if not len(images[0]):
-        raise ValueError("`calibrate` must hold one image or more. Received: none.")
     for first in range(0, len(images[0]), BATCH):
         made = runtime(*(array[first : first + BATCH] for array in images))
         yield from zip(values, made if isinstance(made, tuple) else (made,), strict=True)

@@ -7,7 +7,7 @@ that it is planned for, the processor and its features, LLVM, llvmlite and NumPy
 Whoever writes such a file decides what this process runs. So files count only in a directory that is this user's and
 closed to others (mode 0700), only regular ones of this user that nobody else may write, and only if their checksum,
 which holds their name too, is right. Whatever is odd is passed over, and the network compiled anew. NHN_SPARSE_CACHE=0
-in the environment, or `cache=False`, does without; so do systems without owners of files.
+in the environment, or `cache=False`, does without; so do systems without owners of files, and users without a home.
 
     bytes 0..8     b"NHNCODE\\x01"
     bytes 8..40    SHA-256 of the name and everything behind
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -48,13 +47,18 @@ MAX_BYTES: Final = 1 << 30
 """Of all files together; those that were not used for longest go."""
 MAGIC: Final = b"NHNCODE\x01"
 PREFIX: Final = struct.Struct("<8s32sI")
+SOURCES: Final = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+).hexdigest()
+"""Of this compiler, where its files lie open; when it is loaded, for they may be others later."""
 HOUR: Final = 3600
 """Seconds after which a half-written file is a killed process's."""
 
 
 def wanted() -> bool:
-    """Whether the environment does not switch the cache off, and files have owners here."""
-    return os.environ.get(SWITCH) != "0" and hasattr(os, "geteuid")
+    """Whether the environment does not switch the cache off, files have owners here, and the user has a place."""
+    place = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~")
+    return os.environ.get(SWITCH) != "0" and hasattr(os, "geteuid") and os.path.isabs(place)
 
 
 def key(digest: bytes, host: Host, ranges: str = "") -> str:
@@ -65,17 +69,8 @@ def key(digest: bytes, host: Host, ranges: str = "") -> str:
       host: that it is planned for.
       ranges: a digest of what decides the ranges that it is planned with.
     """
-    parts = (digest.hex(), repr(host), ranges, *machine.identity(), np.__version__, _sources())
+    parts = (digest.hex(), repr(host), ranges, *machine.identity(), np.__version__, nhn_tf.__version__, SOURCES)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _sources() -> str:
-    """A digest of this compiler: its version, and its files where they lie open."""
-    sha = hashlib.sha256(nhn_tf.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        sha.update(path.read_bytes())
-    return sha.hexdigest()
 
 
 def folder() -> Path:
@@ -87,11 +82,15 @@ def find(name: str, host: Host) -> MachineCode | None:
     """What `keep` kept under this name; None where there is nothing, or nothing that can be trusted."""
     odd = contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError)
     with odd, _trusted(folder()) as directory:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
-        with open(descriptor, "rb", buffering=0) as file:
-            _refuse(not _own(os.fstat(descriptor), stat.S_ISREG, others=0o022))
+
+        def inside(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+
+        with open(name, "rb", buffering=0, opener=inside) as file:
+            _refuse(not _own(os.fstat(file.fileno()), stat.S_ISREG, others=0o022))
             code = _read(file, name, host)
-            os.utime(descriptor)
+            with contextlib.suppress(OSError):  # Nothing can be noted where nothing can be written.
+                os.utime(file.fileno())
             return code
     return None
 
@@ -103,6 +102,8 @@ def keep(name: str, code: MachineCode) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _trusted(path.parent):
             parts = _parts(code)
+            if sum(memoryview(part).nbytes for part in parts) > MAX_BYTES:
+                return  # It would be removed at once, and all others with it.
             with files.atomic_write(path) as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.write(PREFIX.pack(MAGIC, _digest(name, parts), len(parts[0])))
@@ -164,6 +165,7 @@ def _read(file: Any, name: str, host: Host) -> MachineCode:
     _refuse(magic != MAGIC or PREFIX.size + length > size)
     text = _taken(file, bytearray(length))
     header = json.loads(bytes(text))
+    _refuse(not isinstance(header, dict))
     code_size, *counts = header.pop("sizes")
     _refuse(PREFIX.size + length + code_size + 4 * sum(counts) != size or min(code_size, *counts) < 0)
     object_code = _taken(file, bytearray(code_size))
@@ -208,4 +210,5 @@ def _bound(directory: Path) -> None:
     for _, size, path in sorted(found, reverse=True):
         total += size
         if total > MAX_BYTES:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # A directory of the user's.
+                path.unlink()

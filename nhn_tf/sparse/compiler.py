@@ -76,25 +76,30 @@ def compile(
     """
     if fallback not in (None, "keras"):
         raise ValueError(f'`fallback` must be None or "keras". Received: {fallback!r}.')
-    host = _checked(dtype, calibrate)
+    host = _checked(dtype, calibrate is not None)
     from nhn_tf.models import agreement  # They need Keras, which saved networks do without.
     from nhn_tf.sparse.mixed import MixedRuntime
     from nhn_tf.sparse.program.from_keras import read
 
     native = functools.partial(compile_program, threads=threads, dtype=dtype, calibrate=calibrate, cache=cache)
-    seen = None if calibrate is None else [array[:2] for array in arrays_of(calibrate)]
 
     def made(shapes: Any = None) -> SparseRuntime | MixedRuntime:
         runtime: SparseRuntime | MixedRuntime
         try:
             layers = read(model, shapes=shapes)  # As Keras has them.
             runtime = native(optimize(layers))  # Folded and fused: what a file keeps.
-        except UnsupportedLayerError:
-            if fallback is None or calibrate is not None:
+        except UnsupportedLayerError as error:
+            if fallback is None:
                 raise
+            if calibrate is not None:
+                raise UnsupportedLayerError(
+                    f'what Keras computes in part must have the `dtype` "float32" or "bfloat16". Received: "int8", and '
+                    f"{error}"
+                ) from None
             runtime = MixedRuntime(model, native, shapes=shapes)
         if check:
             answer = lambda inputs: agreement.as_list(runtime(*inputs))  # noqa: E731
+            seen = None if calibrate is None else [array[: agreement.BATCH] for array in arrays_of(calibrate)]
             agreement.check_same(
                 model, answer, "the compiled network", shapes=shapes, inputs=seen, narrow=bool(host.narrow)
             )
@@ -128,36 +133,36 @@ def compile_program(
     """
     checked_threads(threads)
     source = program if isinstance(program, Source) else Source(program)
-    planned = host or _checked(dtype, calibrate)
-    images = () if calibrate is None else arrays_of(calibrate)
+    planned = host or _checked(dtype, calibrate is not None or ranges is not None)
+    images = None if calibrate is None else arrays_of(calibrate)
     key = None
     if cache and not timed and code_cache.wanted():
-        decides = images if ranges is None else (np.array([*ranges.values()]),)
+        decides = images or () if ranges is None else [np.array([(value, *ends) for value, ends in ranges.items()])]
         key = code_cache.key(source.digest, planned, calibration.digest(decides))
     code = code_cache.find(key, planned) if key else None
     if code is None:
         merged = merge(source.program)  # Less work, perhaps more weights: what a file does not keep.
-        if images and ranges is None:
+        if images is not None and ranges is None:
             ranges = calibration.ranges(merged, planned, images)
         plan = lower(merged, planned, ranges=ranges, timed=timed)  # Layouts, memory, blocks, tables, LLVM IR.
         code = assemble(plan)  # Instructions of this machine.
         if key:
             code_cache.keep(key, code)
     again = functools.partial(
-        compile_program, source, threads=threads, dtype=dtype, host=host or (planned if code.plan.ranges else None),
-        ranges=code.plan.given_ranges, timed=timed, cache=cache,
+        compile_program, source, threads=threads, dtype=dtype, host=host, ranges=code.plan.given_ranges, timed=timed,
+        cache=cache,
     )  # fmt: skip
     return SparseRuntime(source, code, threads=threads, again=again)
 
 
-def _checked(dtype: str, calibrate: Images | None) -> Host:
-    """The machine that computes in a type."""
+def _checked(dtype: str, calibrated: bool) -> Host:
+    """The machine that computes in a type, with images or without."""
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}. Received: {dtype!r}.")
-    if (dtype == "int8") != (calibrate is not None):
+    if (dtype == "int8") != calibrated:
         raise ValueError(
             f"`calibrate` must be images for int8, and for it alone. Received: dtype={dtype!r}, "
-            f"calibrate={'None' if calibrate is None else 'images'}."
+            f"calibrate={'images' if calibrated else 'None'}."
         )
     return DTYPES[dtype]()
 
@@ -187,5 +192,5 @@ def load(
       MissingInstructionError: this processor does not compute in bfloat16 or int8.
       ValueError: `threads`, `dtype` or `calibrate` is none.
     """
-    _checked(dtype, calibrate)
+    _checked(dtype, calibrate is not None)
     return compile_program(Source.read(path), threads=threads, dtype=dtype, calibrate=calibrate, cache=cache)

@@ -45,6 +45,36 @@ def checked_threads(threads: int | None) -> int | None:
     return threads
 
 
+def checked_images(
+    images: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]], what: str = "the images"
+) -> tuple[np.ndarray, ...]:
+    """An array for each input as float32 in C order.
+
+    Args:
+      images: that a caller gave.
+      shapes: of one image, for each input.
+      what: they are called in messages.
+
+    Raises:
+      ValueError: an array of another shape or no numbers, or more images for one input than for another.
+    """
+    given = [np.asarray(image) for image in images]
+    if strange := [image.dtype for image in given if image.dtype.kind not in "biuf"]:
+        raise ValueError(f"{what} must be real numbers. Received: {strange[0]}.")
+    inputs = tuple(np.require(image, np.float32, "C") for image in given)
+    received = ", ".join(str(image.shape) for image in given) or "none"
+    if [image.shape[1:] for image in inputs] != list(shapes) or any(not image.ndim for image in given):
+        raise ValueError(f"{what} must have the shape {batches_of(shapes)}. Received: {received}.")
+    if len({len(image) for image in inputs}) != 1:
+        raise ValueError(f"all inputs must have as many images. Received: {received}.")
+    return inputs
+
+
+def batches_of(shapes: Sequence[tuple[int | None, ...]]) -> str:
+    """Shapes with the axis of images, as text."""
+    return ", ".join(f"[B, {', '.join(map(str, shape))}]" for shape in shapes)
+
+
 class SparseRuntime:
     """A network as native code.
 
@@ -69,6 +99,10 @@ class SparseRuntime:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._again, ()
+
+    def __repr__(self) -> str:
+        maps = f"{batches_of(self.input_shapes)} -> {batches_of(self.output_shapes)}"
+        return f"SparseRuntime({maps}, {self.plan.host.narrow or 'float32'}, threads={self.threads})"
 
     @property
     def program(self) -> Program:
@@ -99,25 +133,11 @@ class SparseRuntime:
           ValueError: an array of another shape or no numbers, or `threads` below 1.
         """
         most = checked_threads(threads) or self.threads
-        inputs = self._check(images)
+        inputs = checked_images(images, self.input_shapes)
         count = len(inputs[0])
         outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
         self._share(inputs, outputs, count, most)
         return outputs if len(outputs) > 1 else outputs[0]
-
-    def _check(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        given = [np.asarray(image) for image in images]
-        if strange := [image.dtype for image in given if image.dtype.kind not in "biuf"]:
-            raise ValueError(f"the images must be real numbers. Received: {strange[0]}.")
-        inputs = tuple(np.require(image, np.float32, "C") for image in given)
-        shapes = [image.shape[1:] for image in inputs]
-        expected = ", ".join(f"[B, {', '.join(map(str, shape))}]" for shape in self.input_shapes)
-        received = ", ".join(str(image.shape) for image in given) or "none"
-        if shapes != list(self.input_shapes) or any(not image.ndim for image in given):
-            raise ValueError(f"the images must have the shape {expected}. Received: {received}.")
-        if len({len(image) for image in inputs}) != 1:
-            raise ValueError(f"all inputs must have as many images. Received: {received}.")
-        return inputs
 
     def _share(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], count: int, most: int) -> None:
         """Has up to `most` threads, this one among them, take image after image."""

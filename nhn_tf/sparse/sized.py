@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nhn_tf.sparse.runtime import batches_of
+
 Shape = tuple[int | None, ...]
 
 
@@ -62,7 +64,7 @@ class SizedRuntime:
         )
         if not fits:
             raise ValueError(
-                f"the images must have the shape {', '.join(f'[B, {shape}]' for shape in self._expected)}. "
+                f"the images must have the shape {batches_of(self._expected)}. "
                 f"Received: {', '.join(map(str, shapes)) or 'none'}."
             )
         return shapes

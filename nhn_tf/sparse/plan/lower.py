@@ -66,8 +66,8 @@ class Plan:
 
     @property
     def given_ranges(self) -> Ranges | None:
-        """What `lower` was given."""
-        return dict(self.ranges) or None
+        """What `lower` was given: of int8 alone, where it may be empty."""
+        return dict(self.ranges) if self.host.narrow == "int8" else None
 
 
 LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {

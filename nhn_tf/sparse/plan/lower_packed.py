@@ -69,7 +69,8 @@ def in_int8(op: ops.Conv, inputs: np.ndarray, outputs: np.ndarray, *, raised: bo
     if raised:
         np.add.at(start, filters, (-128 * whole.sum(1)).astype(np.int32))
     unit = outputs if op.activation in HOMOGENEOUS else np.ones_like(outputs)
-    settings = [start.view(np.float32), step / unit, op.bias / unit, 1 / outputs]
+    with np.errstate(over="ignore"):  # A map that was never other than 0 has tiny steps.
+        settings = [start.view(np.float32), step / unit, op.bias / unit, 1 / outputs]
     return Narrowed(whole.astype(np.int8), np.stack(settings, axis=1).astype(np.float32))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ def narrow(steps: Steps, number: int, source: Planes) -> Planes:
         arguments = ["arena", middle, made, channels, scales]
         steps.tables.call(packed_maps.pack, *geometry, signed=layout.signed, **steps.narrow, arguments=arguments)
 
-    _by_channels(steps, between, rows, emit, source, target, steps.scales_of(target))
+    written = tuple(sorted((to, count) for to, _, count in rows))
+    _by_channels(steps, between, written, emit, source, target, steps.scales_of(target))
     return target
 
 
@@ -61,7 +62,7 @@ def widen(steps: Steps, number: int, source: Planes) -> Planes:
         steps.tables.call(packed_maps.unpack, *geometry, signed=layout.signed, **steps.narrow, arguments=arguments)
         copy("arena", "arena", middle, made, channels)
 
-    _by_channels(steps, between, rows, emit, source, target, steps.scales_of(source))
+    _by_channels(steps, between, "whole rows", emit, source, target, steps.scales_of(source))
     return target
 
 
@@ -84,7 +85,7 @@ def _places(layout: PackedLayout, between: Layout) -> list[tuple[int, int, int, 
 def _by_channels(
     steps: Steps,
     between: Layout,
-    rows: list[tuple[int, int, int]],
+    written: Hashable,
     emit_one: Callable[[Any, Any, Any, int, Any], None],
     source: Planes,
     target: Planes,
@@ -92,12 +93,11 @@ def _by_channels(
 ) -> None:
     """A step that brings some channels after others through planes of first, of second .. pixels.
 
-    `emit_one` writes down the calls for so many channels, given the tables of where they lie before, between and after,
-    and their scales.
+    `written` tells apart which places between are. `emit_one` writes down the calls for so many channels, given the
+    tables of where they lie before, between and after, and their scales.
     """
     each = steps.host.each
     share = max(min(MIDDLE // (each * between.plane), source.channels), 1)
-    written = tuple(sorted((to, count) for to, _, count in rows))
     buffer = steps.new_filled(between, share, each, 0.0, written)
     middle = Planes(between, ((buffer, 0, share),), step=each)
 

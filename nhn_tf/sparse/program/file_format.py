@@ -61,22 +61,23 @@ def save(path: str | os.PathLike[str], program: Program, *, dtype: str = "float3
             file.write(blob)
 
 
-def _parts(program: Program, dtype: str) -> list[bytes]:
+def _parts(program: Program, dtype: str) -> list[Any]:
     """A file's header and arrays."""
-    blobs: list[bytes] = []
+    blobs: list[np.ndarray] = []
     operations = [_operation(op, DTYPES[dtype], blobs) for op in program.ops]
     header = {"dtype": dtype, "operations": operations, "outputs": list(program.outputs)}
     return [json.dumps(header, separators=(",", ":")).encode(), *blobs]
 
 
-def _digest(parts: Iterable[bytes | memoryview]) -> bytes:
+def _digest(parts: Iterable[Any]) -> bytes:
+    """SHA-256 of bytes and arrays, one behind another."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
     return sha.digest()
 
 
-def _operation(op: Op, dtype: np.dtype, blobs: list[bytes]) -> dict[str, Any]:
+def _operation(op: Op, dtype: np.dtype, blobs: list[np.ndarray]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     arrays: dict[str, list[int]] = {}
     for field in dataclasses.fields(op):
@@ -86,13 +87,13 @@ def _operation(op: Op, dtype: np.dtype, blobs: list[bytes]) -> dict[str, Any]:
             continue
         arrays[field.name] = list(value.shape)
         if value.dtype == np.bool_:
-            blobs.append(np.packbits(value).tobytes())
+            blobs.append(np.packbits(value))
             continue
         with np.errstate(over="ignore"):
-            stored = value.astype(dtype)
-        if np.isfinite(value).all() and not np.isfinite(stored).all():
+            stored = value.astype(dtype, copy=False)
+        if stored is not value and np.isfinite(value).all() and not np.isfinite(stored).all():
             raise ValueError(f"weights up to {np.abs(value).max():.3g} do not fit into {dtype.name}. Use float32.")
-        blobs.append(stored.tobytes())
+        blobs.append(np.ascontiguousarray(stored))
     return {"kind": type(op).__name__, "settings": settings, "arrays": arrays}
 
 
@@ -134,9 +135,10 @@ class Source:
     @functools.cached_property
     def digest(self) -> bytes:
         """SHA-256 of its file: of a program, of the one that `save` would write."""
-        if isinstance(self._given, bytes):
-            return PREFIX.unpack_from(self._given)[3]
-        return _digest(_parts(self._given, "float32"))
+        given = self._given
+        if isinstance(given, bytes):
+            return PREFIX.unpack_from(given)[3]
+        return _digest(_parts(given, "float32"))
 
     @property
     def program(self) -> Program:
@@ -145,11 +147,12 @@ class Source:
         Raises:
           DamagedFileError: the file's content is no sound program.
         """
-        if isinstance(self._given, bytes):
+        given = self._given
+        if isinstance(given, bytes):
             _ = self.digest  # It is kept; the bytes are not.
             with _named(self._path):
-                self._given = _parse(self._given)
-        return self._given
+                given = self._given = _parse(given)
+        return given
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ batches, null without its instructions (`bfloat16`), the least over the layers (
 (`two_threads`, the least over batches >= 2), without pruning (`zero_sparsity`, the least over batches), the largest
 error of a logit of ours in float32 against Keras (`max_abs_error`), and, since that holds Keras's error too, of ours
 and of Keras's against the same network in float64 (`float64_error`); and the paper-size network in bfloat16 and int8
-over ours in float32, without peers (`types`).
+over ours in float32, beside OpenVINO in int8 (`types`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import fnmatch
 import functools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -56,6 +58,7 @@ import numpy as np
 import nhn_tf.sparse
 from benchmarks import known_networks as known
 from benchmarks.known_networks import settle
+from nhn_tf import pruning
 from nhn_tf.layers import MaskedConv2D
 from nhn_tf.models import network
 from nhn_tf.sparse.native import machine
@@ -80,6 +83,9 @@ ZOO: dict[str, Callable[[], keras.Model]] = {
     "mobilenetv2_224_1x1_0.90": lambda: known.mobilenet_v2(224, 0.9),
     "resnet50_64_0.85": lambda: known.resnet50(64, 0.85),
     "resnet50_224_0.85": lambda: known.resnet50(224, 0.85),
+    "resnet50_64_0.85_1x1_0.80x4": lambda: known.resnet50(64, 0.85, 0.8, 4),
+    "resnet50_224_0.85_1x1_0.80x4": lambda: known.resnet50(224, 0.85, 0.8, 4),
+    "efficientnetv2b0_0.85": lambda: known.efficientnet_v2_b0(224, 0.85),
 }
 SPARSITIES = {"0.85": 0.85, "0.90": 0.9}
 TYPES = {"float32": lambda: True, "bfloat16": machine.has_pairs, "int8": machine.has_quads}
@@ -96,6 +102,7 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="for one thread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the benchmark; may be repeated")
+    parser.add_argument("--networks", default="*", help="of the zoo: a pattern of names")
     args = parser.parse_args()
     parts = args.only or PARTS
     seconds = args.seconds / (3 if args.quick else 1)
@@ -116,8 +123,8 @@ def main() -> None:
         )  # fmt: skip
     if "zoo" in parts:
         result["zoo"], result["zoo_default"] = {}, {}
-        for name, make in ZOO.items():
-            speed = compare(name, make(), (1, 16), seconds, errors)
+        for name in fnmatch.filter(ZOO, args.networks):
+            speed = compare(name, ZOO[name](), (1, 16), seconds, errors)
             result["zoo"][name], result["zoo_default"][name] = speed.float32, speed.default
     if "types" in parts:
         result["types"] = {name: types(sparsity, args.seed, batches, seconds) for name, sparsity in SPARSITIES.items()}
@@ -229,11 +236,16 @@ def onnxruntime_engine(model: keras.Model, folder: Path, threads: int) -> Call:
 def openvino_engine(model: keras.Model, folder: Path, threads: int, *, precision: str | None = "f32") -> Call:
     import openvino
 
-    core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    settings = {"INFERENCE_NUM_THREADS": threads}
     if precision:
         settings["INFERENCE_PRECISION_HINT"] = precision
-    network = core.read_model(str(_exported(model, folder, "onnx")))
+    return _openvino_calls(openvino.Core().read_model(str(_exported(model, folder, "onnx"))), settings)
+
+
+def _openvino_calls(network: Any, settings: dict[str, Any]) -> Call:
+    import openvino
+
+    core, settings = openvino.Core(), {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, **settings}
     requests: dict[int, Any] = {}  # Static shapes are its fastest.
 
     def call(images: np.ndarray) -> np.ndarray:
@@ -243,6 +255,18 @@ def openvino_engine(model: keras.Model, folder: Path, threads: int, *, precision
         return requests[len(images)].infer([images])[0]
 
     return call
+
+
+def openvino_int8(model: keras.Model, images: np.ndarray) -> Call:
+    """OpenVINO on one thread with weights and maps in int8, calibrated by NNCF with these images."""
+    import nncf
+    import openvino
+
+    nncf.set_log_level("ERROR")
+    with tempfile.TemporaryDirectory() as folder:
+        network = openvino.Core().read_model(str(_exported(model, Path(folder), "onnx")))
+        network = nncf.quantize(network, nncf.Dataset(list(images[:, None])), subset_size=len(images))
+    return _openvino_calls(network, {"INFERENCE_NUM_THREADS": 1})
 
 
 def litert_engine(model: keras.Model, folder: Path, threads: int) -> Call:
@@ -295,7 +319,10 @@ def sparse_engine(model: keras.Model, folder: Path, threads: int, *, dtype: str 
 
 OURS = "nhn_tf.sparse"
 NARROW = "nhn_tf.sparse bfloat16"
-DEFAULTS = ("OpenVINO default",)
+OPENVINO_INT8 = "OpenVINO int8"
+WHOLE = ", whole"
+"""Behind a peer's name: dead channels were left in."""
+DEFAULTS = ("OpenVINO default", "OpenVINO default" + WHOLE)
 """Peers that may compute in less than float32."""
 ENGINES: dict[str, Callable[[keras.Model, Path, int], Call]] = {
     OURS: sparse_engine,
@@ -377,14 +404,25 @@ def _torch_module(torch: Any, program: ops.Program) -> Any:
 
 @contextlib.contextmanager
 def engines(model: keras.Model, threads: int, *, narrow: bool = False) -> Iterator[dict[str, Call]]:
-    """All engines that are installed, on one model; ours in bfloat16 if that is wanted."""
-    with tempfile.TemporaryDirectory() as folder:
+    """All engines that are installed, on one model; ours in bfloat16 if that is wanted.
+
+    Where masks leave channels dead, ours has the compacted model, and the others that and the whole one.
+    """
+    small = pruning.compact(model, check=False)
+    small(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports no model to ONNX that was never called.
+    weights = sum(math.prod(weight.shape) for weight in model.weights if not weight.path.endswith("mask"))
+    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as compacted:
         calls = {}
-        for name, make in ENGINES.items():
+        forms = [(name, make, small, compacted) for name, make in ENGINES.items()]
+        if small.count_params() < weights:
+            forms += [
+                (name + WHOLE, make, model, whole) for name, make in ENGINES.items() if name not in (OURS, NARROW)
+            ]
+        for name, make, form, folder in forms:
             if name == NARROW and not narrow:
                 continue
             try:
-                calls[name] = make(model, Path(folder), threads)
+                calls[name] = make(form, Path(folder), threads)
             except Exception as error:  # each peer has errors of its own for what it cannot read
                 expected = isinstance(error, (ImportError, nhn_tf.sparse.UnsupportedLayerError))
                 if name in (OURS, NARROW) and not expected:
@@ -450,12 +488,12 @@ def agreement(calls: dict[str, Call], double: keras.Model, images: np.ndarray) -
     for name, call in calls.items():
         logits = np.concatenate([np.array(call(piece)) for piece in pieces])
         same = np.mean(logits.argmax(1) == exact.argmax(1))
-        print(f"  {name:22s} largest error of a logit {_off(logits, exact):.1e}, the same class {same:.1%}")
+        print(f"  {name:24s} largest error of a logit {_off(logits, exact):.1e}, the same class {same:.1%}")
 
 
 def types(sparsity: float, seed: int, batches: tuple[int, ...], seconds: float) -> dict[str, dict[str, float]]:
-    """How much faster than float32 the paper-size network is in other types, by batch; no peers."""
-    print(f"paper-size network, sparsity {sparsity:.2f}, our types")
+    """How much faster than float32 the paper-size network is in other types, by batch, and OpenVINO in int8."""
+    print(f"paper-size network, sparsity {sparsity:.2f}, our types and OpenVINO's int8")
     model = pruned_network(sparsity, filters=96, shape=(32, 32, 3), seed=seed)
     images = np.random.default_rng(1).standard_normal((160, *model.input_shape[1:])).astype(np.float32)
     runtimes: dict[str, Call] = {}
@@ -463,12 +501,14 @@ def types(sparsity: float, seed: int, batches: tuple[int, ...], seconds: float) 
         given = {"calibrate": images[128:]} if dtype == "int8" else {}
         if there():
             runtimes[dtype] = nhn_tf.sparse.compile(model, threads=1, dtype=dtype, check=False, cache=False, **given)
+    with contextlib.suppress(ImportError):
+        runtimes[OPENVINO_INT8] = openvino_int8(model, images[128:])
     exact = runtimes["float32"](images[:96])
     found: dict[str, dict[str, float]] = {dtype: {} for dtype in runtimes if dtype != "float32"}
     for dtype in found:
         logits = runtimes[dtype](images[:96])
         same = np.mean(logits.argmax(1) == exact.argmax(1))
-        print(f"  {dtype:8s} off float32's logits, of rms {exact.std():.2f}: largest {_off(logits, exact):.3f}, "
+        print(f"  {dtype:13s} off float32's logits, of rms {exact.std():.2f}: largest {_off(logits, exact):.3f}, "
               f"rms {np.sqrt(np.mean((logits - exact) ** 2)):.3f}; the same class {same:.1%}")  # fmt: skip
     for batch in batches:
         calls = {dtype: _bound(runtime, images[:batch]) for dtype, runtime in runtimes.items()}
@@ -542,7 +582,7 @@ def report(batch: int, times: dict[str, float], error: dict[str, float], speed: 
     """Prints a case, and adds what we are faster by to `speed`; not a number without a peer."""
     for name, seconds in sorted(times.items(), key=lambda item: item[1]):
         off = f"  max abs error {error[name]:.1e}" if name in error else ""
-        print(f"  batch {batch:3d}  {name:22s} {1e3 * seconds / batch:8.3f} ms an image{off}")
+        print(f"  batch {batch:3d}  {name:24s} {1e3 * seconds / batch:8.3f} ms an image{off}")
     default = [name for name in times if name not in (OURS, NARROW)]
     float32 = [name for name in default if name not in DEFAULTS]
     for ratios, ours, peers in (

@@ -5,23 +5,44 @@ Weights are random, since what is measured is time, which depends on sizes and m
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 from keras import layers
 
+from nhn_tf import pruning
+
 
 def mobilenet_v2(side: int, sparsity: float, seed: int = 0) -> keras.Model:
     """MobileNetV2 for 1000 classes; `sparsity` of the weights of each 1x1 convolution are 0."""
-    keras.utils.set_random_seed(seed)
-    model = keras.applications.MobileNetV2(input_shape=(side, side, 3), weights=None, classifier_activation=None)
-    return _pruned(model, (1, 1), sparsity, seed)
+    return _pruned(_application("MobileNetV2", side, seed), {1: sparsity}, seed)
 
 
-def resnet50(side: int, sparsity: float, seed: int = 0) -> keras.Model:
-    """ResNet50 for 1000 classes; `sparsity` of the kernels of each 3x3 convolution are 0."""
+def resnet50(side: int, sparsity: float, pointwise: float = 0.0, block: int = 1, seed: int = 0) -> keras.Model:
+    """ResNet50 for 1000 classes; `sparsity` of the kernels of each 3x3 convolution are 0, and `pointwise` of the
+    weights of each 1x1 convolution, for `block` neighbouring filters together.
+    """
+    return _pruned(_application("ResNet50", side, seed), {3: sparsity, 1: pointwise}, seed, block)
+
+
+def efficientnet_v2_b0(side: int, sparsity: float, seed: int = 0) -> keras.Model:
+    """EfficientNetV2B0 for 1000 classes; `sparsity` of the kernels of each 3x3 and of the weights of each 1x1
+    convolution are 0, but for those of its gates.
+    """
+    return _pruned(
+        _application("EfficientNetV2B0", side, seed, include_preprocessing=False),
+        {3: sparsity, 1: sparsity},
+        seed,
+        leave="*_se_*",
+    )
+
+
+def _application(name: str, side: int, seed: int, **options: bool) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    model = keras.applications.ResNet50(input_shape=(side, side, 3), weights=None, classifier_activation=None)
-    return _pruned(model, (3, 3), sparsity, seed)
+    make = getattr(keras.applications, name)
+    return make(input_shape=(side, side, 3), weights=None, classifier_activation=None, **options)
 
 
 def resnet20(sparsity: float, seed: int = 0) -> keras.Model:
@@ -41,20 +62,29 @@ def resnet20(sparsity: float, seed: int = 0) -> keras.Model:
             y = conv(y, filters, 3, 1)
             x = layers.ReLU()(layers.Add()([y, conv(x, filters, 1, strides) if strides == 2 else x]))
     model = keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-    return _pruned(model, (3, 3), sparsity, seed)
+    return _pruned(model, {3: sparsity}, seed)
 
 
-def _pruned(model: keras.Model, size: tuple[int, int], sparsity: float, seed: int) -> keras.Model:
-    """Sets random kernels [kh, kw] of the convolutions of this size to 0, but for the first layer's."""
-    rng = np.random.default_rng(seed)
+def _pruned(
+    model: keras.Model, sparsity: Mapping[int, float], seed: int, block: int = 1, leave: str = ""
+) -> keras.Model:
+    """The model with random kernels switched off, but for the first layer's.
+
+    Args:
+      model: of plain Keras layers; its moving statistics are changed.
+      sparsity: by the side of the windows, which share of each layer's kernels [kh, kw].
+      seed: of the choice.
+      block: neighbouring filters whose 1x1 kernels go together.
+      leave: a pattern of names of layers that stay whole.
+    """
     convs = [layer for layer in model.layers if type(layer) is layers.Conv2D][1:]
-    for layer in convs:
-        if layer.kernel_size == size:
-            kernel = keras.ops.convert_to_numpy(layer.kernel)
-            dead = rng.permutation(kernel[0, 0].size)[: round(sparsity * kernel[0, 0].size)]
-            kernel.reshape(*size, -1)[:, :, dead] = 0
-            layer.kernel.assign(kernel)
-    settle(model, rng.standard_normal((8, *model.input_shape[1:])).astype(np.float32))
+    shares = {layer.name: sparsity.get(layer.kernel_size[0], 0.0) for layer in convs}
+    shares = {name: share for name, share in shares.items() if share and not fnmatch.fnmatch(name, leave)}
+    if shares:
+        model = pruning.prune(
+            model, sparsity=shares, scope="layer", criterion="random", block=block, seed=seed, check=False
+        )
+    settle(model, np.random.default_rng(seed).standard_normal((8, *model.input_shape[1:])).astype(np.float32))
     return model
 
 

@@ -1,11 +1,18 @@
 """A program computed by NumPy in float64, slowly and plainly, and random programs to compare with."""
 
+import ctypes
 import dataclasses
 import functools
 import math
 
 import numpy as np
+import pytest
 
+pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
+
+from nhn_tf.sparse.assembly import assemble, new_arena
+from nhn_tf.sparse.compiler import compile_program
+from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.plan.windows import joined
 from nhn_tf.sparse.program import operations as ops
 
@@ -381,3 +388,44 @@ def _rare_op(rng, shapes, value):
         matrix *= rng.random(matrix.shape) < 3 / matrix.shape[1]
         return ops.Resample(inputs=(value,), axis=axis, matrix=matrix)
     return ops.Transpose(inputs=(value,))
+
+
+def check(program, seed, lanes, tolerance=1e-5):
+    rng = np.random.default_rng(seed)
+    runtime = compile_program(program, host=machine.HOSTS[lanes], threads=1)
+    images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
+    results = runtime(*images)
+    for result, expected in zip(
+        results if isinstance(results, tuple) else (results,), compute(program, *images), strict=True
+    ):
+        scale = 1 + np.abs(expected).max()
+        np.testing.assert_allclose(result / scale, expected / scale, atol=tolerance)
+    return runtime
+
+
+def check_poisoned(plan, rng, poison):
+    """Poisons all of the arena that a plan never writes, and demands the same bits.
+
+    What is never written is found by filling the arena with a number of which copies are recognised. The poison is made
+    of four equal bytes or two equal halves.
+    """
+    code = assemble(plan)
+    count = plan.group
+    images = [rng.standard_normal((count, *shape)).astype(np.float32) for shape in plan.inputs]
+
+    def run(arena):
+        outputs = [np.empty((count, *shape), np.float32) for shape in plan.outputs]
+        code._free = [arena]
+        code.run(images, outputs, ctypes.c_int64(0), count, count)
+        return outputs
+
+    expected = run(new_arena(plan))
+    marker = np.uint32(0x1E1E1E1E)
+    marked, arena = new_arena(plan), new_arena(plan)
+    marked.view(np.uint32)[:] = marker
+    run(marked)
+    written = marked.view(np.uint8) != marker & 0xFF
+    arena.view(np.uint8)[written] = np.full(arena.size, poison, np.uint32).view(np.uint8)[written]
+    assert written.any()
+    for result, wanted in zip(run(arena), expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)

@@ -1,6 +1,5 @@
 """Native code against NumPy: random programs, sizes, strides, densities and vector widths."""
 
-import ctypes
 import dataclasses
 import subprocess
 import sys
@@ -8,37 +7,21 @@ import sys
 import numpy as np
 import pytest
 import sparse_reference as reference
-from sparse_reference import single
-
-pytest.importorskip("llvmlite", reason="the sparse runtime makes its kernels with llvmlite")
+from sparse_reference import check, single
 
 from nhn_tf.sparse import calibration
-from nhn_tf.sparse.assembly import assemble, new_arena
 from nhn_tf.sparse.compiler import compile_program
 from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.native.layout import Grid, Layout, grid_for
 from nhn_tf.sparse.plan import blocks, dtypes, tail
+from nhn_tf.sparse.plan.forms import read_by
 from nhn_tf.sparse.plan.lower import lower
-from nhn_tf.sparse.plan.lower_convolutions import _live_entries
 from nhn_tf.sparse.plan.moves import vector_moves
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.optimize import merge
 
 LANES = list(machine.HOSTS)
 """On machines of narrower vectors LLVM splits the wide ones."""
-
-
-def check(program, seed, lanes, tolerance=1e-5):
-    rng = np.random.default_rng(seed)
-    runtime = compile_program(program, host=machine.HOSTS[lanes], threads=1)
-    images = [rng.standard_normal((2, *shape)).astype(np.float32) for shape in runtime.input_shapes]
-    results = runtime(*images)
-    for result, expected in zip(
-        results if isinstance(results, tuple) else (results,), reference.compute(program, *images), strict=True
-    ):
-        scale = 1 + np.abs(expected).max()
-        np.testing.assert_allclose(result / scale, expected / scale, atol=tolerance)
-    return runtime
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -110,9 +93,9 @@ def test_filters_that_were_pruned_together_share_a_list(block, lanes):
 
 def test_what_is_computed_is_what_any_filter_of_a_group_needs():
     mask = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 1, 1, 1]], bool)  # Live entries by rows, in groups:
-    assert _live_entries(mask, 1) == 1 + 2 + 5
-    assert _live_entries(mask, 2) == 1 + 2 + 3  # 10 00 0, 01 00 1, 11 11 1
-    assert _live_entries(mask, 4) == 1 + 2 + 2
+    assert read_by(mask, 1).sum() == 1 + 2 + 5
+    assert read_by(mask, 2).sum() == 1 + 2 + 3  # 10 00 0, 01 00 1, 11 11 1
+    assert read_by(mask, 4).sum() == 1 + 2 + 2
 
 
 def test_filters_lie_in_lanes_where_pixels_would_leave_them_empty():
@@ -304,36 +287,12 @@ def test_planes_between_two_types_are_written_alike_or_apart(host, all_in_pairs)
 
 
 def check_nothing_is_read(rng, program, host, poison):
-    """What a plan never writes is found by filling the arena with a number of which copies are recognised; all the rest
-    is then poisoned, and must not change a bit of the result. The first number is made of four equal bytes, the second
-    of two equal halves.
-    """
     ranges = None
     if host.narrow == "int8":
         ranges = calibration.ranges(
             program, host, [rng.standard_normal((2, *program.shapes[n])).astype(np.float32) for n in program.inputs]
         )
-    plan = lower(program, host, ranges=ranges)
-    code = assemble(plan)
-    count = plan.group
-    images = [rng.standard_normal((count, *shape)).astype(np.float32) for shape in plan.inputs]
-
-    def run(arena):
-        outputs = [np.empty((count, *shape), np.float32) for shape in plan.outputs]
-        code._free = [arena]
-        code.run(images, outputs, ctypes.c_int64(0), count, count)
-        return outputs
-
-    expected = run(new_arena(plan))
-    marker = np.uint32(0x1E1E1E1E)
-    marked, arena = new_arena(plan), new_arena(plan)
-    marked.view(np.uint32)[:] = marker
-    run(marked)
-    written = marked.view(np.uint8) != marker & 0xFF
-    arena.view(np.uint8)[written] = np.full(arena.size, poison, np.uint32).view(np.uint8)[written]
-    assert written.any()
-    for result, wanted in zip(run(arena), expected, strict=True):
-        np.testing.assert_array_equal(result, wanted)
+    reference.check_poisoned(lower(program, host, ranges=ranges), rng, poison)
 
 
 def test_every_second_value_is_copied_by_vectors_that_overlap_at_the_end():

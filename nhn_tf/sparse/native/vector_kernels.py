@@ -31,29 +31,44 @@ def elementwise_vector(name: str, inputs: int, *, affine: bool, activation: Acti
     return str(f)
 
 
+IMAGES = 4
+"""Images whose sums a dense layer holds at a time: a weight that is read serves them all."""
+
+
 def dense(name: str, activation: Activation, vectors: int, lanes: int) -> str:
-    """activation(vector @ kernel + bias); the kernel is [blocks, inputs, vectors * lanes], filled up with zeros."""
+    """activation(vector @ kernel + bias) of images that lie `%slot` apart.
+
+    The kernel is [blocks, inputs, vectors * lanes], filled up with zeros. Each image's sums are the same, however many
+    there are.
+    """
     f = Function(
         name,
         ["ptr noalias %arena", "i64 %source", "i64 %target", "i64 %inputs", "i64 %blocks", "ptr noalias %kernel",
-         "ptr noalias %bias"],
+         "ptr noalias %bias", "i64 %images", "i64 %slot"],
         lanes,
     )  # fmt: skip
     width = vectors * lanes
-    source, target = f.at("%arena", "%source"), f.at("%arena", "%target")
-    sums = [f.variable() for _ in range(vectors)]
+    sums = {(image, number): f.variable() for image in range(IMAGES) for number in range(vectors)}
+    whole = f.new(f"and i64 %images, {-IMAGES}")
     with f.loop(0, "%blocks") as block:
         first = f.mul(block, width)
-        for number, variable in enumerate(sums):
-            f.write(variable, f.load(f.at("%bias", f.add(first, number * lanes))))
-        kernel = f.at("%kernel", f.mul(f.mul(block, width), "%inputs"))
-        with f.loop(0, "%inputs") as i:
-            value = f.broadcast(f.at(source, i))
-            row = f.at(kernel, f.mul(i, width))
-            for number, variable in enumerate(sums):
-                f.write(variable, f.multiply_add(value, f.load(f.at(row, number * lanes)), f.read(variable)))
-        for number, variable in enumerate(sums):
-            f.store(activate(f, f.read(variable), activation), f.at(target, f.add(first, number * lanes)))
+        kernel = f.at("%kernel", f.mul(first, "%inputs"))
+        for together, start, stop in ((IMAGES, "0", whole), (1, whole, "%images")):
+            with f.loop(start, stop, together) as image:
+                arenas = [f.at("%arena", f.mul(f.add(image, number), "%slot")) for number in range(together)]
+                sources, targets = ([f.at(arena, place) for arena in arenas] for place in ("%source", "%target"))
+                held = [key for key in sums if key[0] < together]
+                for key in held:
+                    f.write(sums[key], f.load(f.at("%bias", f.add(first, key[1] * lanes))))
+                with f.loop(0, "%inputs") as i:
+                    row = f.at(kernel, f.mul(i, width))
+                    weights = [f.load(f.at(row, number * lanes)) for number in range(vectors)]
+                    values = [f.broadcast(f.at(source, i)) for source in sources]
+                    for key in held:
+                        f.write(sums[key], f.multiply_add(values[key[0]], weights[key[1]], f.read(sums[key])))
+                for key in held:
+                    result = activate(f, f.read(sums[key]), activation)
+                    f.store(result, f.at(targets[key[0]], f.add(first, key[1] * lanes)))
     return str(f)
 
 

@@ -22,12 +22,12 @@ from nhn_tf.sparse.plan import (
     lower_packed,
     lower_packed_maps,
     lower_packed_vectors,
+    lower_pairs,
     lower_rearrangements,
     lower_vectors,
 )
 from nhn_tf.sparse.plan.memory import Planes, Vector
 from nhn_tf.sparse.plan.steps import Decision, Ranges, Steps
-from nhn_tf.sparse.plan.tail import tail_start
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Op, Program
 
@@ -73,7 +73,7 @@ class Plan:
 LOWERINGS: Final[Mapping[type[Op], Callable[..., Planes | Vector]]] = {
     ops.Input: lower_ends.lower_input,
     ops.Conv: lower_convolutions.lower_conv,
-    ops.Depthwise: lower_convolutions.lower_depthwise,
+    ops.Depthwise: lower_pairs.lower_depthwise,
     ops.Pool: lower_maps.lower_pool,
     ops.Elementwise: lower_maps.lower_elementwise,
     ops.Combine: lower_mixing.lower_combine,
@@ -116,16 +116,15 @@ def lower(program: Program, host: Host, *, ranges: Ranges | None = None, timed: 
     """
     steps = Steps(program, host, ranges)
     values = Values(steps)
-    start = tail_start(program)
     for number, op in enumerate(program.ops):
         steps.op = number
-        if number == start:
+        if number == steps.tail:
             _enter_tail(steps, values)
         packed = number in steps.packed
         reads = [values.read(value, packed=packed) for value in op.inputs]
         values.made.append((PACKED_LOWERINGS if packed else LOWERINGS)[type(op)](steps, number, op, *reads))
     for place, value in enumerate(program.outputs):
-        if value >= start or not steps.in_tail:
+        if value >= steps.tail or not steps.in_tail:
             steps.op = value
             lower_ends.lower_output(steps, place, value, values.read(value, packed=False))
     memory = steps.place()
@@ -142,7 +141,7 @@ def lower(program: Program, host: Host, *, ranges: Ranges | None = None, timed: 
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(steps.decisions),
-        calls=tuple((op, call.name) for op, call in zip(steps.call_ops, steps.tables.calls, strict=True)),
+        calls=tuple((call.op, call.name) for call in steps.tables.calls),
         ranges=tuple((ranges or {}).items()),
     )
 

@@ -13,16 +13,20 @@ from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, 
 from nhn_tf.sparse.native.filter_lanes import FilterGeometry, Reads, filter_lanes
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
+from nhn_tf.sparse.plan.forms import cheapest, read_by
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Source, Steps
-from nhn_tf.sparse.plan.tables import MAX_TABLE, Each, moved
+from nhn_tf.sparse.plan.tables import Each, Tables, moved
 from nhn_tf.sparse.plan.tail import chunks
 from nhn_tf.sparse.plan.windows import sorted_taps
 from nhn_tf.sparse.program import operations as ops
 
+View = tuple[Source, Planes]
+"""What is read, and where the result goes."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Lists:
+class Lists:
     """What a convolution computes, group by group of filters.
 
     Attributes:
@@ -36,31 +40,45 @@ class _Lists:
     weights: np.ndarray
 
 
-def _lists(mask: np.ndarray, weights: np.ndarray) -> _Lists:
-    """The lists of a mask, bool [Cin, groups]."""
-    return _Lists(np.concatenate([[0], np.cumsum(mask.sum(0))]), np.nonzero(mask.T)[1], weights)
+def lists_of(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[tuple[int, Lists]]:
+    """The first filter and the lists of `in_groups`."""
+    groups = [(0, mask, kernels[..., None])] if filters == 1 else in_groups(mask, kernels, filters)
+    for first, read, weights in groups:
+        yield first, Lists(np.concatenate([[0], np.cumsum(read.sum(0))]), np.nonzero(read.T)[1], weights)
 
 
 def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
-    """A convolution in the cheapest of its forms."""
-    window = steps.window(number, op, source, 0.0)
-    order, taps = sorted_taps(window.taps)
+    """A convolution in the cheapest of its forms. The first of a pair waits for the other: it hands on its source."""
+    if number in steps.paired:
+        return source
+    if number in steps.phased:
+        return _lower_in_phases(steps, number, op, source)
     target = steps.new_planes(number)
+    _lower(steps, op, [(steps.window(number, op, source, 0.0), target)])
+    return target
+
+
+def _lower_in_phases(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
+    """A 1x1 convolution that writes each phase of its map to a plane of its own; see `phases`."""
+    read_from, target = steps.phases_of_source(number, source), steps.new_phases(number)
+    views = [(Source(planes, (Tap(0, 0),)), part) for planes, part in zip(read_from, target, strict=True)]
+    _lower(steps, dataclasses.replace(op, size=steps.phased[number].size), views)
+    return target[0]
+
+
+def _lower(steps: Steps, op: ops.Conv, views: Sequence[View]) -> None:
+    """A convolution of one map or of several that differ in their place alone."""
+    window, target = views[0]
+    order, taps = sorted_taps(window.taps)
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
     reads = _reads(steps, op, window, order)
-    choice, in_lanes = _cheapest(steps, op.mask, taps, target.layout.grid, reads)
-    dead = _live_entries(op.mask, choice.block.filters) < len(op.mask) * -(-op.mask.shape[1] // choice.block.filters)
-    steps.decide(op, choice.block, sparse=dead, filter_lanes=in_lanes)
-    if choice.block.filters == 1:
-        _convolve(steps, op, window, taps, choice.block, _lists(op.mask, kernels_of), target, 0)
-        return target
-    for first, mask, weights in in_groups(op.mask, kernels_of, choice.block.filters):
-        block, lists = dataclasses.replace(choice.block, filters=weights.shape[2]), _lists(mask, weights)
+    form, in_lanes = decided(steps, op, taps, target.layout.grid, reads)
+    for first, lists in lists_of(op.mask, kernels_of, form.filters):
+        block = dataclasses.replace(form, filters=lists.weights.shape[2])
         if in_lanes:
-            _convolve_in_lanes(steps, op, window, reads, block, lists, target, first)
+            _convolve_in_lanes(steps, op, views, reads, block, lists, first)
         else:
-            _convolve(steps, op, window, taps, block, lists, target, first)
-    return target
+            _convolve(steps, op, views, taps, block, lists, first)
 
 
 def _reads(steps: Steps, op: ops.Conv, window: Source, order: np.ndarray) -> tuple[Reads, ...]:
@@ -106,45 +124,13 @@ def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[t
             yield first, read, part.transpose(0, 2, 3, 1)[read.T]
 
 
-def read_by(mask: np.ndarray, filters: int) -> np.ndarray:
-    """Of a mask, bool [Cin, Cout], which inputs groups of so many filters need: bool [Cin, groups]."""
-    padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % filters)))
-    return np.any(padded.reshape(len(mask), -1, filters), axis=2)
-
-
-def _cheapest(
-    steps: Steps, mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
-) -> tuple[blocks.Choice, bool]:
-    """The form that costs least for the live kernels of a mask, and whether filters lie in its lanes.
-
-    One filter at a time computes live kernels only. Filters that share a list share what they read, but compute all
-    that any of them needs: many where nothing is pruned, few where kernels were pruned by blocks.
-    """
-    filters, pixels = mask.shape[1], grid.height * grid.width
-    alone = blocks.sparse_block(taps, grid, steps.host)
-    if mask.size * len(taps) > MAX_TABLE:
-        return alone, False
-    together = [blocks.dense_block(taps, grid, steps.host, filters)]
-    together += [blocks.dense_block(taps, grid, steps.host, count, least=count) for count in SHARED if count < filters]
-    in_lanes = blocks.filter_block(reads, steps.host, filters)
-
-    def cost(choice: blocks.Choice, results: float = 0.0) -> float:
-        weights = blocks.WEIGHT_COST * choice.block.filters * len(taps)
-        return _live_entries(mask, choice.block.filters) * (choice.cost + weights) + results * filters * pixels
-
-    best = min([alone, *together], key=cost)
-    if in_lanes is not None and cost(in_lanes, blocks.RESULT_COST) < cost(best):
-        return in_lanes, True
-    return best, False
-
-
-SHARED = (2, 4, 8)
-"""Filters that kernels may have been pruned by, together."""
-
-
-def _live_entries(mask: np.ndarray, filters: int) -> int:
-    """(input, group of so many filters) pairs of which any kernel lives."""
-    return int(read_by(mask, filters).sum())
+def decided(
+    steps: Steps, op: ops.Conv, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
+) -> tuple[Block, bool]:
+    """The block of the cheapest form, and whether filters lie in its lanes; noted among the decisions."""
+    form = cheapest(op.mask, taps, grid, steps.host, reads)
+    steps.decide(op, form.block, sparse=form.sparse, filter_lanes=form.in_lanes)
+    return form.block, form.in_lanes
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:
@@ -156,9 +142,10 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     kernels = op.kernels.reshape(len(op.kernels), -1)[:, order]
     if window.refill is None:
         inputs = np.repeat(np.arange(source.channels), op.multiplier)
-        _convolve(steps, op, window, taps, block, _Lists(np.arange(len(inputs) + 1), inputs, kernels), target, 0)
+        lists = Lists(np.arange(len(inputs) + 1), inputs, kernels[..., None])
+        _convolve(steps, op, [(window, target)], taps, block, lists, 0)
         return target
-    geometry = _geometry(op, window, taps, block, target)
+    geometry = geometry_of(op, window, taps, block, target)
     refill, filters = window.refill, op.multiplier
 
     def emit() -> None:
@@ -178,49 +165,54 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     return target
 
 
+def planes_read(put: Tables, views: Sequence[View], lists: Lists) -> list[tuple[str, int]]:
+    """Tables of the planes that the lists' entries read, one for each view."""
+    return [put.indices(window.planes.origins()[lists.inputs]) for window, _ in views]
+
+
 def _convolve(
     steps: Steps,
     op: ops.Conv | ops.Depthwise,
-    window: Source,
+    views: Sequence[View],
     taps: tuple[Tap, ...],
     block: Block,
-    lists: _Lists,
-    target: Planes,
+    lists: Lists,
     first: int,
 ) -> None:
     """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
-    geometry = _geometry(op, window, taps, block, target)
+    geometry = geometry_of(op, views[0][0], taps, block, views[0][1])
     groups = len(lists.starts) - 1
     bias = op.bias[first : first + groups * block.filters]
 
     def emit() -> None:
         put = steps.tables
-        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
-        weights, shifts = put.constants(lists.weights), put.constants(bias)
+        starts, weights, shifts = put.indices(lists.starts), put.constants(lists.weights), put.constants(bias)
+        read = planes_read(put, views, lists)
         weights_each = len(taps) * block.filters
         for start, stop in chunks(lists.starts * weights_each) if put.in_tail else [(0, groups)]:
             done = start * block.filters
-            arguments = [
-                "arena", moved(starts, start), planes, weights, moved(shifts, done), target.origins()[first + done],
-                stop - start,
-            ]  # fmt: skip
-            put.call(convolution, geometry, arguments=arguments)
+            for planes, (_, target) in zip(read, views, strict=True):
+                arguments = [
+                    "arena", moved(starts, start), planes, weights, moved(shifts, done),
+                    target.origins()[first + done], stop - start,
+                ]  # fmt: skip
+                put.call(convolution, geometry, arguments=arguments)
 
-    steps.step(emit, window.planes, target)
+    steps.step(emit, *(planes for window, target in views for planes in (window.planes, target)))
 
 
 def _convolve_in_lanes(
     steps: Steps,
     op: ops.Conv,
-    window: Source,
+    views: Sequence[View],
     reads: tuple[Reads, ...],
     block: Block,
-    lists: _Lists,
-    target: Planes,
+    lists: Lists,
     first: int,
 ) -> None:
-    """The same for a map of few pixels, with filters in lanes."""
-    grid, taps = target.layout.grid, lists.weights.shape[1]
+    """The same for maps of few pixels, with filters in lanes."""
+    target, taps = views[0][1], lists.weights.shape[1]
+    grid = target.layout.grid
     geometry = FilterGeometry(
         taps=taps,
         reads=reads,
@@ -239,20 +231,22 @@ def _convolve_in_lanes(
 
     def emit() -> None:
         put = steps.tables
-        starts, planes = put.indices(lists.starts), put.indices(window.planes.origins()[lists.inputs])
+        starts = put.indices(lists.starts)
+        read = planes_read(put, views, lists)
         weights = put.constants(np.pad(lists.weights, ((0, 0), (0, 0), (0, more))))
         shifts = put.constants(np.pad(bias, ((0, 0), (0, more))))
         for start, stop in chunks(lists.starts * taps * width) if put.in_tail else [(0, groups)]:
-            arguments = [
-                "arena", moved(starts, start), planes, weights, moved(shifts, start * width),
-                target.origins()[first + start * block.filters], stop - start,
-            ]  # fmt: skip
-            put.call(filter_lanes, geometry, arguments=arguments)
+            for planes, (_, target) in zip(read, views, strict=True):
+                arguments = [
+                    "arena", moved(starts, start), planes, weights, moved(shifts, start * width),
+                    target.origins()[first + start * block.filters], stop - start,
+                ]  # fmt: skip
+                put.call(filter_lanes, geometry, arguments=arguments)
 
-    steps.step(emit, window.planes, target)
+    steps.step(emit, *(planes for window, target in views for planes in (window.planes, target)))
 
 
-def _geometry(
+def geometry_of(
     op: ops.Conv | ops.Depthwise, window: Source, taps: tuple[Tap, ...], block: Block, target: Planes
 ) -> ConvGeometry:
     layout = window.planes.layout

@@ -44,7 +44,7 @@ def lower_pool(steps: Steps, number: int, op: ops.Pool, source: Planes) -> Plane
 
 def lower_elementwise(steps: Steps, number: int, op: ops.Elementwise, *sources: Any) -> Planes | Vector:
     shape = steps.program.shapes[number]
-    options = {"affine": op.scale is not None, "activation": Activation(op.activation, op.slope)}
+    options: dict[str, Any] = {"affine": op.scale is not None, "activation": Activation(op.activation, op.slope)}
     scale, shift = op.affine(shape[-1])
     if len(shape) == 1:
         return lower_vectors.combine(steps, sources, scale, shift, options)

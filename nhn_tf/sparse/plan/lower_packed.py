@@ -15,7 +15,8 @@ from nhn_tf.sparse.native.layout import PackedLayout, grid_for
 from nhn_tf.sparse.native.packed_convolution import PackedGeometry, PackedTap, packed_convolution
 from nhn_tf.sparse.native.quads import HOMOGENEOUS, MOST
 from nhn_tf.sparse.plan import lower_packed_maps, packed_blocks
-from nhn_tf.sparse.plan.lower_convolutions import SHARED, in_groups, read_by
+from nhn_tf.sparse.plan.forms import SHARED, read_by
+from nhn_tf.sparse.plan.lower_convolutions import in_groups
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import LEAST_SCALE, Steps
 from nhn_tf.sparse.plan.tables import MAX_TABLE, moved
@@ -181,7 +182,7 @@ def _in_numbers(planes: Planes, each: int) -> Callable[[], tuple[Any, Any]]:
 
 
 def _cheapest(mask: np.ndarray, window: packed_blocks.Window) -> Block:
-    """One filter at a time, or several that share a list; see `lower_convolutions`."""
+    """One filter at a time, or several that share a list; see `forms`."""
     filters = mask.shape[1]
     alone = packed_blocks.sparse_block(window)
     if mask.size * len(window.taps) > MAX_TABLE or filters == 1:

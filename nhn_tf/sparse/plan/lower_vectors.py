@@ -12,7 +12,6 @@ from nhn_tf.sparse.native.activations import Activation
 from nhn_tf.sparse.plan.lower_mixing import lower_softmax_of_pixels
 from nhn_tf.sparse.plan.memory import Buffer, Planes, Vector
 from nhn_tf.sparse.plan.steps import Steps, in_arena, vector_in_arena
-from nhn_tf.sparse.plan.tables import Each
 from nhn_tf.sparse.program import operations as ops
 
 
@@ -60,13 +59,8 @@ def lower_dense(steps: Steps, number: int, op: ops.Dense, source: Vector) -> Vec
         kernel = np.pad(op.kernel, ((0, 0), (0, more))).reshape(inputs, count, width).transpose(1, 0, 2)
         weights, bias = put.constants(kernel), put.constants(np.pad(op.bias, (0, more)))
         geometry = (vector_kernels.dense, Activation(op.activation, op.slope), vectors)
-        to = target.buffer.start
-        if not put.in_tail:
-            put.call(*geometry, arguments=["arena", source.buffer.start, to, inputs, count, weights, bias])
-            return
-        with put.repeated(count):  # Block after block, each for all images of a group.
-            each = (Each(to, width), inputs, 1, Each(weights, inputs * width), Each(bias, width))
-            put.call(*geometry, arguments=["arena", source.buffer.start, *each])
+        places = (source.buffer.start, target.buffer.start)
+        put.call_for_group(*geometry, arguments=["arena", *places, inputs, count, weights, bias])
 
     steps.step(emit, source, target)
     return target

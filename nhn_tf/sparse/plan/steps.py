@@ -16,9 +16,10 @@ from nhn_tf.sparse.native.quads import MOST
 from nhn_tf.sparse.plan.dtypes import packed
 from nhn_tf.sparse.plan.memory import MAX_ARENA, Buffer, CapacityError, Kind, Planes, Region, Vector, allocate
 from nhn_tf.sparse.plan.moves import vector_moves
+from nhn_tf.sparse.plan.pairs import paired, phased
 from nhn_tf.sparse.plan.tables import Each, Tables
-from nhn_tf.sparse.plan.tail import MAX_GROUP
-from nhn_tf.sparse.plan.windows import joined, map_layouts, phase_rows, phases_of, slides_in_place
+from nhn_tf.sparse.plan.tail import MAX_GROUP, tail_start
+from nhn_tf.sparse.plan.windows import joined, map_layouts, phase_rows, phases_of, slides_in_place, taps_in_place
 from nhn_tf.sparse.program import operations as ops
 from nhn_tf.sparse.program.operations import Program, Shape
 
@@ -31,8 +32,8 @@ Ranges = Mapping[int, tuple[float, float]]
 LEAST_SCALE = 1e-30
 """What 1 of an int8 map stands for at least, so that 1 / that is a number."""
 
-MAX_TAILS = 1 << 20
-"""float32 values, 4 MiB, of all images' memory for the tail."""
+MAX_TAILS = 1 << 21
+"""float32 values, 8 MiB, of all images' memory for the tail."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,6 +126,9 @@ class Steps:
       lanes: float32 values in one of its vector registers.
       ranges: value to its least and its largest number; of what is kept in int8.
       packed: the operations that are computed in the host's narrow type.
+      tail: the operation that the tail begins with.
+      phased: convolutions that write phases of their map.
+      paired: convolutions that are computed with the depthwise one behind them.
       tables: what they read beside the arena.
       decisions: so far, one for each convolution.
       op: the operation that steps are added for.
@@ -132,7 +136,6 @@ class Steps:
       positive: memory of narrow maps that have nothing below 0.
       relus: of other such maps, to that of a copy without what is below 0.
       scales: of int8 maps, what 1 stands for in each channel of their memory.
-      call_ops: of each call that was written down, the operation.
     """
 
     def __init__(self, program: Program, host: Host, ranges: Ranges | None = None):
@@ -141,6 +144,9 @@ class Steps:
         self.lanes = host.lanes
         self.ranges = ranges or {}
         self.packed = packed(program, host)
+        self.tail = tail_start(program)
+        self.phased = phased(program, self.packed, self.tail, host)
+        self.paired = paired(program, self.packed, self.tail, self.phased)
         self.tables = Tables(host)
         self.decisions: list[Decision] = []
         self.op = 0
@@ -148,7 +154,6 @@ class Steps:
         self.positive: set[Buffer] = set()
         self.relus: dict[Buffer, Buffer] = {}
         self.scales: dict[Buffer, np.ndarray] = {}
-        self.call_ops: list[int] = []
         self._steps: list[Step] = []
         others = [number for number in range(len(program.ops)) if number not in self.packed]
         self._layouts = map_layouts(program, others, lambda height, width: Layout(grid_for(height, width, host.lanes)))
@@ -182,9 +187,8 @@ class Steps:
         if common + slot * group > MAX_ARENA:
             raise CapacityError(f"the maps need {4 * (common + slot * group) / 2**30:.1f} GiB; the limit is 2 GiB.")
         for step in self._steps:
-            self.tables.in_tail = step.in_tail
+            self.tables.in_tail, self.tables.op = step.in_tail, step.op
             step.emit()
-            self.call_ops += [step.op] * (len(self.tables.calls) - len(self.call_ops))
         copies = [
             Region(region.kind, region.start + number * slot, region.stop + number * slot)
             for number in range(group)
@@ -234,12 +238,12 @@ class Steps:
 
     def new_planes(self, number: int) -> Planes:
         """Memory for the map that operation `number` makes."""
-        return self._planes_of(self.layout_of(number), self.program.shapes[number][2])
+        return self.planes_of(self.layout_of(number), self.program.shapes[number][2])
 
     def new_packed(self, number: int) -> Planes:
         """The same in the narrow type. In int8 the largest number that it is expected to have is the largest."""
         layout = self.layout_of(number, packed=True)
-        planes = self._planes_of(layout, self.program.shapes[number][2])
+        planes = self.planes_of(layout, self.program.shapes[number][2])
         (buffer,) = planes.buffers
         if self.host.narrow == "int8":
             signed = isinstance(layout, PackedLayout) and layout.signed
@@ -256,7 +260,8 @@ class Steps:
         return np.stack([np.concatenate(scales), 1 / np.concatenate(scales)], axis=1).astype(np.float32)
 
     @staticmethod
-    def _planes_of(layout: Layout, channels: int) -> Planes:
+    def planes_of(layout: Layout, channels: int) -> Planes:
+        """Memory for so many planes."""
         kind = Kind(layout.plane, 0.0, ("map", layout))
         return Planes(layout, ((Buffer(kind, channels), 0, channels),))
 
@@ -340,7 +345,7 @@ class Steps:
             to = vector_in_arena(vector, "slot")
             self.copy([(0, 0, value.size)], (1, 1), vector_in_arena(value), to, value, vector)
             return vector
-        planes, grid = self._planes_of(value.layout, value.channels), value.layout.grid
+        planes, grid = self.planes_of(value.layout, value.channels), value.layout.grid
         if self.positive.issuperset(value.buffers):
             self.positive.update(planes.buffers)
         if isinstance(value.layout, PackedLayout) and self.host.narrow == "int8":
@@ -351,15 +356,26 @@ class Steps:
 
     def seam(self, planes: Planes) -> None:
         """Makes the halo between the parts of a map right, unless it is."""
-        copies = planes.layout.seams()
-        grid = planes.layout.grid
         for buffer, _, _ in planes.spans:
-            if copies and buffer not in self._seamed:
+            if buffer not in self._seamed:
                 self._seamed.add(buffer)
                 whole = Planes(planes.layout, ((buffer, 0, buffer.units),))
-                rows = [(target, source, grid.width) for target, source in copies]
-                place = in_arena(whole)
-                self.copy(rows, (grid.parts, grid.parts), place, place, whole)
+                if (call := self.seam_call(whole)) is not None:
+                    self.step(call, whole)
+
+    def seam_call(self, planes: Planes) -> Callable[[], None] | None:
+        """What writes down the call that makes the halo between the parts of planes right; None where there is none."""
+        parts, width = planes.layout.grid.parts, planes.layout.grid.width
+        rows = [(target, source, width) for target, source in planes.layout.seams()]
+        if not rows:
+            return None
+        call = self.copy_call(rows, (parts, parts))
+
+        def emit() -> None:
+            places = self.tables.indices(planes.origins())
+            call("arena", "arena", places, places, planes.channels)
+
+        return emit
 
     def window(self, number: int, op: ops.Windowed, source: Planes, fill: float, *, by_channel: bool = False) -> Source:
         """What the operation's window slides over, in the grid of its output.
@@ -367,14 +383,36 @@ class Steps:
         A copy that must be made is one of all channels, or, `by_channel`, of one after another, which the operation
         must call for: what is read then is still in the first cache level.
         """
-        height, width = op.window
-        if slides_in_place(op, self.program.shapes[op.inputs[0]]):
-            parts = source.layout.grid.parts
-            taps = [Tap(y - op.pads[0], (x - op.pads[1]) * parts) for y in range(height) for x in range(width)]
+        if (phases := self.phased.get(op.inputs[0])) is not None:
+            taps = phases.taps(op, source.channels)
             if any(tap.row for tap in taps):
                 self.seam(source)
-            return Source(source, tuple(taps))
+            return Source(source, taps)
+        if slides_in_place(op, self.program.shapes[op.inputs[0]]):
+            taps = taps_in_place(op, source.layout)
+            if any(tap.row for tap in taps):
+                self.seam(source)
+            return Source(source, taps)
         return self._copied_window(number, op, source, fill, by_channel)
+
+    def phases_of_source(self, number: int, source: Planes) -> list[Planes]:
+        """Copies of what the convolution `number`, one of `phased`, reads: a map for each phase."""
+        phases, shape = self.phased[number], self.program.shapes[self.program.ops[number].inputs[0]]
+        copies = []
+        for place in phases.places:
+            planes = self.planes_of(Layout(phases.layout.grid), shape[2])
+            rows = phase_rows(planes.layout, source.layout, shape, phases.strides, place)
+            strides = (phases.strides[1] * source.layout.grid.parts, planes.layout.grid.parts)
+            self.copy(rows, strides, in_arena(source), in_arena(planes), source, planes)
+            copies.append(planes)
+        return copies
+
+    def new_phases(self, number: int) -> list[Planes]:
+        """Memory for the map of the convolution `number`, one of `phased`: all channels of each phase."""
+        phases, channels = self.phased[number], self.program.shapes[number][2]
+        whole = self.planes_of(phases.layout, channels * len(phases.places))
+        (buffer,) = whole.buffers
+        return [Planes(phases.layout, ((buffer, place * channels, channels),)) for place in range(len(phases.places))]
 
     def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float, by_channel: bool) -> Source:
         """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.

@@ -56,16 +56,21 @@ class Call:
     """A call of a kernel.
 
     Attributes:
+      op: the operation that it computes, or a part of it.
       name: of its function.
       arguments: pointers as (table, place) or the name of memory, numbers, or `Each` of them.
       loop: that it is in.
       in_tail: whether images run through it side by side.
+      for_group: whether, in the tail, one call is for all images of a group; their number, and how far their memory is
+        apart, come behind its arguments.
     """
 
+    op: int
     name: str
     arguments: tuple[Any, ...]
     loop: Loop
     in_tail: bool
+    for_group: bool
 
 
 def moved(argument: tuple[str, int], elements: int) -> tuple[str, int]:
@@ -81,13 +86,15 @@ class Tables:
       host: the machine that kernels are generated for.
       kernels: what they were generated from, to (function's name, IR).
       calls: in order; none before the tail is behind one in it.
-      in_tail: whether calls that are added are.
+      op: the operation that calls are added for.
+      in_tail: whether they are in the tail.
     """
 
     def __init__(self, host: Host):
         self.host = host
         self.kernels: dict[Hashable, tuple[str, str]] = {}
         self.calls: list[Call] = []
+        self.op = 0
         self.in_tail = False
         self._loop: Loop | None = None
         self._code = 0
@@ -116,7 +123,21 @@ class Tables:
     def indices(self, values: Any) -> tuple[str, int]:
         return self.put("indices", values)
 
-    def call(self, generate: Callable[..., str], *geometry: Any, arguments: Sequence[Any], **options: Any) -> None:
+    def call_for_group(self, generate: Callable[..., str], *geometry: Any, arguments: Sequence[Any]) -> None:
+        """A call of a kernel that takes any number of images; see `Call.for_group`."""
+        if self.in_tail:
+            self.call(generate, *geometry, arguments=arguments, for_group=True)
+        else:
+            self.call(generate, *geometry, arguments=[*arguments, 1, 0])
+
+    def call(
+        self,
+        generate: Callable[..., str],
+        *geometry: Any,
+        arguments: Sequence[Any],
+        for_group: bool = False,
+        **options: Any,
+    ) -> None:
         """A call of the kernel that `generate` makes for a geometry.
 
         Raises:
@@ -127,7 +148,8 @@ class Tables:
             name = f"{generate.__name__}_{len(self.kernels)}"
             self.kernels[key] = (name, generate(name, *geometry, **{"lanes": self.host.lanes, **options}))
             self._code += len(self.kernels[key][1])
-        self.calls.append(Call(self.kernels[key][0], tuple(arguments), self._loop or Loop(1), self.in_tail))
+        name, loop = self.kernels[key][0], self._loop or Loop(1)
+        self.calls.append(Call(self.op, name, tuple(arguments), loop, self.in_tail, for_group))
         self._code += CALL_SIZE
         if self._code > MAX_CODE:
             raise CapacityError(f"the network needs more than {MAX_CODE} bytes of code.")
@@ -165,6 +187,7 @@ class Tables:
         loops = [(loop, list(calls)) for loop, calls in itertools.groupby(self.calls, key=lambda call: call.loop)]
         with f.shared_loop("%next", "%end", "%share") as first:
             stop = f.least(f.add(first, "%share"), "%end")
+            count = f.new(f"sub i64 {stop}, {first}")
 
             def emit(call: Call, image: Value, turn: Value) -> None:
                 own = f.at("%arena", f.mul(f.new(f"sub i64 {image}, {first}"), slot))
@@ -176,6 +199,8 @@ class Tables:
                             size = int(np.prod(shape, dtype=np.int64))
                             outside[f"{table} {number}"] = f.at(base, f.mul(image, size))
                 typed = ", ".join(self._argument(f, argument, outside, turn) for argument in call.arguments)
+                if call.for_group:
+                    typed += f", i64 {count}, i64 {slot}"
                 begin = f.ticks() if timed else ""
                 f.do(f"call void @{call.name}({typed})")
                 if timed:
@@ -189,7 +214,8 @@ class Tables:
                                 emit(call, image, turn)
             for loop, calls in loops:
                 if calls[0].in_tail:
-                    with f.turns(loop.turns) as turn, f.loop(first, stop) as image:
+                    end = f.add(first, 1) if calls[0].for_group else stop
+                    with f.turns(loop.turns) as turn, f.loop(first, end) as image:
                         for call in calls:
                             emit(call, image, turn)
         texts = [text for _, text in self.kernels.values()]

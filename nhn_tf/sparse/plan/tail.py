@@ -19,8 +19,8 @@ LEAST_GAIN = 1 << 15
 MAP_COST = 4
 """What a number of a map costs, in weights: it is written and read, mostly more than once."""
 
-MAX_GROUP = 8
-"""Images side by side: an eighth of the weights' reading is left."""
+MAX_GROUP = 16
+"""Images side by side: a sixteenth of the weights' reading is left."""
 
 CHUNK = 1 << 16
 """Weights, 256 KiB, that all images of a group use before the next are read: they stay in the second cache level."""

@@ -21,6 +21,12 @@ def slides_in_place(op: ops.Windowed, shape: Shape) -> bool:
     return same and (op.window == (1, 1) or not (isinstance(op, Pool) and op.kind == "max"))
 
 
+def taps_in_place(op: ops.Windowed, layout: Layout) -> tuple[Tap, ...]:
+    """The window, row by row, of an operation that slides over its input as it lies."""
+    (height, width), (top, left), parts = op.window, op.pads, layout.grid.parts
+    return tuple(Tap(y - top, (x - left) * parts) for y in range(height) for x in range(width))
+
+
 def map_layouts(program: Program, readers: Collection[int], empty: Callable[[int, int], L]) -> list[L | None]:
     """The layout of every value that is a map, None for vectors.
 

@@ -211,6 +211,42 @@ def test_two_devices_train_as_one_does():
     assert found["pruned"]["masked"] > 0
 
 
+METRICS = """
+import keras
+import numpy as np
+from nhn_tf import training
+from nhn_tf.layers import devices
+from nhn_tf.training import within_epoch
+from tests import two_devices
+
+two_devices.see_two_devices()
+with devices.scope("mirrored"):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    training.compile_classifier(model, training.optimizers.Nesterov(0.1))
+
+def sums():
+    return [float(part) for variable in model.metrics_variables for part in variable.value.values]
+
+class PutBack(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        before, kept = sums(), training.metric_state(model)
+        model.reset_metrics()
+        again = within_epoch._RestoreMetrics(kept)
+        again.set_model(model)
+        again.on_epoch_begin(0)
+        assert len(set(before)) > 2 and sums() == before, (before, sums())
+
+x = np.random.default_rng(0).random((16, 3), np.float32)
+model.fit(x, np.arange(16) % 4, batch_size=8, callbacks=[PutBack()], verbose=0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(IS_JAX, reason="JAX keeps one sum for all devices")
+def test_a_metric_within_an_epoch_is_put_back_on_the_device_that_it_is_of():
+    subprocess.run([sys.executable, "-c", METRICS], cwd=ROOT, env=TWO_DEVICES, check=True)
+
+
 STAGE = """
 import sys
 from nhn_tf import stages

@@ -65,8 +65,9 @@ def join(coordinator: str | None = None, rank: int | None = None, ranks: int | N
         nothing = (coordinator, rank, ranks) == (None, None, None) and "JAX_COORDINATOR_ADDRESS" not in os.environ
         if nothing and isinstance(error, ValueError):
             return
+        where = f" at `coordinator`={coordinator}" if coordinator else ""
         raise UserError(
-            f"the processes at `coordinator`={coordinator} cannot be joined: {type(error).__name__}: {_first(error)}\n"
+            f"the processes{where} cannot be joined: {type(error).__name__}: {_first(error)}\n"
             "`coordinator`, `rank` and `ranks` must say who trains together, or the launcher's environment. "
             "This process alone is `coordinator`=localhost:1234 `rank`=0 `ranks`=1."
         ) from None

@@ -1,6 +1,7 @@
 """Training on several devices, and in several processes, gives what training on one gives."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import keras
@@ -20,8 +22,11 @@ from nhn_tf.data.normalization import Normalization
 from nhn_tf.data.splits import Split
 from nhn_tf.errors import UserError
 from nhn_tf.layers import devices, processes
+from nhn_tf.models import weights
 from nhn_tf.runs import RunDirectory, RunError
-from nhn_tf.stages import runner
+from nhn_tf.settings import PRESETS, ComputeConfig
+from nhn_tf.stages import pipeline, planning, recording, repeating, runner
+from nhn_tf.training import optimizers
 from nhn_tf.training.sharing import Evened, Share
 from tests.conftest import smoke_settings
 
@@ -87,6 +92,114 @@ def test_a_stage_begun_on_two_devices_is_not_resumed_on_one(tmp_path, monkeypatc
         runner.run("baseline", run, settings)
 
 
+class Board:
+    """JAX's coordination service, as far as `processes.meet` asks it: what the other rank has left, and one's own."""
+
+    def __init__(self, told):
+        self.told = told
+
+    def key_value_set(self, key, value):
+        self.own = value
+
+    def blocking_key_value_get(self, key, timeout_ms):
+        return self.own if key.endswith(f"/{processes.rank()}") else json.dumps(self.told)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_are_to_train_other_things_are_told_which(monkeypatch, rank):
+    monkeypatch.setattr(processes, "_rank", rank)
+    monkeypatch.setattr(processes, "_count", 2)
+    monkeypatch.setattr(processes, "_client", Board({"config.epochs": 3, "seed": 0}))
+    processes.meet({"seed": 0, "config.epochs": 3})
+    with pytest.raises(UserError, match=r"Of rank 1 other than of rank 0: config.epochs, step\."):
+        processes.meet({"config.epochs": 4, "seed": 0, "step": 7})
+
+
+@pytest.mark.parametrize(("told", "sentence"), [("", "gone\n"), ("all is told", "")])
+def test_what_a_process_leaves_behind_goes_with_it_and_is_told_if_nothing_was(tmp_path, told, sentence):
+    (tmp_path / "scratch" / "run").mkdir(parents=True)
+    command = [sys.executable, "-I", "-S", "-c", processes._LAST_WORDS, "gone", str(tmp_path / "scratch")]
+    assert subprocess.run(command, input=told, capture_output=True, text=True, check=True).stderr == sentence
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.skipif(not IS_JAX, reason="several processes train together on JAX")
+def test_what_jax_keeps_to_itself_is_where_it_was():
+    """None of it is public: another version may have moved it, which only several processes would notice."""
+    from jax._src import distributed
+    from jax._src.lib import _jax
+
+    assert {"client", "process_id", "num_processes"} <= set(dir(distributed.global_state))
+    asked = {"key_value_set", "key_value_try_get", "key_value_increment", "blocking_key_value_get"}
+    assert asked <= set(dir(_jax.DistributedRuntimeClient))
+
+
+@pytest.mark.skipif(IS_JAX, reason="JAX sums by itself")
+def test_keras_sums_gradients_where_the_optimizer_has_done_it(monkeypatch):
+    """It is private: under another name gradients would be summed twice, the second time behind clipping."""
+    calls = []
+    monkeypatch.setattr(optimizers.Nesterov, "_all_reduce_sum_gradients", lambda self, pairs: calls.append(0) or pairs)
+    variable = keras.Variable([1.0])
+    optimizers.Nesterov(0.1).apply([keras.ops.ones(1)], [variable])
+    assert calls == [0]
+
+
+def test_weights_are_transferred_in_the_order_of_the_model(monkeypatch):
+    """Processes on JAX compare what they assign: in the order of a set, each would have another."""
+    order = []
+
+    class Variable:
+        shape = ()
+
+        def __init__(self, name):
+            self.name = name
+
+        def assign(self, array):
+            order.append(self.name)
+
+    names = [f"layer{number}/kernel" for number in range(30)]
+    monkeypatch.setattr(weights, "variables_by_path", lambda model: {name: Variable(name) for name in names})
+    assert not weights.transfer(dict.fromkeys(reversed(names), np.zeros(())), keras.Model()).missing
+    assert order == names
+
+
+def test_of_a_diverged_training_nothing_is_saved_within_an_epoch(monkeypatch):
+    """`fit` ends it at the same step in every process; when a save is due is each one's own."""
+    saved = []
+    saver = types.SimpleNamespace(is_due=lambda: True, save=saved.append)
+    monitor = types.SimpleNamespace(step=lambda *arguments: None, history=[])
+    recorder = recording.FitRecorder(monitor, steps=9, saver=saver, rate_scale=1.0, view=None)
+    monkeypatch.setattr(training, "state", lambda model: {})
+    monkeypatch.setattr(training, "metric_state", lambda model: ())
+    for finite in (False, True):
+        monkeypatch.setattr(training, "is_finite", lambda model, finite=finite: finite)
+        recorder.on_train_batch_end(3)
+        assert len(saved) == finite
+
+
+def test_the_backend_is_looked_at_before_images_are(tmp_path, monkeypatch):
+    other = {"tensorflow": "jax", "jax": "mirrored"}[keras.backend.backend()]
+    monkeypatch.setattr(pipeline, "load_feed", None)
+    monkeypatch.setattr(runner, "load_feed", None)
+    settings = {"baseline": smoke_settings("baseline", compute={"distribute": other})}
+    with pytest.raises(UserError, match="needs the backend"):
+        pipeline.run_family(tmp_path / "family", {0: settings})
+    asked = dataclasses.replace(PRESETS["smoke"], compute=settings["baseline"].compute)
+    with pytest.raises(UserError, match="needs the backend"):
+        pipeline.run_timed(RunDirectory(tmp_path / "run"), asked, limit_s=600)
+
+
+def test_a_plan_chooses_batches_that_the_devices_can_share():
+    assert [planning._batch_size(images, 1) for images in (7, 400, 15_000, 60_000)] == [1, 32, 64, 128]
+    assert [planning._batch_size(images, 3) for images in (7, 400, 15_000, 60_000)] == [3, 30, 63, 126]
+
+
+def test_a_journal_from_before_there_was_a_setting_can_be_given_it():
+    noted = {name: value for name, value in ComputeConfig().to_json().items() if name != "distribute"}
+    changes = {"distribute": "jax", "data_dir": "elsewhere"}
+    assert repeating._changed(ComputeConfig, noted, changes) == ComputeConfig(distribute="jax")
+
+
 @pytest.mark.slow
 def test_two_devices_train_as_one_does():
     command = [sys.executable, "-m", "tests.two_devices"]
@@ -96,6 +209,42 @@ def test_two_devices_train_as_one_does():
         assert way["weights"] < 1e-5
         assert way["metrics"] < 1e-5
     assert found["pruned"]["masked"] > 0
+
+
+METRICS = """
+import keras
+import numpy as np
+from nhn_tf import training
+from nhn_tf.layers import devices
+from nhn_tf.training import within_epoch
+from tests import two_devices
+
+two_devices.see_two_devices()
+with devices.scope("mirrored"):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    training.compile_classifier(model, training.optimizers.Nesterov(0.1))
+
+def sums():
+    return [float(part) for variable in model.metrics_variables for part in variable.value.values]
+
+class PutBack(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        before, kept = sums(), training.metric_state(model)
+        model.reset_metrics()
+        again = within_epoch._RestoreMetrics(kept)
+        again.set_model(model)
+        again.on_epoch_begin(0)
+        assert len(set(before)) > 2 and sums() == before, (before, sums())
+
+x = np.random.default_rng(0).random((16, 3), np.float32)
+model.fit(x, np.arange(16) % 4, batch_size=8, callbacks=[PutBack()], verbose=0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(IS_JAX, reason="JAX keeps one sum for all devices")
+def test_a_metric_within_an_epoch_is_put_back_on_the_device_that_it_is_of():
+    subprocess.run([sys.executable, "-c", METRICS], cwd=ROOT, env=TWO_DEVICES, check=True)
 
 
 STAGE = """

@@ -1,6 +1,7 @@
 """The lock: a lease that is held by touching it, across hosts and containers, where no process can be asked."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -177,13 +178,49 @@ def test_a_run_that_was_lost_as_it_began_is_left_to_who_took_it_over(path):
     assert sorted(found.name for found in run.path.iterdir()) == ["lock", "run.json"]
 
 
-def test_a_lock_that_was_deleted_by_hand_ends_nobody(path):
+def test_a_process_whose_lock_is_gone_ends_and_writes_nothing_more(path, capsys):
+    """As after a sleep through which another has taken the run over, finished it, and released it."""
     lock.take(path)
     path.unlink()
-    with contextlib.suppress(AssertionError):
-        wait_until(stopping.requested, seconds=0.5)
-    assert stopping.requested() is None
-    files.write_json(path.with_name("a.json"), 1)
+    with pytest.raises(lock.LostError, match=r"lock is gone: somebody has deleted it, or had taken it over"):
+        files.write_json(path.with_name("done.json"), "of the sleeper")
+    assert not path.with_name("done.json").exists()
+    wait_until(stopping.requested)
+    assert "is gone" in capsys.readouterr().err
+
+
+def test_looks_that_fail_do_not_end_a_lease(path, monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.3)
+    path.write_text(json.dumps(AWAY))
+    seen, look, looks = lock._look(path), lock._look, []
+
+    def away_at_first(path):
+        looks.append(path)
+        if len(looks) < lock._LOOKS:
+            raise OSError(errno.EIO, "Input/output error")
+        if len(looks) == lock._LOOKS:
+            os.utime(path)  # whoever was away comes back
+        return look(path)
+
+    monkeypatch.setattr(lock, "_look", away_at_first)
+    assert lock._stirs(path, seen)
+    looks.clear()
+    monkeypatch.setattr(lock, "_look", lambda path: os.stat(path / "nothing"))
+    with pytest.raises(NotADirectoryError):
+        lock._stirs(path, seen)
+
+
+@pytest.mark.skipif(not lock._place(), reason="the system does not tell")
+def test_a_holder_that_has_ended_and_that_nobody_waits_for_is_gone(path):
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    own = {"host": "here", "pid": child.pid, "began": lock._began(child.pid), "place": lock._place()}
+    path.write_text(json.dumps(own))
+    with pytest.raises(RunError, match="in use"):
+        lock.take(path)
+    child.stdin.close()
+    wait_until(lambda: lock._state_and_start(child.pid)[0] == "Z")
+    lock.take(path)
+    child.wait()
 
 
 @pytest.mark.slow

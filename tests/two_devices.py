@@ -24,7 +24,10 @@ KIND = {"tensorflow": "mirrored", "jax": "jax"}[keras.backend.backend()]
 
 
 def trained(kind, *, prune):
-    """The state after the steps, the metrics, and how many devices there were."""
+    """The state after the steps, the metrics, and how many devices there were.
+
+    With `prune` the network is pruned gradually, learns from what it was, and ends with averaged weights.
+    """
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (STEPS * BATCH, SIZE, SIZE, 1), np.uint8)
@@ -34,13 +37,16 @@ def trained(kind, *, prune):
     few = Batches(Split(images[:UNEVEN], split.labels[:UNEVEN]), drop_remainder=False, **options)
     with devices.scope(kind):
         model = plain_cnn.build((SIZE, SIZE, 1), 10, filters=4)
+        learner = model
         if prune:
-            model = pruning.prune(model, sparsity=0.0)
-        optimizer = optimizers.Nesterov(0.05, l2=0.05, momentum=0.9, global_clipnorm=0.5)
-        training.compile_classifier(model, optimizer)
+            teacher, model = model, pruning.prune(model, sparsity=0.0)
+            learner = pruning.Distiller(model, teacher)
+        averaged = {"use_ema": prune, "ema_momentum": 0.9}
+        optimizer = optimizers.Nesterov(0.05, l2=0.05, momentum=0.9, global_clipnorm=0.5, **averaged)
+        training.compile_classifier(learner, optimizer)
         schedules = [pruning.PruningSchedule(sparsity=0.6, end_step=4, every=2)] if prune else []
-        metrics = training.fit(model, batches, epochs=1, validation_data=few, callbacks=schedules)
-        return training.state(model), {**metrics, "after": training.accuracy(model, few)}, devices.count()
+        metrics = training.fit(learner, batches, epochs=1, validation_data=few, callbacks=schedules)
+        return training.state(learner), {**metrics, "after": training.accuracy(model, few)}, devices.count()
 
 
 def see_two_devices():

@@ -73,6 +73,14 @@ def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
 
 
+def parts(variable: keras.Variable) -> Sequence[Any]:
+    """What is to be kept of a metric's variable, each assignable: under a `tf.distribute` strategy each replica's sum.
+
+    Their sum, which Keras reads, would be shared anew when it is put back, and later sums be rounded elsewhere.
+    """
+    return getattr(variable.value, "values", None) or [variable]
+
+
 def _is_replicated() -> bool:
     """Whether this is called within one of several replicas, each of which sees a part of the batch."""
     return _IS_TENSORFLOW and tf.distribute.in_cross_replica_context() is False and _replicas() > 1

@@ -1,19 +1,22 @@
 """Several processes that train together, on JAX: who this one is, where they wait for each other, and how they end.
 
 Rank 0 alone writes to the run's directory, and decides when to stop: signals that reach another rank are passed on to
-it. Where a process is lost, JAX ends the others, in native code and wherever they are; what is then to be said stands
-ready in a small process beside each.
+it. Where a process is lost, JAX ends the others, in native code and wherever they are; what is then to be said and
+tidied stands ready in a small process beside each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from nhn_tf.errors import UserError
@@ -24,12 +27,18 @@ FAREWELL_SECONDS: Final = 10.0
 """How long rank 0 waits for the others to end with it."""
 _LONGEST_MS: Final = 2**31 - 1
 _STOP, _ENDED, _SEEN = "nhn_tf/stop", "nhn_tf/ended", "nhn_tf/seen"
-_LAST_WORDS: Final = "import sys; sys.stdin.buffer.read() or print(sys.argv[1], file=sys.stderr, flush=True)"
+_LAST_WORDS: Final = """
+import shutil, sys
+if not sys.stdin.buffer.read():
+    print(sys.argv[1], file=sys.stderr, flush=True)
+shutil.rmtree(sys.argv[2], ignore_errors=True)
+"""
 
 _client: Any = None  # of JAX's coordination service
 _rank, _count = 0, 1
 _meetings = itertools.count()
 _words: subprocess.Popen | None = None
+_scratch: str | None = None
 
 
 def join(coordinator: str | None = None, rank: int | None = None, ranks: int | None = None) -> None:
@@ -52,14 +61,16 @@ def join(coordinator: str | None = None, rank: int | None = None, ranks: int | N
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM over
     try:
         jax.distributed.initialize(coordinator, ranks, rank)
-    except ValueError as error:
-        if (coordinator, rank, ranks) == (None, None, None) and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+    except Exception as error:  # of any kind, where JAX asks a launcher
+        nothing = (coordinator, rank, ranks) == (None, None, None) and "JAX_COORDINATOR_ADDRESS" not in os.environ
+        if nothing and isinstance(error, ValueError):
             return
+        where = f" at `coordinator`={coordinator}" if coordinator else ""
         raise UserError(
-            f"`coordinator`, `rank` and `ranks` must say who trains together, or the launcher's environment: {error}"
+            f"the processes{where} cannot be joined: {type(error).__name__}: {_first(error)}\n"
+            "`coordinator`, `rank` and `ranks` must say who trains together, or the launcher's environment. "
+            "This process alone is `coordinator`=localhost:1234 `rank`=0 `ranks`=1."
         ) from None
-    except RuntimeError as error:
-        raise UserError(f"the processes at `coordinator`={coordinator} cannot be joined: {_first(error)}") from None
     _rank, _count = global_state.process_id, global_state.num_processes
     if _count == 1:
         return
@@ -85,10 +96,32 @@ def count() -> int:
     return _count
 
 
-def meet() -> None:
-    """Waits until every process has come as far."""
-    if _client is not None:
-        _client.wait_at_barrier(f"nhn_tf/{next(_meetings)}", _LONGEST_MS)
+def meet(alike: Mapping[str, object] = {}) -> None:
+    """Waits until every process has come as far.
+
+    Args:
+      alike: what must be the same for all, under the words that an error has for it; values as in JSON.
+
+    Raises:
+      UserError: it is not; every process raises it.
+    """
+    if _client is None:
+        return
+    place = f"nhn_tf/meeting/{next(_meetings)}"
+    _client.key_value_set(f"{place}/{_rank}", json.dumps(alike))
+    told = [json.loads(_client.blocking_key_value_get(f"{place}/{rank}", _LONGEST_MS)) for rank in range(_count)]
+    for rank, other in enumerate(told):
+        if other != told[0]:
+            names = [name for name in {**told[0], **other} if told[0].get(name) != other.get(name)]
+            raise UserError(
+                f"every rank must train the same. Of rank {rank} other than of rank 0: {', '.join(names)}.\n"
+                "Give the same command on every rank, and let all see the same images and `model_dir`."
+            )
+
+
+def scratch() -> str | None:
+    """A directory that goes when this process ends, in whatever way; None where there is one process alone."""
+    return _scratch
 
 
 def is_loss(error: BaseException) -> bool:
@@ -145,19 +178,22 @@ def _listen() -> None:
 
 def _value(key: str) -> str:
     """What a process has left for the others under a key; "" before it has."""
+    from jax.errors import JaxRuntimeError
+
     try:
         return _client.key_value_try_get(key)
-    except Exception:  # JAX's own kind of error, whether there is nothing or nobody
+    except JaxRuntimeError:  # whether there is nothing or nobody
         return ""
 
 
 def _leave_last_words() -> None:
-    global _words
+    global _words, _scratch
+    _scratch = tempfile.mkdtemp(prefix="nhn_tf_rank_")
     sentence = (
         f"error: rank {_rank} has ended before its time: it, or another rank, was ended or lost.\n"
         "The same command on every rank goes on from the last checkpoint."
     )
-    command = [sys.executable, "-I", "-S", "-c", _LAST_WORDS, sentence]
+    command = [sys.executable, "-I", "-S", "-c", _LAST_WORDS, sentence, _scratch]
     _words = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
 

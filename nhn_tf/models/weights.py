@@ -119,10 +119,11 @@ def transfer(source: Mapping[str, np.ndarray], model: keras.Model) -> Transfer:
       model: to be changed.
     """
     variables = variables_by_path(model)
-    loaded = {path for path in variables if path in source and _fits(source[path], variables[path])}
-    for path in loaded:
+    loaded = [path for path in variables if path in source and _fits(source[path], variables[path])]
+    for path in loaded:  # in the model's order: several processes on JAX compare what they assign, one by one
         variables[path].assign(source[path])
-    return Transfer(tuple(sorted(loaded)), tuple(sorted(set(variables) - loaded)), tuple(sorted(set(source) - loaded)))
+    rest = (tuple(sorted(set(paths).difference(loaded))) for paths in (variables, source))
+    return Transfer(tuple(sorted(loaded)), *rest)
 
 
 def _fits(array: np.ndarray, variable: keras.Variable) -> bool:

@@ -230,13 +230,18 @@ class OpenStage:
         return self.path / name
 
     @property
+    def digest(self) -> str:
+        """Of everything that decides the stage's result but the images."""
+        return config_digest(self._config)
+
+    @property
     def seconds(self) -> float:
         """Spent on the stage so far, by interrupted processes too."""
         return time.monotonic() - self._started
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint beside the one before it."""
-        self._checkpoints.save(checkpoint, config=config_digest(self._config), seconds=self.seconds)
+        self._checkpoints.save(checkpoint, config=self.digest, seconds=self.seconds)
 
     def load_checkpoint(self, *, whole_epochs: bool = False) -> Checkpoint | None:
         """The newest readable checkpoint of this very configuration, or None.
@@ -247,7 +252,7 @@ class OpenStage:
         Raises:
           DamagedFileError: there are checkpoints, but none can be read.
         """
-        return self._checkpoints.load(config_digest(self._config), whole_epochs=whole_epochs)
+        return self._checkpoints.load(self.digest, whole_epochs=whole_epochs)
 
     def resume(self) -> Checkpoint | None:
         """As `load_checkpoint`, for a process that begins; the seconds spent before it count from here on."""

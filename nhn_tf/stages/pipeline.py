@@ -16,7 +16,7 @@ import numpy as np
 from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
-from nhn_tf.layers import processes
+from nhn_tf.layers import devices, processes
 from nhn_tf.report import family, write_report
 from nhn_tf.runs import RunDirectory, Settings, journal
 from nhn_tf.runs.board import TENSORBOARD
@@ -210,6 +210,7 @@ def run_family(
         raise RunError(f"{path} holds a run of one seed. Give another `model_dir` for several.")
     directories = {seed: RunDirectory(family.directory_of(path, seed)) for seed in settings}
     for asked in settings.values():
+        runner.set_up(next(iter(asked.values())))
         runner.check(asked)
     if overwrite and not processes.rank():
         for seed, directory in directories.items():
@@ -258,15 +259,17 @@ def run_timed(
         raise UserError("`time_limit` plans for one process. Give a `preset` where several train together.")
     began = time.monotonic()
     some = Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed)
-    feed = load_feed(some)
     runner.set_up(some)
+    feed = load_feed(some)
     plan = None if overwrite else _noted_plan(directory, limit_s)
     typed = {**(plan.typed if plan else {}), **typed}
     try:
         if plan is None:
             images = f"{len(feed.data.train):,} images"
             print(f"measuring this machine on {images} for a plan of {limit_s / 60:.3g} minutes", flush=True)
-            machine, spent_s = planning.measure(feed), time.monotonic() - began
+            with devices.scope(asked.compute.distribute):
+                sharing = devices.count()
+            machine, spent_s = planning.measure(feed, devices=sharing), time.monotonic() - began
             plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline, typed=typed)
         preset = dataclasses.replace(plan.preset, data=asked.data, compute=asked.compute).replaced(**typed)
     except UserError:

@@ -150,9 +150,14 @@ class Machine:
         return dataclasses.replace(self, **times)
 
 
-def measure(feed: Feed) -> Machine:
-    """Times two short epochs of the base network at each of the widths `MEASURED`, as a stage trains."""
-    size = _batch_size(feed)
+def measure(feed: Feed, *, devices: int = 1) -> Machine:
+    """Times two short epochs of the base network at each of the widths `MEASURED`, as a stage trains on one device.
+
+    Args:
+      feed: the images.
+      devices: that are to share each batch; the plan's batch size is divisible by it.
+    """
+    size = _batch_size(len(feed.data.train), devices)
     config = BaseConfig(batch_size=size, cutout=0)
     batches = feed.train(config)
     shapes: dict[str, Any] = {"input_shape": feed.data.image_shape, "num_classes": feed.data.num_classes}
@@ -327,10 +332,10 @@ def _flops(machine: Machine, preset: Preset, name: str) -> float:
     return machine.flops_of(preset.base.filters) * work_of_an_image(config)
 
 
-def _batch_size(feed: Feed) -> int:
+def _batch_size(images: int, devices: int) -> int:
     """Small for small data sets, so that there are enough updates."""
-    images = len(feed.data.train)
-    return min(32 if images < 10_000 else 64 if images < 20_000 else 128, max(1, images // 4))
+    size = min(32 if images < 10_000 else 64 if images < 20_000 else 128, max(1, images // 4))
+    return max(devices, size - size % devices)
 
 
 def _width(machine: Machine, seconds: float) -> int:

@@ -102,8 +102,8 @@ class FitRecorder(keras.callbacks.Callback):
         if step >= self._steps:
             return  # the epoch's end is at hand
         self._monitor.step(step, self._steps)
-        if self._saver.is_due():
-            training.check_finite(self.model)
+        # Of several processes this may be one's own step: `fit` looks for a divergence at the same one in all.
+        if self._saver.is_due() and training.is_finite(self.model):
             self._save(self._epoch, step)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nhn_tf.errors import RunError
 from nhn_tf.runs import Settings, journal
+from nhn_tf.runs.settings import ConfigT
 from nhn_tf.settings import PRESETS, ComputeConfig, DataConfig
 from nhn_tf.settings.stages import CONTROL_NAMES, NAMES
 from nhn_tf.stages.feed import load_feed
@@ -61,14 +62,10 @@ def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> N
     config = type(PRESETS["paper"].stage(name)).from_json(entry["config"])
     if entry.get("architecture"):
         config = config.replaced(genotype=entry["architecture"])
-    data, compute = (
-        {**entry[part], **{key: value for key, value in changes.items() if key in entry[part]}}
-        for part in ("data", "compute")
-    )
     settings = Settings(
         config,
-        DataConfig.from_json(data),
-        ComputeConfig.from_json(compute),
+        _changed(DataConfig, entry["data"], changes),
+        _changed(ComputeConfig, entry["compute"], changes),
         seed=entry["seed"],
         preset=entry["preset"],
     )
@@ -76,6 +73,12 @@ def _noted(name: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> N
     with_what |= {key: dict(entry["computed_with"][key]) for key in ("versions", "environment")}
     results = {result: entry[result] for result in journal.RESULTS if result in entry}
     return Noted(settings, entry["data_digest"], with_what, results)
+
+
+def _changed(kind: type[ConfigT], noted: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigT:
+    """What a journal notes of a part, with those changes that are fields of it: an older one may not know them yet."""
+    own = {field.name for field in dataclasses.fields(kind)}
+    return kind.from_json({**noted, **{name: value for name, value in changes.items() if name in own}})
 
 
 def check(path: str | os.PathLike[str], noted: Mapping[str, Noted]) -> None:

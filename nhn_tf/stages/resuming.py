@@ -11,6 +11,7 @@ import keras
 from nhn_tf import pruning, training
 from nhn_tf.data.batches import Batches, FollowEpoch
 from nhn_tf.errors import UserError
+from nhn_tf.layers import processes
 from nhn_tf.runs import Checkpoint, OpenStage, Settings
 from nhn_tf.runs.monitor import Monitor
 from nhn_tf.search import Searcher
@@ -77,6 +78,8 @@ def fit(
         stage.rate_scale = checkpoint.values["rate_scale"] if checkpoint else 1.0
         compile(stage.rate_scale)
         begin, state = position(checkpoint)
+        place = {"epoch": begin.epoch, "step": begin.step, "rate_scale": stage.rate_scale}
+        processes.meet({"what it builds on": stage.digest, "images": feed.data.digest, **place})
         if state:
             training.restore(learner, state)
         watch = _monitor(stage, settings, config.epochs, checkpoint, images=len(batches) * config.batch_size)

@@ -22,6 +22,7 @@ from nhn_tf.layers import devices, own_op, processes
 from nhn_tf.report.cells import counted
 from nhn_tf.runs import NOT_IN_DIGEST, Done, ReadyStage, RunDirectory, RunError, Settings, StageRecord, lineage
 from nhn_tf.runs.board import TENSORBOARD
+from nhn_tf.runs.settings import identity
 from nhn_tf.search.objective import Objective
 from nhn_tf.settings import BaseConfig, DataConfig, EnasConfig, GradientConfig, PruneConfig, TrainConfig, stages
 from nhn_tf.stages.feed import Feed, load_feed
@@ -56,11 +57,12 @@ def _run_together(stage: stages.Stage, directory: RunDirectory, settings: Settin
 
     They read, decide and compute the same. A stage that is not distributed is rank 0's alone.
     """
-    processes.meet()  # rank 0 writes nothing until they have met again
+    # Rank 0 writes nothing until they have met again.
+    processes.meet({"stage": stage.name, **_alike(settings)})
     with contextlib.ExitStack() as stack:
         own = directory
         if processes.rank() and _distributes(settings):
-            own = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
+            own = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory(dir=processes.scratch())))
             if directory.path.exists():
                 left_out = shutil.ignore_patterns("lock", TENSORBOARD, f".*{files.TEMPORARY}")
                 shutil.copytree(directory.path, own.path, ignore=left_out, dirs_exist_ok=True)
@@ -70,6 +72,12 @@ def _run_together(stage: stages.Stage, directory: RunDirectory, settings: Settin
         done = _run(stage, own, settings) if runs else {}
     processes.meet()
     return done or directory.stage(stage.name).done.to_json()
+
+
+def _alike(settings: Settings) -> dict[str, Any]:
+    """What every process must have been given alike: all but where things lie and how often to save."""
+    steps = {name: getattr(settings.compute, name) for name in ("eval_batch_size", "steps_per_execution", "on_nan")}
+    return {**identity(settings.to_json()), **steps, "overwrite": settings.overwrite}
 
 
 def _run(stage: stages.Stage, directory: RunDirectory, settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,8 @@ touches its lock every `BEAT_SECONDS`, and the lease of a lock that stays as it 
 watches has ended. That compares no clocks, and is longer than clients wait for an NFS server that comes back (90 s).
 
 A process may stand still, suspended, for longer than its lease. So `files` asks here before each write below the
-directory: one whose lock has become another's ends in a sentence, and what the other writes stays.
+directory: one whose lock is gone or has become another's ends in a sentence, and what the other writes stays. A lock
+that is gone may have been another's, who has ended since.
 
 The package filelock has such a lease, too, but takes over by RENAME_EXCHANGE (4.3.1), which NFS and most file systems
 in user space refuse: there its leases never end. Here it is a plain rename, and a second look behind it.
@@ -42,7 +43,7 @@ Look = tuple[int, int, bytes]
 
 
 class LostError(RunError):
-    """The lock has become another process's meanwhile: nothing may be written below its directory any more."""
+    """The lock is no longer this process's: nothing may be written below its directory any more."""
 
 
 def take(path: Path) -> None:
@@ -127,12 +128,26 @@ def _wait_for_end(path: Path, seen: Look) -> None:
 
 
 def _stirs(path: Path, seen: Look) -> bool:
-    """Whether a lock changes while it is watched, and is not just removed."""
-    for _ in range(_LOOKS):
+    """Whether a lock changes while it is watched, and is not just removed.
+
+    A look that fails says nothing of the holder: a network that is away from here may be away from there, too.
+
+    Raises:
+      OSError: as many looks have failed as were to be made.
+    """
+    looks = failures = 0
+    while looks < _LOOKS:
         time.sleep(LEASE_SECONDS / _LOOKS)
-        with contextlib.suppress(OSError):  # such as a network that is away for a while
-            if (now := _look(path)) != seen:
-                return now is not None
+        try:
+            now = _look(path)
+        except OSError:
+            failures += 1
+            if failures == _LOOKS:
+                raise
+            continue
+        if now != seen:
+            return now is not None
+        looks += 1
     return False
 
 
@@ -162,31 +177,42 @@ def _beat(path: Path, content: bytes, released: threading.Event) -> None:
 
 
 def _check(path: Path, content: bytes) -> None:
-    """Raises LostError if there is another lock than this process's; one that somebody has deleted is no other's."""
-    with contextlib.suppress(OSError):
-        if (found := path.read_bytes()) != content:
-            raise LostError(
-                f"{path.parent} has been taken over ({found.decode(errors='replace')}) while this process stood "
-                "still.\nIt ends, and writes nothing more there."
-            )
+    """Raises LostError unless the lock is this process's, or cannot be read for the moment."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        what = f"The lock {path} is gone: somebody has deleted it, or had taken it over"
+    except OSError:  # such as a network that is away for a while
+        return
+    else:
+        if found == content:
+            return
+        what = f"{path.parent} has been taken over ({found.decode(errors='replace')})"
+    raise LostError(f"{what} while this process stood still.\nIt ends, and writes nothing more there.")
 
 
 def _lives(pid: int, began: str) -> bool:
-    """Whether the process of that number, which began then, is still there."""
+    """Whether the process of that number, which began then, is still there and not just waited for by nobody."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return _began(pid) in ("", began)
+    state, now = _state_and_start(pid)
+    return state not in ("Z", "X") and now in ("", began)
 
 
 def _began(pid: int) -> str:
     """When a process began, in ticks since the system started; "" where the system does not tell."""
+    return _state_and_start(pid)[1]
+
+
+def _state_and_start(pid: int) -> tuple[str, str]:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # proc(5): starttime
-    return ""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]  # proc(5): state, starttime
+    return "", ""
 
 
 def _place() -> str:

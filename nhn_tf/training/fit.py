@@ -224,10 +224,18 @@ def check_finite(model: keras.Model) -> None:
     Raises:
       DivergedError: a gradient was not finite.
     """
-    backend.sync_state(model)
-    divergence = model.optimizer.divergence()
-    if divergence:
+    if divergence := _divergence(model):
         raise DivergedError(divergence)
+
+
+def is_finite(model: keras.Model) -> bool:
+    """Whether a model's training is sound; also within `fit`."""
+    return _divergence(model) is None
+
+
+def _divergence(model: keras.Model) -> Divergence | None:
+    backend.sync_state(model)
+    return model.optimizer.divergence()
 
 
 def set_up(compute: ComputeConfig) -> None:

@@ -68,8 +68,8 @@ class _RestoreMetrics(keras.callbacks.Callback):
         self._arrays = arrays
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        for variable, array in zip(self.model.metrics_variables, self._arrays, strict=True):
-            variable.assign(array)
+        for part, array in zip(_metric_parts(self.model), self._arrays, strict=True):
+            part.assign(array)
 
 
 class _KeepState(keras.callbacks.Callback):
@@ -86,7 +86,11 @@ class _KeepState(keras.callbacks.Callback):
 def metric_state(model: keras.Model) -> tuple[np.ndarray, ...]:
     """The running means of the epoch under way, for `Position`; to be called within `fit`."""
     backend.sync_state(model)
-    return tuple(np.array(keras.ops.convert_to_numpy(variable)) for variable in model.metrics_variables)
+    return tuple(np.array(keras.ops.convert_to_numpy(part)) for part in _metric_parts(model))
+
+
+def _metric_parts(model: keras.Model) -> list[Any]:
+    return [part for variable in model.metrics_variables for part in backend.parts(variable)]
 
 
 def state(model: keras.Model) -> dict[str, np.ndarray]:

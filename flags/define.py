@@ -20,7 +20,7 @@ from nhn_tf.errors import UserError
 from nhn_tf.settings import PRESETS, Config
 from nhn_tf.settings.plan import Plan
 from nhn_tf.settings.presets import SHARED, Preset
-from nhn_tf.settings.stages import STAGES
+from nhn_tf.settings.stages import CONTROL_NAMES, NAMES, STAGES
 from nhn_tf.storage import files
 
 # The settings that a user's own images need: `--help` describes them.
@@ -34,6 +34,19 @@ _DEFINERS: dict[type, Callable[..., Any]] = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
+
+
+EVERYTHING = ("all", "true")
+"""Values of the pipeline's --overwrite; the latter is that of a flag without a value."""
+
+
+class _Named(flags.ArgumentParser):
+    """Of --overwrite, which may stand without a value, that it be answered with what there is to discard."""
+
+    def parse(self, argument: str) -> str | None:
+        if argument not in (*EVERYTHING, "false", *NAMES, *CONTROL_NAMES):
+            raise ValueError(f"must be all, or one of {', '.join(NAMES)}, or a control")
+        return None if argument == "false" else argument
 
 
 class StageFlags:
@@ -80,7 +93,11 @@ class StageFlags:
         flags.DEFINE_enum("preset", "paper", list(PRESETS), _presets_in_words(), **on)
         flags.DEFINE_string("model_dir", None, "the run's directory (default: runs/<preset>)", **on)
         flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0, upper_bound=2**31 - 1, **on)
-        flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
+        if choices:
+            flags.DEFINE_boolean("overwrite", False, "begin the stage again, discarding what it has", **on)
+        else:
+            text = "discard what the run has and begin again: all, or a stage with what builds on it"
+            flags.DEFINE(_Named(), "overwrite", None, text, serializer=flags.ArgumentSerializer(), boolean=True, **on)
         flags.DEFINE_list("own_ops", [], "modules to import that register ops of your own", **on)
         flags.DEFINE_list("tracker", [], "who is told of each stage, with commas: mlflow, or module:Class", **on)
         together = "of several processes that train together with --distribute=jax; else as the launcher has it"
@@ -249,7 +266,7 @@ def noted_plan(values: flags.FlagValues) -> Plan | None:
       UserError: the plan is of another version of this program.
     """
     path = Path(values.model_dir or "", "run.json")
-    if not values.model_dir or not path.exists() or values.overwrite:
+    if not values.model_dir or not path.exists() or values.overwrite in (True, *EVERYTHING):
         return None
     try:
         journal = files.read_sealed(path)

@@ -228,6 +228,8 @@ def in_flags(message: str) -> str:
     stage = re.match(r"stage '(\w+)'", message)
 
     def flag(match: re.Match) -> str:
+        if match[1] == "overwrite" and stage and not isinstance(FLAGS["overwrite"], flags.BooleanFlag):
+            return f"--overwrite={stage[1]}"
         names = ([f"{stage[1]}_{match[1]}"] if stage else []) + [match[1]]
         return next((f"--{name}" for name in names if name in FLAGS), match[0])
 

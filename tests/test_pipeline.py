@@ -1,6 +1,7 @@
 """pipeline.py as a user calls it: seven stages, the report, and a second call that finds everything done."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nhn_tf.runs import RunDirectory
+from nhn_tf.settings import stages
 from nhn_tf.storage import files
 from tests import commands, events
 from tests.conftest import STAGES, smoke_settings
@@ -132,3 +135,38 @@ def test_what_cannot_be_repeated_is_refused_before_keras_loads(tmp_path, content
     assert result.returncode == 2, result.stderr
     assert culprit in result.stderr
     assert not (tmp_path / "again").exists()
+
+
+def test_overwriting_asks_what_to_discard_and_discards_nothing(smoke_run, tmp_path):
+    shutil.copytree(smoke_run.path, tmp_path / "run")
+    result = commands.call("pipeline", "--preset=smoke", f"--model_dir={tmp_path / 'run'}", "--overwrite")
+    assert result.returncode == 2
+    for name in ("1-enas", "7-final"):
+        assert re.search(rf"{name}  0:\d\d:\d\d", result.stderr), result.stderr
+    assert "--overwrite=all" in result.stderr
+    assert all(stage.is_done for stage in RunDirectory(tmp_path / "run").stages.values())
+
+
+def test_a_stage_is_overwritten_with_what_builds_on_it(smoke_run, tmp_path, monkeypatch):
+    from nhn_tf.stages import pipeline as running
+
+    shutil.copytree(smoke_run.path, tmp_path / "run")
+    directory, missing = RunDirectory(tmp_path / "run"), []
+
+    def run(stage, directory, asked):
+        missing.append([name for name, record in directory.stages.items() if not record.has_begun])
+        return {"metrics": {}, "wall_s": 0.0}
+
+    monkeypatch.setattr(running.runner, "run", run)
+    monkeypatch.setattr(running, "_reported", lambda *results: {})
+    running.run(directory, {"enas": smoke_settings("enas")}, overwrite="lds_location")
+    assert missing == [["lds_location", "lds_direction", "final"]]
+
+
+def test_controls_build_on_stages_too():
+    assert stages.building_on("lds_direction") == (
+        "lds_direction", "final", "random_addons", "small_dense", "resnet", "perturbed_addons"
+    )  # fmt: skip
+    assert "baseline" not in stages.building_on("enas")
+    with pytest.raises(ValueError, match="must be among"):
+        stages.building_on("no such")

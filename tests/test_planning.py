@@ -195,9 +195,9 @@ def test_a_wrong_limit_is_refused_before_anything_is_written(tmp_path, flags, me
     ("flags", "message"),
     [
         (["--time_limit=20m"], "holds stages, but no plan"),
-        pytest.param(["--time_limit=1s", "--overwrite"], "--time_limit must be at least", marks=pytest.mark.slow),
+        pytest.param(["--time_limit=1s", "--overwrite=all"], "--time_limit must be at least", marks=pytest.mark.slow),
         pytest.param(
-            ["--time_limit=20m", "--overwrite", "--base_lr_min=9"], "must not exceed lr_max", marks=pytest.mark.slow
+            ["--time_limit=20m", "--overwrite=all", "--base_lr_min=9"], "must not exceed lr_max", marks=pytest.mark.slow
         ),
     ],
 )

@@ -22,6 +22,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -34,10 +35,10 @@ from nhn_tf.settings.stages import BORROWING, NAMES
 from nhn_tf.storage.commands import typed
 
 from .. import entry
-from ..define import StageFlags, noted_plan
+from ..define import EVERYTHING, StageFlags, noted_plan
 
 if TYPE_CHECKING:
-    from nhn_tf.runs import Settings
+    from nhn_tf.runs import RunDirectory, Settings
     from nhn_tf.runs.tracking import Tracker
 
 FLAGS = flags.FLAGS
@@ -102,13 +103,14 @@ def run_timed(stage_flags: StageFlags, limit: str) -> dict[str, Any]:
     from nhn_tf.runs import RunDirectory
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
+    directory = RunDirectory(FLAGS.model_dir or os.path.join("runs", shared["data"].dataset))
     return pipeline.run_timed(
-        RunDirectory(FLAGS.model_dir or os.path.join("runs", shared["data"].dataset)),
+        directory,
         dataclasses.replace(PAPER, **shared),
         limit_s=limit_s,
         seed=FLAGS.seed,
         baseline=FLAGS.baseline,
-        overwrite=FLAGS.overwrite,
+        overwrite=overwritten(directory),
         typed=of_stages(stage_flags.typed()),
         trackers=entry.trackers(),
     )
@@ -121,7 +123,8 @@ def run(stage_flags: StageFlags) -> dict[str, Any]:
     from nhn_tf.stages import pipeline  # Keras loads only once the flags are known to be right
 
     settings = settings_of(preset, FLAGS.seed, trackers=entry.trackers())
-    return pipeline.run(entry.run_directory(), settings, overwrite=FLAGS.overwrite)
+    directory = entry.run_directory()
+    return pipeline.run(directory, settings, overwrite=overwritten(directory))
 
 
 def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
@@ -134,18 +137,39 @@ def run_compared(stage_flags: StageFlags) -> dict[str, Any]:
     wanted = FLAGS.controls.split(",") if FLAGS.controls else []
     seeds = parse_seeds(FLAGS.seeds) if FLAGS.seeds is not None else [FLAGS.seed]
     entry.check_backend()
+    from nhn_tf.report import family
+    from nhn_tf.runs import RunDirectory
     from nhn_tf.stages import pipeline
 
     try:
         controls = pipeline.chosen_controls(wanted)
     except ValueError as error:
         raise UserError(str(error)) from None
-    told = entry.trackers()
+    told, path = entry.trackers(), FLAGS.model_dir or os.path.join("runs", FLAGS.preset)
     return pipeline.run_family(
-        FLAGS.model_dir or os.path.join("runs", FLAGS.preset),
+        path,
         {seed: settings_of(preset, seed, controls, trackers=told) for seed in seeds},
-        overwrite=FLAGS.overwrite,
+        overwrite=overwritten(*(RunDirectory(family.directory_of(Path(path), seed)) for seed in seeds)),
     )
+
+
+def overwritten(*directories: "RunDirectory") -> bool | str:
+    """What --overwrite discards of runs, as `nhn_tf.stages.pipeline.run` takes it.
+
+    Raises:
+      UserError: it does not say what, and there is something to lose.
+    """
+    from nhn_tf.stages import pipeline
+
+    if FLAGS.overwrite not in (None, *EVERYTHING):
+        return FLAGS.overwrite
+    if FLAGS.overwrite == "true" and (begun := pipeline.begun_stages(directories)):
+        lost = "\n".join(f"  {path}  {took}" for path, took in begun.items())
+        raise UserError(
+            f"--overwrite would discard:\n{lost}\n"
+            f"Give --overwrite=all, or --overwrite=STAGE for one of {', '.join(NAMES)} and what builds on it."
+        )
+    return FLAGS.overwrite is not None
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -87,6 +87,15 @@ BORROWING: Final = tuple(stage.name for stage in CONTROLS if stage.controls)
 _BY_NAME: Final = {stage.name: stage for stage in (*STAGES, *CONTROLS)}
 
 
+def building_on(name: str) -> tuple[str, ...]:
+    """A stage, and the stages and controls that are made from what it leaves, in their order."""
+    found = {find(name).name}
+    for stage in (*STAGES, *CONTROLS):
+        if found & {stage.after, stage.weights_of}:
+            found.add(stage.name)
+    return tuple(stage.name for stage in (*STAGES, *CONTROLS) if stage.name in found)
+
+
 def find(name: str) -> Stage:
     """The stage called `name`.
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from nhn_tf.data import arrays, datasets
 from nhn_tf.data.splits import Source
 from nhn_tf.errors import RunError, UserError
 from nhn_tf.layers import devices, processes
-from nhn_tf.report import family, write_report
+from nhn_tf.report import cells, family, write_report
 from nhn_tf.runs import RunDirectory, Settings, journal
 from nhn_tf.runs.board import TENSORBOARD
 from nhn_tf.runs.event_writer import EventWriter
@@ -27,7 +27,7 @@ from nhn_tf.runs.tracking import Tracker, resolve
 from nhn_tf.settings import PRESETS, Preset
 from nhn_tf.settings.plan import Plan, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
-from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES
+from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES, building_on
 from nhn_tf.stages import estimating, planning, repeating, runner
 from nhn_tf.stages.feed import forget_data, load_feed
 from nhn_tf.storage import files
@@ -54,7 +54,7 @@ def pipeline(
     class_names: Sequence[str] | None = None,
     preset: str | Preset | None = None,
     seed: int = 0,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
     time_limit: str | float | None = None,
     baseline: bool = True,
     trackers: Sequence[str | Tracker] = (),
@@ -75,7 +75,7 @@ def pipeline(
       class_names: the name of each number in `y`.
       preset: where every setting comes from that is not given; "fast" without a time limit.
       seed: of everything random.
-      overwrite: begin again, discarding what the directory holds.
+      overwrite: begin again, discarding what the directory holds; a stage's name discards it and what builds on it.
       time_limit: for everything, "20m" or a number of minutes: what is done in it is planned by a measurement of this
         machine; `changes` stand all the same.
       baseline: with a time limit, whether to train a plain network too, for as long as the base.
@@ -102,7 +102,7 @@ def pipeline(
         datasets.from_arrays(x, y, chosen.data, seed=seed, val=val, test=test, class_names=class_names)  # may refuse
         source = arrays.read(x, y, val, test, class_names)
         with directory.hold(preset=name, seed=seed):
-            path = _keep(source, directory, overwrite=overwrite)
+            path = _keep(source, directory, overwrite=overwrite is True)
         chosen = chosen.replaced(dataset="arrays", data_dir=str(path))
     if limit_s is not None:
         options: dict[str, Any] = {"baseline": baseline, "overwrite": overwrite, "typed": of_stages(changes)}
@@ -156,7 +156,7 @@ def run(
     directory: RunDirectory,
     settings: Mapping[str, Settings],
     *,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
     remark: Callable[[str, dict[str, Any]], str] = lambda stage, done: "",
     others: Sequence[RunDirectory] = (),
 ) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def run(
     Args:
       directory: the run's.
       settings: of each stage, by name.
-      overwrite: discard what the stages have left first. At once, so that an interrupted call is resumed without it.
+      overwrite: discard what the stages have left first, or, of a stage's name, what it and those that build on it
+        have. At once, so that an interrupted call is resumed without it.
       remark: what to say of a stage and the content of its done.json, in front of its result.
       others: runs whose finished stages tell how long the same ones will take here.
 
@@ -177,9 +178,10 @@ def run(
     """
     first = next(iter(settings.values()))
     runner.set_up(first)
-    runner.check(settings, begins=overwrite)
-    if overwrite and not processes.rank():
-        directory.discard((*NAMES, *CONTROL_NAMES), preset=first.preset, seed=first.seed)
+    gone = discarded(overwrite)
+    runner.check(settings, begins="enas" in gone)
+    if gone and not processes.rank():
+        directory.discard(gone, preset=first.preset, seed=first.seed)
     rows: list[Row] = []
     for stage, asked in settings.items():
         known = estimating.behind(stage, settings, directory, others)
@@ -189,8 +191,29 @@ def run(
     return {} if processes.rank() else _reported(directory, rows)
 
 
+def discarded(overwrite: bool | str) -> tuple[str, ...]:
+    """The stages and controls that `overwrite` discards.
+
+    Raises:
+      ValueError: it is no stage's name.
+    """
+    if isinstance(overwrite, str):
+        return building_on(overwrite)
+    return (*NAMES, *CONTROL_NAMES) if overwrite else ()
+
+
+def begun_stages(directories: Iterable[RunDirectory]) -> dict[str, str]:
+    """The stages and controls that runs hold anything of, to how long they took: 0:12:31, or "unfinished"."""
+    records = [directory.stage(name) for directory in directories for name in (*NAMES, *CONTROL_NAMES)]
+    return {
+        str(record.path): cells.clock(record.done.wall_s) if record.is_done else record.state
+        for record in records
+        if record.has_begun
+    }
+
+
 def run_family(
-    path: str | os.PathLike[str], settings: Mapping[int, Mapping[str, Settings]], *, overwrite: bool = False
+    path: str | os.PathLike[str], settings: Mapping[int, Mapping[str, Settings]], *, overwrite: bool | str = False
 ) -> dict[str, Any]:
     """Runs a pipeline for each of several seeds, each in a directory of its own, and reports on them together.
 
@@ -209,13 +232,14 @@ def run_family(
     if (path / journal.NAME).exists():
         raise RunError(f"{path} holds a run of one seed. Give another `model_dir` for several.")
     directories = {seed: RunDirectory(family.directory_of(path, seed)) for seed in settings}
+    gone = discarded(overwrite)
     for asked in settings.values():
         runner.set_up(next(iter(asked.values())))
         runner.check(asked)
-    if overwrite and not processes.rank():
+    if gone and not processes.rank():
         for seed, directory in directories.items():
             preset = next(iter(settings[seed].values())).preset
-            directory.discard((*NAMES, *CONTROL_NAMES), preset=preset, seed=seed)
+            directory.discard(gone, preset=preset, seed=seed)
     for seed, directory in directories.items():
         print(f"seed {seed}: {directory.path}", flush=True)
         run(directory, settings[seed], others=[other for other in directories.values() if other is not directory])
@@ -233,7 +257,7 @@ def run_timed(
     limit_s: float,
     seed: int = 0,
     baseline: bool = True,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
     typed: Mapping[str, Any] = {},
     trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
@@ -245,7 +269,7 @@ def run_timed(
       limit_s: seconds for everything.
       seed: of everything random.
       baseline: whether to train the plain network too.
-      overwrite: discard what the run has left first.
+      overwrite: as for `run`; of a stage's name the plan stays.
       typed: settings that stand whatever is planned, as `Preset.replaced` takes them.
       trackers: who is told of every stage.
 
@@ -261,7 +285,8 @@ def run_timed(
     some = Settings(asked.base.replaced(batch_size=1), asked.data, asked.compute, seed=seed)
     runner.set_up(some)
     feed = load_feed(some)
-    plan = None if overwrite else _noted_plan(directory, limit_s)
+    gone = discarded(overwrite)
+    plan = None if overwrite is True else _noted_plan(directory, limit_s)
     typed = {**(plan.typed if plan else {}), **typed}
     try:
         if plan is None:
@@ -280,8 +305,8 @@ def run_timed(
         ) from None
     plan = dataclasses.replace(plan, preset=preset, typed=dict(typed), seed=seed)
     runner.check({stage: Settings.of(preset, stage, seed=seed) for stage in plan.stages})
-    if overwrite:
-        directory.discard((*NAMES, *CONTROL_NAMES), seed=seed)
+    if gone:
+        directory.discard(gone, seed=seed)
     print(f"\n{plan.table()}\n", flush=True)
     rows: list[Row] = []
     for stage in plan.stages:

@@ -30,7 +30,11 @@ MAX_UNROLLED = 640
 """Multiply-adds that are written out, in one loop body or for all pixels of a map: more take LLVM long."""
 
 MAX_ROWS = 8
+MAX_VECTORS = 4
 """Of a block."""
+
+MAX_OF_ONE_ROW = 16
+"""Vectors of a block where the map is one row."""
 
 MAX_PIXELS = 49
 """Of a map whose filters may lie in lanes."""
@@ -113,8 +117,9 @@ def _choose(candidates: Sequence[Block], window: _Window, grid: Grid, host: Host
 
 
 def _shapes(grid: Grid, host: Host) -> list[tuple[int, int]]:
-    vectors = grid.vectors(host.lanes)
-    return [(rows, side) for rows in range(1, min(grid.rows, MAX_ROWS) + 1) for side in range(1, min(vectors, 4) + 1)]
+    """(rows, vectors) of blocks; of a single row, more vectors."""
+    sides = range(1, min(grid.vectors(host.lanes), MAX_VECTORS if grid.rows > 1 else MAX_OF_ONE_ROW) + 1)
+    return [(rows, side) for rows in range(1, min(grid.rows, MAX_ROWS) + 1) for side in sides]
 
 
 def sparse_block(taps: Sequence[Tap], grid: Grid, host: Host) -> Choice:

@@ -23,12 +23,14 @@ class Form:
     """How a convolution is computed.
 
     Attributes:
+      grid: in which the map is computed.
       block: in registers.
       in_lanes: whether vectors hold filters; the block's rows are then pixels.
       sparse: whether dead kernels are skipped, or all are computed.
       cost: of the whole map, in multiply-adds of vectors.
     """
 
+    grid: Grid
     block: Block
     in_lanes: bool
     sparse: bool
@@ -55,7 +57,7 @@ def cheapest(mask: np.ndarray, taps: tuple[Tap, ...], grid: Grid, host: Host, re
         entries = int(read_by(mask, width).sum())
         cost = entries * (choice.cost + blocks.WEIGHT_COST * width * len(taps))
         cost += blocks.RESULT_COST * filters * pixels * in_lanes
-        return Form(choice.block, in_lanes, entries < len(mask) * -(-filters // width), cost)
+        return Form(grid, choice.block, in_lanes, entries < len(mask) * -(-filters // width), cost)
 
     alone = form(blocks.sparse_block(taps, grid, host))
     if mask.size * len(taps) > MAX_TABLE:

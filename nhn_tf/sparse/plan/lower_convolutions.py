@@ -13,7 +13,7 @@ from nhn_tf.sparse.native.convolution import SEGMENT, Block, ConvGeometry, Tap, 
 from nhn_tf.sparse.native.filter_lanes import FilterGeometry, Reads, filter_lanes
 from nhn_tf.sparse.native.layout import Grid
 from nhn_tf.sparse.plan import blocks
-from nhn_tf.sparse.plan.forms import cheapest, read_by
+from nhn_tf.sparse.plan.forms import Form, cheapest, read_by
 from nhn_tf.sparse.plan.memory import Planes
 from nhn_tf.sparse.plan.steps import Source, Steps
 from nhn_tf.sparse.plan.tables import Each, Tables, moved
@@ -68,17 +68,17 @@ def _lower_in_phases(steps: Steps, number: int, op: ops.Conv, source: Planes) ->
 
 def _lower(steps: Steps, op: ops.Conv, views: Sequence[View]) -> None:
     """A convolution of one map or of several that differ in their place alone."""
-    window, target = views[0]
+    window = views[0][0]
     order, taps = sorted_taps(window.taps)
     kernels_of = op.kernels.reshape(-1, len(taps))[:, order]
     reads = _reads(steps, op, window, order)
-    form, in_lanes = decided(steps, op, taps, target.layout.grid, reads)
-    for first, lists in lists_of(op.mask, kernels_of, form.filters):
-        block = dataclasses.replace(form, filters=lists.weights.shape[2])
-        if in_lanes:
+    form = decided(steps, op, taps, views[0], reads)
+    for first, lists in lists_of(op.mask, kernels_of, form.block.filters):
+        block = dataclasses.replace(form.block, filters=lists.weights.shape[2])
+        if form.in_lanes:
             _convolve_in_lanes(steps, op, views, reads, block, lists, first)
         else:
-            _convolve(steps, op, views, taps, block, lists, first)
+            _convolve(steps, op, views, taps, block, lists, first, form.grid)
 
 
 def _reads(steps: Steps, op: ops.Conv, window: Source, order: np.ndarray) -> tuple[Reads, ...]:
@@ -124,13 +124,18 @@ def in_groups(mask: np.ndarray, kernels: np.ndarray, filters: int) -> Iterator[t
             yield first, read, part.transpose(0, 2, 3, 1)[read.T]
 
 
-def decided(
-    steps: Steps, op: ops.Conv, taps: tuple[Tap, ...], grid: Grid, reads: Sequence[Reads]
-) -> tuple[Block, bool]:
-    """The block of the cheapest form, and whether filters lie in its lanes; noted among the decisions."""
-    form = cheapest(op.mask, taps, grid, steps.host, reads)
+def decided(steps: Steps, op: ops.Conv, taps: tuple[Tap, ...], view: View, reads: Sequence[Reads]) -> Form:
+    """The cheapest form, noted among the decisions.
+
+    Where a 1x1 window reads and writes rows without gaps, they may be one long row, which leaves fewer lanes empty.
+    """
+    (window, target), grid = view, view[1].layout.grid
+    grids = [grid]
+    if taps == (Tap(0, 0),) and window.planes.layout.stride == target.layout.stride == grid.columns:
+        grids.append(Grid(1, grid.rows * grid.columns))
+    form = min((cheapest(op.mask, taps, grid, steps.host, reads) for grid in grids), key=lambda form: form.cost)
     steps.decide(op, form.block, sparse=form.sparse, filter_lanes=form.in_lanes)
-    return form.block, form.in_lanes
+    return form
 
 
 def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes) -> Planes:
@@ -143,9 +148,9 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     if window.refill is None:
         inputs = np.repeat(np.arange(source.channels), op.multiplier)
         lists = Lists(np.arange(len(inputs) + 1), inputs, kernels[..., None])
-        _convolve(steps, op, [(window, target)], taps, block, lists, 0)
+        _convolve(steps, op, [(window, target)], taps, block, lists, 0, target.layout.grid)
         return target
-    geometry = geometry_of(op, window, taps, block, target)
+    geometry = geometry_of(op, window, taps, block, target, target.layout.grid)
     refill, filters = window.refill, op.multiplier
 
     def emit() -> None:
@@ -178,9 +183,10 @@ def _convolve(
     block: Block,
     lists: Lists,
     first: int,
+    grid: Grid,
 ) -> None:
     """A step that makes output channels from `first` on; in the tail, some after others for all images of a group."""
-    geometry = geometry_of(op, views[0][0], taps, block, views[0][1])
+    geometry = geometry_of(op, views[0][0], taps, block, views[0][1], grid)
     groups = len(lists.starts) - 1
     bias = op.bias[first : first + groups * block.filters]
 
@@ -247,11 +253,11 @@ def _convolve_in_lanes(
 
 
 def geometry_of(
-    op: ops.Conv | ops.Depthwise, window: Source, taps: tuple[Tap, ...], block: Block, target: Planes
+    op: ops.Conv | ops.Depthwise, window: Source, taps: tuple[Tap, ...], block: Block, target: Planes, grid: Grid
 ) -> ConvGeometry:
     layout = window.planes.layout
     return ConvGeometry(
-        grid=target.layout.grid,
+        grid=grid,
         taps=taps,
         source_stride=layout.stride,
         target_stride=target.layout.stride,

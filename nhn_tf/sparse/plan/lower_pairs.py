@@ -38,9 +38,9 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     else:
         read, layout = [steps.window(before, conv, source, 0.0)], steps.layout_of(before)
     order, taps = sorted_taps(read[0].taps)
-    form, _ = decided(steps, conv, taps, layout.grid, ())
+    form = decided(steps, conv, taps, (read[0], Planes(layout, ())), ())
     steps.op = number
-    width = form.filters
+    width = form.block.filters
     together = min(max(KEPT // (layout.plane * len(read) * width), 1), -(-conv.mask.shape[1] // width))  # Groups.
     kept = steps.planes_of(layout, together * width * len(read))
     views = [(window, _part(kept, place * together * width)) for place, window in enumerate(read)]
@@ -51,7 +51,12 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
     seam = steps.seam_call(kept) if any(tap.row for tap in behind) else None
     kernels = conv.kernels.reshape(-1, len(taps))[:, order]
     geometry = geometry_of(
-        op, Source(kept, behind), behind, blocks.sparse_block(behind, target.layout.grid, steps.host).block, target
+        op,
+        Source(kept, behind),
+        behind,
+        blocks.sparse_block(behind, target.layout.grid, steps.host).block,
+        target,
+        target.layout.grid,
     )
 
     def emit() -> None:
@@ -62,8 +67,8 @@ def lower_depthwise(steps: Steps, number: int, op: ops.Depthwise, source: Planes
             filters = lists.weights.shape[2]
             starts, read_planes = put.indices(lists.starts), planes_read(put, views, lists)
             conv_weights, conv_bias = put.constants(lists.weights), put.constants(conv.bias[first:])
-            block = dataclasses.replace(form, filters=filters)
-            conv_geometry = geometry_of(conv, read[0], taps, block, kept)
+            block = dataclasses.replace(form.block, filters=filters)
+            conv_geometry = geometry_of(conv, read[0], taps, block, kept, form.grid)
             for done, turns, groups in _turns(len(lists.starts) - 1, together):
                 count, channel = groups * filters, first + done * filters
                 with put.repeated(turns):

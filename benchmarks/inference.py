@@ -340,6 +340,7 @@ def _exported(model: keras.Model, folder: Path, suffix: str) -> Path:
     """The model in another format, written once."""
     path = folder / f"model.{suffix}"
     if not path.exists():
+        model(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports none to ONNX that was never called.
         with contextlib.redirect_stdout(sys.stderr):
             model.export(str(path), format={"onnx": "onnx", "tflite": "litert"}[suffix], verbose=False)
     return path
@@ -409,7 +410,6 @@ def engines(model: keras.Model, threads: int, *, narrow: bool = False) -> Iterat
     Where masks leave channels dead, ours has the compacted model, and the others that and the whole one.
     """
     small = pruning.compact(model, check=False)
-    small(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports no model to ONNX that was never called.
     weights = sum(math.prod(weight.shape) for weight in model.weights if not weight.path.endswith("mask"))
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as compacted:
         calls = {}

@@ -4,14 +4,17 @@
     python benchmarks/narrow_accuracy.py runs/demo
 
 int8 is calibrated with `--calibrate` training images. The last line is JSON: for each type that this processor computes
-in, the accuracy, and how often the class is float32's.
+in, and OpenVINO at its default and in int8 where it is installed, the accuracy, how often the class is float32's, and
+the largest difference of a logit from float32's.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import nhn_tf.sparse
+from benchmarks import inference
+from nhn_tf import pruning
 from nhn_tf.data import datasets
 from nhn_tf.data.batches import Batches
 from nhn_tf.data.normalization import Normalization
@@ -50,18 +55,30 @@ def main() -> None:
     seen = np.asarray(next(iter(Batches(data.train, batch_size=options.calibrate, **plain)))[0])
     test = [(np.asarray(images), np.asarray(labels)) for images, labels in Batches(data.test, batch_size=256, **plain)]
     images, labels = (np.concatenate(part) for part in zip(*test, strict=True))
-    classes = {}
+    logits = {}
     for dtype, there in TYPES.items():
         if there():
             given = {"calibrate": seen} if dtype == "int8" else {}
             runtime = nhn_tf.sparse.compile(model, dtype=dtype, cache=False, check=False, **given)
-            classes[dtype] = runtime(images).argmax(1)
+            logits[dtype] = runtime(images)
             narrow = sum(decision.narrow == dtype for decision in runtime.plan.decisions)
             print(f"{dtype}: {narrow} of {len(runtime.plan.decisions)} convolutions are narrow", flush=True)
+    with contextlib.suppress(ImportError), tempfile.TemporaryDirectory() as folder:
+        small = pruning.compact(model)
+        peers = {
+            "OpenVINO default": inference.openvino_engine(small, Path(folder), 1, precision=None),
+            inference.OPENVINO_INT8: inference.openvino_int8(small, seen),
+        }
+        for name, call in peers.items():
+            pieces = range(0, len(images) - len(images) % 256, 256)
+            found = [np.array(call(images[at : at + 256])) for at in pieces]
+            logits[name] = np.concatenate([*found, np.array(call(images[len(pieces) * 256 :]))])
+    exact = logits["float32"]
     print(json.dumps({
-        dtype: {"accuracy": round(float(np.mean(found == labels)), 4),
-                "same": round(float(np.mean(found == classes["float32"])), 4)}
-        for dtype, found in classes.items()
+        name: {"accuracy": round(float(np.mean(found.argmax(1) == labels)), 4),
+               "same": round(float(np.mean(found.argmax(1) == exact.argmax(1))), 4),
+               "off": round(float(np.abs(found - exact).max()), 3)}
+        for name, found in logits.items()
     }))  # fmt: skip
 
 

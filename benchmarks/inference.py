@@ -409,7 +409,10 @@ def engines(model: keras.Model, threads: int, *, narrow: bool = False) -> Iterat
 
     Where masks leave channels dead, ours has the compacted model, and the others that and the whole one.
     """
-    small = pruning.compact(model, check=False)
+    try:
+        small = pruning.compact(model, check=False)
+    except ValueError:  # layers of others' own
+        small = model
     weights = sum(math.prod(weight.shape) for weight in model.weights if not weight.path.endswith("mask"))
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as compacted:
         calls = {}

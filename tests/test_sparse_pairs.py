@@ -1,5 +1,7 @@
 """Convolutions and the depthwise ones behind them: phases in place of copies, some channels at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sparse_reference as reference
@@ -19,9 +21,9 @@ def small(monkeypatch):
     monkeypatch.setattr(lower_pairs, "KEPT", 300)
 
 
-def depthwise(rng, shape, *, value, window=(3, 3), strides=(1, 1), same=True, multiplier=1, **settings):
-    size, pads = reference.output_size(shape, window, strides, same=same)
-    channels = shape[2] * multiplier
+def depthwise(rng, shape, *, value, window=(3, 3), strides=(1, 1), same=True, pads=None, multiplier=1, **settings):
+    size, own = reference.output_size(shape, window, strides, same=same)
+    pads, channels = pads or own, shape[2] * multiplier
     return ops.Depthwise(
         inputs=(value,), window=window, strides=strides, pads=pads, size=size, multiplier=multiplier,
         kernels=rng.standard_normal((channels, *window)).astype(np.float32) / 3,
@@ -38,6 +40,8 @@ CASES = {
     "phases that nothing reads": ((8, 8, 3), 5, {}, {"strides": (4, 4), "window": (2, 3)}),
     "odd sides, which are copied": ((9, 7, 3), 20, {}, {"strides": (2, 2)}),
     "windows inside the map": ((10, 10, 3), 6, {}, {"strides": (2, 2), "same": False}),
+    "windows that begin within the map": ((8, 12, 3), 6, {}, {"strides": (2, 2), "pads": (-2, -1)}),
+    "windows that begin far outside": ((8, 8, 3), 6, {}, {"strides": (2, 2), "window": (9, 9), "pads": (8, 7)}),
     "fewer filters than inputs": ((8, 8, 9), 5, {}, {"strides": (2, 2)}),
     "no stride": ((7, 7, 3), 20, {}, {}),
     "no stride, long rows": ((5, 40, 3), 11, {}, {"window": (5, 5)}),
@@ -69,6 +73,14 @@ def test_a_pair_is_numpys(case, lanes, some_at_a_time, request):
     if some_at_a_time:
         request.getfixturevalue("small")
     reference.check(program_of(*CASES[case]), 1, lanes)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_a_convolution_may_read_the_pixel_beside_its_own(lanes, strides, small):
+    program = program_of((8, 8, 3), 20, {}, {"strides": strides})
+    conv = dataclasses.replace(program.ops[1], pads=(-1, -1))
+    reference.check(ops.Program((program.ops[0], conv, *program.ops[2:]), (3,)), 1, lanes)
 
 
 def copies(program, number):
@@ -112,6 +124,9 @@ def test_many_random_pairs_are_numpys(seed, small):
     shape = tuple(int(n) for n in rng.integers(1, 18, 3))
     window, strides = (tuple(int(n) for n in rng.integers(1, most, 2)) for most in (6, 4))
     before = {"density": float(rng.choice([0.1, 0.5, 1.0])), "relu_input": bool(rng.random() < 0.3)}
-    same = bool(rng.random() < 0.7) or window[0] > shape[0] or window[1] > shape[1]
-    behind = {"window": window, "strides": strides, "same": same}
+    behind = {"window": window, "strides": strides}
+    if rng.random() < 0.3:
+        behind["pads"] = tuple(int(rng.integers(-stride, size)) for stride, size in zip(strides, window, strict=True))
+    elif window[0] <= shape[0] and window[1] <= shape[1]:
+        behind["same"] = bool(rng.random() < 0.5)
     reference.check(program_of(shape, int(rng.integers(1, 60)), before, behind, seed), 1, LANES[seed % len(LANES)])

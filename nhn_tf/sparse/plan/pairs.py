@@ -115,7 +115,8 @@ def read_by_depthwise(program: Program, packed: Collection[int], tail: int) -> d
         and len(behind) == 1
         and isinstance(program.ops[behind[0]], ops.Depthwise)
         and number not in program.outputs
-        and not {number, behind[0]} & set(packed)
+        and number not in packed
+        and behind[0] not in packed
         and (number < tail) == (behind[0] < tail)
     }
 
@@ -125,6 +126,7 @@ def _divides(op: ops.Conv, shape: ops.Shape, reader: ops.Depthwise) -> bool:
     strides = zip(shape, reader.size, reader.strides, strict=False)
     return (
         op.window == (1, 1)
+        and op.pads == (0, 0)
         and slides_in_place(op, shape)
         and reader.strides != (1, 1)
         and all(side == size * stride for side, size, stride in strides)

@@ -60,10 +60,10 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
 
 def _lower_in_phases(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
     """A 1x1 convolution that writes each phase of its map to a plane of its own; see `phases`."""
-    read_from, target = steps.phases_of_source(number, source), steps.new_phases(number)
-    views = [(Source(planes, (Tap(0, 0),)), part) for planes, part in zip(read_from, target, strict=True)]
-    _lower(steps, dataclasses.replace(op, size=steps.phased[number].size), views)
-    return target[0]
+    phases, windows = steps.phased[number], steps.phases_of_source(number, source)
+    targets = steps.planes_of(phases.layout, len(op.bias) * len(windows)).split(len(windows))
+    _lower(steps, dataclasses.replace(op, size=phases.size), list(zip(windows, targets, strict=True)))
+    return targets[0]
 
 
 def _lower(steps: Steps, op: ops.Conv, views: Sequence[View]) -> None:

@@ -89,6 +89,12 @@ class Planes:
     def buffers(self) -> tuple[Buffer, ...]:
         return tuple(buffer for buffer, _, _ in self.spans)
 
+    def split(self, count: int) -> list[Planes]:
+        """So many equal parts, of those that lie in one buffer."""
+        ((buffer, first, channels),) = self.spans
+        each = channels // count
+        return [Planes(self.layout, ((buffer, first + part * each, each),), self.step) for part in range(count)]
+
     def origins(self) -> np.ndarray:
         """int32 [C]: the arena's element at which each channel's first pixel lies."""
         distance = self.layout.plane * self.step

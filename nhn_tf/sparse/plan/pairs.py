@@ -64,7 +64,7 @@ def phased(program: Program, packed: Collection[int], tail: int, host: Host) -> 
       host: the machine.
     """
     result = {}
-    for number, behind in read_by_depthwise(program, packed, tail).items():
+    for number, behind in _read_by_depthwise(program, packed, tail).items():
         op, reader = program.ops[number], program.ops[behind]
         assert isinstance(op, ops.Conv)
         assert isinstance(reader, ops.Depthwise)
@@ -89,7 +89,7 @@ def paired(program: Program, packed: Collection[int], tail: int, phased: Collect
       phased: convolutions that write phases of their map.
     """
     result = {}
-    for number, behind in read_by_depthwise(program, packed, tail).items():
+    for number, behind in _read_by_depthwise(program, packed, tail).items():
         reader = program.ops[behind]
         assert isinstance(reader, ops.Depthwise)
         in_place = number in phased or slides_in_place(reader, program.shapes[number])
@@ -99,7 +99,7 @@ def paired(program: Program, packed: Collection[int], tail: int, phased: Collect
     return result
 
 
-def read_by_depthwise(program: Program, packed: Collection[int], tail: int) -> dict[int, int]:
+def _read_by_depthwise(program: Program, packed: Collection[int], tail: int) -> dict[int, int]:
     """Convolutions that only a depthwise one reads, to that, both in float32 and on one side of the tail's beginning.
 
     Arguments are those of `phased`.

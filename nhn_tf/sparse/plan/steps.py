@@ -395,7 +395,7 @@ class Steps:
             return Source(source, taps)
         return self._copied_window(number, op, source, fill, by_channel)
 
-    def phases_of_source(self, number: int, source: Planes) -> list[Planes]:
+    def phases_of_source(self, number: int, source: Planes) -> list[Source]:
         """Copies of what the convolution `number`, one of `phased`, reads: a map for each phase."""
         phases, shape = self.phased[number], self.program.shapes[self.program.ops[number].inputs[0]]
         copies = []
@@ -404,15 +404,8 @@ class Steps:
             rows = phase_rows(planes.layout, source.layout, shape, phases.strides, place)
             strides = (phases.strides[1] * source.layout.grid.parts, planes.layout.grid.parts)
             self.copy(rows, strides, in_arena(source), in_arena(planes), source, planes)
-            copies.append(planes)
+            copies.append(Source(planes, (Tap(0, 0),)))
         return copies
-
-    def new_phases(self, number: int) -> list[Planes]:
-        """Memory for the map of the convolution `number`, one of `phased`: all channels of each phase."""
-        phases, channels = self.phased[number], self.program.shapes[number][2]
-        whole = self.planes_of(phases.layout, channels * len(phases.places))
-        (buffer,) = whole.buffers
-        return [Planes(phases.layout, ((buffer, place * channels, channels),)) for place in range(len(phases.places))]
 
     def _copied_window(self, number: int, op: ops.Windowed, source: Planes, fill: float, by_channel: bool) -> Source:
         """A copy of the map, made for one operation: a plane for each remainder of rows and columns by the stride.

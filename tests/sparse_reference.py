@@ -404,9 +404,9 @@ def check(program, seed, lanes, tolerance=1e-5):
 
 
 def check_poisoned(plan, rng, poison):
-    """Poisons all of the arena that a plan never writes, and demands the same bits.
+    """Poisons all of the arena that a plan writes, before it does, and demands the same bits.
 
-    What is never written is found by filling the arena with a number of which copies are recognised. The poison is made
+    What it writes is found by filling the arena with a number that is recognised where it is left. The poison is made
     of four equal bytes or two equal halves.
     """
     code = assemble(plan)

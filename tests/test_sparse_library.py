@@ -118,6 +118,26 @@ def test_ctypes_calls_it_without_llvmlite(runtime, tmp_path):
 
 
 @LINKS
+def test_images_that_run_side_by_side_have_the_same_bits(tmp_path):
+    rng = np.random.default_rng(2)
+    kernel = rng.standard_normal((40, 1000)).astype(np.float32)
+    dense = ops.Dense(inputs=(0,), kernel=kernel, bias=np.ones(1000, np.float32))
+    runtime = compile_program(ops.Program((ops.Input(inputs=(), size=(40,)), dense), (1,)), threads=1)
+    runtime.export_library(tmp_path / "network.so")
+    made = ctypes.CDLL(str(tmp_path / "network.so"))
+    made.nhn_load.restype = ctypes.c_void_p
+    network = ctypes.c_void_p(made.nhn_load())
+    count = 2 * runtime.plan.group + 3
+    images, scores = rng.standard_normal((count, 40)).astype(np.float32), np.empty((count, 1000), np.float32)
+    pointers = [(ctypes.c_void_p * 1)(array.ctypes.data) for array in (images, scores)]
+    assert runtime.plan.group > 1
+    assert made.nhn_run(network, *pointers, ctypes.c_int64(count)) == 0
+    made.nhn_free(network)
+    np.testing.assert_array_equal(scores, runtime(images))
+    np.testing.assert_allclose(scores, images @ kernel + 1, atol=1e-4)
+
+
+@LINKS
 def test_only_the_three_functions_are_seen(runtime, tmp_path):
     runtime.export_library(tmp_path / "network.so")
     seen = ctypes.CDLL(str(tmp_path / "network.so"))

@@ -93,6 +93,8 @@ def test_the_map_between_is_copied_only_where_it_cannot_be_written_by_phases():
     assert not copies(program_of(*CASES["one part"]), 2)
     assert copies(program_of(*CASES["odd sides, which are copied"]), 2)
     assert copies(program_of(*CASES["fewer filters than inputs"]), 2)
+    assert not copies(program_of((32, 32, 2), 64, {}, {"strides": (4, 4), "window": (4, 4)}), 2)
+    assert copies(program_of((64, 64, 2), 64, {}, {"strides": (8, 8), "window": (8, 8)}), 2)  # 64 phases.
 
 
 def test_memory_for_the_map_between_is_that_of_a_few_channels(small):

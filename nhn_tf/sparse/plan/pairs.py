@@ -25,6 +25,9 @@ from nhn_tf.sparse.program.operations import Program
 COPY_COST = 8.0
 """Of copying a vector by phases, in multiply-adds of vectors."""
 
+MOST_PHASES = 16
+"""Each is copied and computed by calls of its own, which are code."""
+
 LEAST_MAP = 1 << 12
 """Numbers of a map between the two that is not made whole: more than half of the first cache level."""
 
@@ -72,7 +75,7 @@ def phased(program: Program, packed: Collection[int], tail: int, host: Host) -> 
             continue
         down, right, places = phases_of(reader)
         grid = grid_for(*reader.size, host.lanes)
-        if _gains(op, grid, len(places), host):
+        if len(places) <= MOST_PHASES and _gains(op, grid, len(places), host):
             rows, columns = ([shift for shift, _ in axis] for axis in (down, right))
             layout = Layout(grid).with_halo(-min(rows), max(rows), -min(columns), max(columns))
             result[number] = Phases(reader.size, reader.strides, tuple(places), layout)

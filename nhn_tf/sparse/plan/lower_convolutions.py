@@ -59,7 +59,7 @@ def lower_conv(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Plane
 
 
 def _lower_in_phases(steps: Steps, number: int, op: ops.Conv, source: Planes) -> Planes:
-    """A 1x1 convolution that writes each phase of its map to a plane of its own; see `phases`."""
+    """A 1x1 convolution that writes each phase of its map to a plane of its own; see `pairs.phased`."""
     phases, windows = steps.phased[number], steps.phases_of_source(number, source)
     targets = steps.planes_of(phases.layout, len(op.bias) * len(windows)).split(len(windows))
     _lower(steps, dataclasses.replace(op, size=phases.size), list(zip(windows, targets, strict=True)))

@@ -102,7 +102,10 @@ class SparseRuntime:
 
     def __repr__(self) -> str:
         maps = f"{batches_of(self.input_shapes)} -> {batches_of(self.output_shapes)}"
-        return f"SparseRuntime({maps}, {self.plan.host.narrow or 'float32'}, threads={self.threads})"
+        dtype = self.plan.host.narrow or "float32"
+        if self.plan.host.narrow and not any(decision.narrow for decision in self.plan.decisions):
+            dtype += " in no convolution"  # it would save nothing
+        return f"SparseRuntime({maps}, {dtype}, threads={self.threads})"
 
     @property
     def program(self) -> Program:

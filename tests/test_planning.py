@@ -13,7 +13,7 @@ import pytest
 
 from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory
-from nhn_tf.settings.plan import Plan, parse_seconds
+from nhn_tf.settings.plan import Plan, in_minutes, parse_seconds
 from nhn_tf.settings.presets import PAPER
 from nhn_tf.settings.stages import NAMES
 from nhn_tf.stages import pipeline as pipeline_module
@@ -160,7 +160,7 @@ def test_a_measurement_that_has_outlasted_the_limit_ends():
     laps.on_train_batch_end(0)  # so long it goes on: it will tell how long the limit must be
     laps = planning._Laps(10.0, now - planning.PATIENCE_S - 1)
     for told in (laps.on_train_batch_end, laps.on_test_batch_end):
-        with pytest.raises(UserError, match=r"must be much longer here: after 31 s.* Received: 0.166667m"):
+        with pytest.raises(UserError, match=r"must be much longer here: after 31 s.* Received: 0.167m"):
             told(1)
     planning._Laps(60.0, now - planning.PATIENCE_S - 1).on_train_batch_end(0)
 
@@ -245,6 +245,13 @@ def test_a_plan_survives_the_journal(tmp_path):
 )
 def test_times_are_read_as_users_write_them(text, expected):
     assert parse_seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(60, "1 minute"), (90, "1.5 minutes"), (1200, "20 minutes"), (10, "0.1667 minutes")]
+)
+def test_times_are_told_in_minutes(seconds, expected):
+    assert in_minutes(seconds) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "20x", "-3m", "0m", "h30", "1e9h"])

@@ -127,6 +127,12 @@ def _what(name: str, preset: Preset) -> str:
     )
 
 
+def in_minutes(seconds: float) -> str:
+    """A time in words: "1 minute", "2.5 minutes"."""
+    minutes = f"{seconds / 60:.4g}"
+    return f"{minutes} minute{'' if minutes == '1' else 's'}"
+
+
 def parse_seconds(text: str) -> float:
     """A time as users write it, "90s", "20m", "1.5h" or "1h30m", in seconds; a bare number is minutes.
 

@@ -26,7 +26,7 @@ from nhn_tf.runs.session import code
 from nhn_tf.runs.settings import Behind
 from nhn_tf.runs.tracking import Tracker, resolve
 from nhn_tf.settings import PRESETS, Preset
-from nhn_tf.settings.plan import Plan, parse_seconds
+from nhn_tf.settings.plan import Plan, in_minutes, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES, building_on
 from nhn_tf.stages import estimating, planning, repeating, runner
@@ -292,7 +292,7 @@ def run_timed(
     try:
         if plan is None:
             images = f"{len(feed.data.train):,} images"
-            print(f"measuring this machine on {images} for a plan of {limit_s / 60:.3g} minutes", flush=True)
+            print(f"measuring this machine on {images} for a plan of {in_minutes(limit_s)}", flush=True)
             with devices.scope(asked.compute.distribute):
                 sharing = devices.count()
             machine = planning.measure(feed, devices=sharing, limit_s=limit_s, spent_s=time.monotonic() - began)
@@ -337,7 +337,7 @@ def run_timed(
 
 def _tell_time(took_s: float, plan: Plan) -> None:
     """Says how long the whole run took; on standard error, as a warning, where that is more than its limit."""
-    limit = f"{plan.limit_s / 60:g} minutes"
+    limit = in_minutes(plan.limit_s)
     if took_s <= plan.limit_s:
         print(f"The run took {took_s / 60:.1f} of {limit}.\n", flush=True)
         return
@@ -382,9 +382,9 @@ def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
             raise RunError(f"{directory.path} holds stages, but no plan for a time limit.\n{again}")
         return None
     if plan.limit_s != limit_s:
-        minutes = f"{plan.limit_s / 60:g}"
         raise RunError(
-            f"{directory.path} was planned for {minutes} minutes.\nGive `time_limit`={minutes}m. Or: {again}"
+            f"{directory.path} was planned for {in_minutes(plan.limit_s)}.\n"
+            f"Give `time_limit`={plan.limit_s / 60:g}m. Or: {again}"
         )
     return plan
 

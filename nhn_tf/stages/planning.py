@@ -253,7 +253,7 @@ class _Laps(keras.callbacks.Callback):
         if spent_s > max(self._limit_s, PATIENCE_S):
             raise UserError(
                 f"`time_limit` must be much longer here: after {spent_s:.0f} s this machine has not yet been measured "
-                f"on these images. Received: {self._limit_s / 60:g}m.\n{_FEWER}"
+                f"on these images. Received: {self._limit_s / 60:.3g}m.\n{_FEWER}"
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

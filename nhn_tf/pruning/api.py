@@ -19,7 +19,7 @@ STRUCTURES: Final = ("kernels", "channels")
 
 FEW_CHANNELS: Final = 0.1
 """A layer of which no more of its output channels stay alive is warned of."""
-FEW_LIVE: Final = 0.6
+FEW_LIVE: Final = 0.5
 """Masks are warned of when fewer of the kernels that they keep lead from a live channel to a live one."""
 
 

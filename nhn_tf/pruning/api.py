@@ -110,7 +110,7 @@ def prune(
     selection = structured.select_channels(pruned, scores, **target) if structure == "channels" else whole
     _warn(model, selection, by_default=layers is None and not isinstance(sparsity, Mapping))
     apply_masks(pruned, selection.masks)
-    if structure == "kernels" and not selection.rescued and not _thin(selection):
+    if structure == "kernels" and sparsity != 0.0 and not selection.rescued and not _thin(selection):
         _warn_of_dead(pruned, selection)
     return pruned
 

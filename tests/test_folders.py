@@ -273,7 +273,7 @@ def test_pictures_of_different_sizes_get_one_that_is_said_and_recorded(tmp_path,
     save(root / "b" / "y.png", grey(0, (5, 4)))
     data = load(folder_config(root), seed=0)
     assert data.image_shape == (12, 12, 1)
-    why = "the pictures differ in size, from 4 x 5 to 12 x 13"
+    why = "the pictures differ in size, from 4 x 5 to 40 x 12"  # by pixels
     assert data.summary()["choices"]["image_size"] == {"value": 12, "why": why}
     assert f"`image_size`=12: {why}" in capsys.readouterr().err
     again = load(folder_config(root), seed=0)  # from the cache

@@ -1,18 +1,22 @@
 """Plans for a time limit: what fits, what is left out, and that a run with one ends in time and is resumed."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nhn_tf.errors import UserError
 from nhn_tf.runs import RunDirectory
-from nhn_tf.settings.plan import Plan, parse_seconds
+from nhn_tf.settings.plan import Plan, in_minutes, parse_seconds
 from nhn_tf.settings.presets import PAPER
 from nhn_tf.settings.stages import NAMES
+from nhn_tf.stages import pipeline as pipeline_module
 from nhn_tf.stages import planning
 from nhn_tf.stages.planning import Machine
 from tests import commands, events
@@ -115,6 +119,87 @@ def test_too_short_a_limit_names_one_that_is_long_enough():
     assert plan(least).stages.keys() == {"base"}
 
 
+def stub_measuring(monkeypatch, *, step, seconds):
+    """Makes networks cost nothing, and an epoch of every width take as long; returns the widths that are measured."""
+    widths = []
+
+    def fit(model, batches, *, callbacks, **_):
+        callbacks[0].steps, callbacks[0].epochs = [step], [seconds, seconds]
+
+    def build(*_, form, **__):
+        widths.append(form.filters)
+        return form.filters
+
+    monkeypatch.setattr(planning.network, "build", build)
+    monkeypatch.setattr(planning.plain_cnn, "build", lambda **_: 0)
+    monkeypatch.setattr(planning.complexity, "model_cost", lambda width: SimpleNamespace(flops=1e6 * width))
+    monkeypatch.setattr(planning.training, "compile_classifier", lambda *_: None)
+    monkeypatch.setattr(planning.training, "fit", fit)
+    return widths
+
+
+FEED = SimpleNamespace(
+    data=SimpleNamespace(train=range(3200), val=range(320), image_shape=(8, 8, 1), num_classes=10),
+    validation=None, train=lambda config: [0] * 100,
+)  # fmt: skip
+
+
+def test_a_limit_that_is_certainly_too_short_is_refused_before_the_wider_network_is_measured(monkeypatch):
+    # 3 epochs of 100 steps and a third of 10 for validation: 310 s.
+    widths = stub_measuring(monkeypatch, step=1.0, seconds=12.0)
+    with pytest.raises(UserError, match=r"must be at least 6.1m here: an epoch of .* 3,200 images takes 107.0 s"):
+        planning.measure(FEED, limit_s=330, spent_s=5.0)
+    assert widths == [8]
+    machine = planning.measure(FEED, limit_s=600, spent_s=5.0)
+    assert widths == [8, *planning.MEASURED] and machine.steps == 100
+
+
+def test_a_measurement_that_has_outlasted_the_limit_ends():
+    now = time.monotonic()
+    laps = planning._Laps(10.0, now - planning.PATIENCE_S + 5)
+    laps.on_train_batch_end(0)  # so long it goes on: it will tell how long the limit must be
+    laps = planning._Laps(10.0, now - planning.PATIENCE_S - 1)
+    for told in (laps.on_train_batch_end, laps.on_test_batch_end):
+        with pytest.raises(UserError, match=r"must be much longer here: after 31 s.* Received: 0.167m"):
+            told(1)
+    planning._Laps(60.0, now - planning.PATIENCE_S - 1).on_train_batch_end(0)
+
+
+def test_stages_that_planning_again_leaves_out_are_not_run(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(stage, directory, settings):
+        ran.append(stage)
+        return {"wall_s": 60 * 20 * planning.MARGIN - planning.RESERVE_S - 54, "metrics": {}}
+
+    monkeypatch.setattr(pipeline_module, "load_feed", lambda settings: FEED)
+    monkeypatch.setattr(planning, "measure", lambda feed, **_: MACHINE)
+    monkeypatch.setattr(pipeline_module.runner, "set_up", lambda settings: None)
+    monkeypatch.setattr(pipeline_module.runner, "check", lambda settings: None)
+    monkeypatch.setattr(pipeline_module.runner, "run", run)
+    monkeypatch.setattr(pipeline_module, "_reported", lambda directory, rows, plan: {})
+    done = pipeline_module.run_timed(RunDirectory(tmp_path / "run"), PAPER, limit_s=1200, baseline=False)
+    assert ran == ["base"] and done["left_out"]["prune"] == "too little time was left to train again"
+    assert "planned again, by the time that is left: prune left out: too little time" in capsys.readouterr().out
+
+
+def test_what_is_planned_otherwise_is_told():
+    first = plan(20)
+    second = planning.replan(first, MACHINE.scaled(2), done=("base",), spent_s=first.spent_s + first.stages["base"])
+    epochs = second.preset.pruned.epochs
+    assert second.news(first) == f"pruned epochs {epochs}" and first.news(first) == ""
+
+
+def test_a_run_says_how_much_of_its_time_it_took_and_warns_where_that_is_more(capsys):
+    made = plan(20)
+    pipeline_module._tell_time(1170.0, made)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("The run took 19.5 of 20 minutes.\n\n", "")
+    pipeline_module._tell_time(1290.0, made)
+    told = capsys.readouterr()
+    assert told.err.startswith("warning: the run took 21.5 minutes, more than its limit of 20 minutes") and not told.out
+
+
 def test_the_rest_is_planned_again_with_the_time_that_is_left():
     first = plan(20)
     slow = planning.as_seen(MACHINE, first, "base", 1.4 * first.stages["base"])
@@ -141,6 +226,9 @@ def test_a_plan_survives_the_journal(tmp_path):
     assert Plan.from_json(noted).to_json() == noted
     assert Machine(**Plan.from_json(noted).machine).epoch_seconds(1e7) == MACHINE.epoch_seconds(1e7)
     assert "left out: no add-ons" in made.table() and "filters" in made.table()
+    sparsity = dataclasses.replace(made.preset.prune, sparsity=2 / 3)
+    planned = dataclasses.replace(made, preset=dataclasses.replace(made.preset, prune=sparsity))
+    assert "sparsity 0.667, scope" in planned.table()
     directory = RunDirectory(tmp_path / "run")
     with directory.hold():
         directory.journal.note_plan(plan(200, baseline=True).to_json())
@@ -157,6 +245,13 @@ def test_a_plan_survives_the_journal(tmp_path):
 )
 def test_times_are_read_as_users_write_them(text, expected):
     assert parse_seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(60, "1 minute"), (90, "1.5 minutes"), (1200, "20 minutes"), (10, "0.1667 minutes")]
+)
+def test_times_are_told_in_minutes(seconds, expected):
+    assert in_minutes(seconds) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "20x", "-3m", "0m", "h30", "1e9h"])
@@ -220,6 +315,7 @@ def test_a_planned_run_ends_with_a_network_and_is_resumed_by_its_plan(tmp_path):
     result = pipeline(*flags, *short)
     assert result.returncode == 0, result.stderr
     last = json.loads(result.stdout.strip().splitlines()[-1])
+    assert f"The run took {last['took_s'] / 60:.1f} of 3 minutes" in result.stdout
     assert next(iter(last["wall_s"])) == "base" and set(last["left_out"]) >= {"enas", "final"}
     assert "of the run" in result.stdout and "left out" in result.stdout
     noted = json.loads((run / "run.json").read_text())["plan"]

@@ -327,6 +327,23 @@ def test_a_model_without_masked_layers_has_no_masks():
     assert pruning.masks_of(MODEL) == Masks({})
 
 
+def test_kernels_that_are_kept_between_dead_channels_are_warned_of():
+    # Half of the first layer's kernels stay, all of output channels that the second layer's kernels do not read.
+    images = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="stem")(images)
+    x = layers.Conv2D(8, 3, name="first")(x)
+    model = keras.Model(images, layers.Conv2D(4, 3, name="second")(x))
+    for name, strong in (("first", np.s_[..., :4]), ("second", np.s_[..., 3:7, :])):
+        kernel = array(model.get_layer(name).kernel) * 1e-3
+        kernel[strong] *= 1e3
+        model.get_layer(name).kernel.assign(kernel)
+    # 16 of 32 kernels in each are strong; only input channel 3 of the second is one that the first still makes.
+    with pytest.warns(UserWarning, match=r"32 of 64 kernels are kept, but only 8 of them \(12% of all\)"):
+        pruned = pruning.prune(model, sparsity=0.5)
+    counts = pruning.liveness(pruned)
+    assert (counts["first"].live_kernels, counts["second"].live_kernels) == (4, 4)
+
+
 def test_a_layer_of_which_hardly_anything_stays_is_warned_of():
     keras.utils.set_random_seed(0)
     images = keras.Input((8, 8, 3))

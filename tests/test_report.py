@@ -336,6 +336,13 @@ def test_fewer_images_selection_on_test_and_missing_stages_are_told(tmp_path):
         assert words in told
 
 
+def test_captions_name_the_networks_that_were_trained(complete, tmp_path):
+    named = "Training of the base network, the pruned network, the final network."
+    assert named in page_of(complete[0], ["training"])
+    path = make_run(tmp_path / "run", ("enas", "base"))
+    assert "\n\nTraining of the base network. Curves: `2-base/metrics.csv`." in page_of(path, ["training"])
+
+
 def test_a_stage_whose_predecessor_was_run_again_is_told(tmp_path):
     path = make_run(tmp_path / "run", ("enas", "base"))
     done = files.read_sealed(path / "1-enas" / "done.json")

@@ -264,6 +264,7 @@ def test_a_network_is_pickled_of_which_nothing_is_in_int8():
     (images,) = images_of(program)
     runtime = compile_program(program, dtype="int8", calibrate=images)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(runtime))(images), runtime(images))
+    assert "int8 in no convolution" in repr(runtime)
 
 
 @needs_instruction

@@ -127,7 +127,9 @@ def test_mirroring_decided_by_hand(plain, mirrored, with_mirrored, expected):
 
 @pytest.mark.parametrize(("with_shifted", "expected"), [(0.95, 4), (0.87, 4), (0.85, 0)])
 def test_shifting_decided_by_hand(with_shifted, expected):
-    assert Recognition(100, 0.5, 0.05, 0.9, 0.9, 0.9, with_shifted, 0.02).pad(4).value == expected
+    choice = Recognition(100, 0.5, 0.05, 0.9, 0.9, 0.9, with_shifted, 0.02).pad(4)
+    assert choice.value == expected
+    assert choice.why.endswith("4 pixels: no harm beyond chance" if expected else "4 pixels: less, beyond chance")
 
 
 def test_the_choice_is_followed_said_and_recorded(tmp_path, capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,7 +182,7 @@ def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], Choi
     Returns:
       (height, width), and the setting that it amounts to.
     """
-    distinct = sorted(set(sizes))
+    distinct = sorted(set(sizes), key=lambda size: (math.prod(size), size))  # by pixels
     if not distinct:
         return (0, 0), Choice(0, "no picture can be read")
     smallest, largest = (f"{width} x {height}" for height, width in (distinct[0], distinct[-1]))

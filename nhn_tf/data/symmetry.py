@@ -79,7 +79,10 @@ class Recognition:
         """How far to shift training images: `most` pixels, or not at all where that does harm."""
         why = f"a quick classifier knows {self.plain:.1%} of the pictures, {self.with_shifted:.1%} having learnt from "
         harm = self.plain - self.with_shifted > 2 * self.shift_doubt
-        return Choice(0 if harm else most, f"{why}pictures shifted by up to {most} pixel{'s' if most > 1 else ''}")
+        beyond = "less, beyond chance" if harm else "no harm beyond chance"
+        return Choice(
+            0 if harm else most, f"{why}pictures shifted by up to {most} pixel{'s' if most > 1 else ''}: {beyond}"
+        )
 
 
 def measure(split: Split, *, pad: int) -> Recognition:

@@ -19,6 +19,8 @@ STRUCTURES: Final = ("kernels", "channels")
 
 FEW_CHANNELS: Final = 0.1
 """A layer of which no more of its output channels stay alive is warned of."""
+FEW_LIVE: Final = 0.5
+"""Masks are warned of when fewer of the kernels that they keep lead from a live channel to a live one."""
 
 
 def prune(
@@ -108,6 +110,8 @@ def prune(
     selection = structured.select_channels(pruned, scores, **target) if structure == "channels" else whole
     _warn(model, selection, by_default=layers is None and not isinstance(sparsity, Mapping))
     apply_masks(pruned, selection.masks)
+    if structure == "kernels" and sparsity != 0.0 and not selection.rescued and not _thin(selection):
+        _warn_of_dead(pruned, selection)
     return pruned
 
 
@@ -169,15 +173,14 @@ def _warn(model: keras.Model, selection: criteria.Selection, *, by_default: bool
             "layer lose all of them.",
             stacklevel=3,
         )
-    for name, mask in selection.masks.items():
-        alive = int(mask.any(axis=0).sum())
-        if name not in selection.rescued and 0 < alive <= FEW_CHANNELS * mask.shape[1]:
-            warnings.warn(
-                f"layer {name!r} keeps {int(mask.sum()):,} of {mask.size:,} kernels and {alive} of {mask.shape[1]} "
-                "output channels, which may cost more accuracy than training brings back. "
-                'scope="layer" prunes every layer alike.',
-                stacklevel=3,
-            )
+    for name, alive in _thin(selection).items():
+        mask = selection.masks[name]
+        warnings.warn(
+            f"layer {name!r} keeps {int(mask.sum()):,} of {mask.size:,} kernels and {alive} of {mask.shape[1]} "
+            "output channels, which may cost more accuracy than training brings back. "
+            'scope="layer" prunes every layer alike.',
+            stacklevel=3,
+        )
     surprises = {
         name: reason
         for name, reason in targets.left_whole(model, selection.masks).items()
@@ -191,6 +194,28 @@ def _warn(model: keras.Model, selection: criteria.Selection, *, by_default: bool
         warnings.warn(
             f"`compact` will keep all channels before and behind these layers, so that it saves less: {listed}. "
             "Kernels are pruned all the same.",
+            stacklevel=3,
+        )
+
+
+def _thin(selection: criteria.Selection) -> dict[str, int]:
+    """The layers that keep hardly any output channel, by name, and how many of them are left."""
+    alive = {name: int(mask.any(axis=0).sum()) for name, mask in selection.masks.items()}
+    few = {name for name, mask in selection.masks.items() if alive[name] <= FEW_CHANNELS * mask.shape[1]}
+    return {name: alive[name] for name in selection.masks if name in few - {*selection.rescued} and alive[name]}
+
+
+def _warn_of_dead(pruned: keras.Model, selection: criteria.Selection) -> None:
+    """Tells that many kernels that were kept do nothing, since they lead from or to a dead channel."""
+    counts = liveness.liveness(pruned)
+    kept = sum(int(mask.sum()) for mask in selection.masks.values())
+    live = sum(counts[name].live_kernels for name in selection.masks)
+    if live < FEW_LIVE * kept:
+        size = sum(mask.size for mask in selection.masks.values())
+        warnings.warn(
+            f"{kept:,} of {size:,} kernels are kept, but only {live:,} of them ({live / size:.0%} of all) lead from "
+            "live channels to live ones: where every kernel of a channel is gone, those that read it do nothing. "
+            'A lower `sparsity` or scope="layer" keeps more alive.',
             stacklevel=3,
         )
 

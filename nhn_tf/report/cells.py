@@ -68,6 +68,8 @@ def size(count: int) -> str:
 def setting(value: Any) -> str:
     if value is None:
         return "—"
+    if isinstance(value, float):
+        return f"{value:.5g}" if value % 1 else str(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else "(empty)" if value == "" else str(value)
 
 

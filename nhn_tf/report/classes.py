@@ -49,6 +49,7 @@ def collect(run: Run) -> Json | None:
             "images": len(answers),
             "rows": rows,
             "balanced_accuracy": sum(present) / len(present),
+            "alike": bool(np.ptp(answers.train_counts) <= 1),  # a remainder of splitting
             "commonest": {"name": answers.class_names[commonest], "accuracy": share},
             "confusion": answers.confusion.tolist() if len(rows) <= MOST_CLASSES else None,
             "confusions": _confusions(answers),

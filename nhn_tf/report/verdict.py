@@ -68,8 +68,7 @@ def _found(results: Json) -> list[str]:
     if classes := results["classes"]:
         commonest = classes["computed"]["commonest"]
         share = cells.percent(commonest["accuracy"])
-        alike = len({class_["train"] for class_ in classes["computed"]["rows"]}) == 1
-        which = "the same class" if alike else f"{commonest['name']!r}, the commonest class,"
+        which = "the same class" if classes["computed"]["alike"] else f"{commonest['name']!r}, the commonest class,"
         always = f"Always answering {which} would get {share}"
         worse = bounds is not None and bounds[0] <= commonest["accuracy"]
         told.append(f"{always}: the network is not better than that beyond chance." if worse else f"{always}.")

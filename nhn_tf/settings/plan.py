@@ -109,12 +109,28 @@ class Plan:
         rows += [f"{name:<14} {'-':>7}  left out: {why}" for name, why in self.left_out.items()]
         return "\n".join(rows)
 
+    def news(self, before: Plan) -> str:
+        """What is otherwise than in the plan before it, in words; empty where nothing is."""
+        what = {name: _what(name, self.preset) for name in self.stages}
+        told = [f"{name} {new}" for name, new in what.items() if new != _what(name, before.preset)]
+        left = [f"{name} left out: {why}" for name, why in self.left_out.items() if name not in before.left_out]
+        return "; ".join(told + left)
+
 
 def _what(name: str, preset: Preset) -> str:
     """The settings of a stage that say how much it does."""
     config = preset.stage(name).to_json()
     wanted = ("sparsity", "scope") if name == "prune" else ("filters", "epochs", "cycles", "final_samples")
-    return ", ".join(f"{key} {config[key]}" for key in wanted if key in config)
+    said = {key: config[key] for key in wanted if key in config}
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in said.items()
+    )
+
+
+def in_minutes(seconds: float) -> str:
+    """A time in words: "1 minute", "2.5 minutes"."""
+    minutes = f"{seconds / 60:.4g}"
+    return f"{minutes} minute{'' if minutes == '1' else 's'}"
 
 
 def parse_seconds(text: str) -> float:

@@ -102,7 +102,10 @@ class SparseRuntime:
 
     def __repr__(self) -> str:
         maps = f"{batches_of(self.input_shapes)} -> {batches_of(self.output_shapes)}"
-        return f"SparseRuntime({maps}, {self.plan.host.narrow or 'float32'}, threads={self.threads})"
+        dtype = self.plan.host.narrow or "float32"
+        if self.plan.host.narrow and not any(decision.narrow for decision in self.plan.decisions):
+            dtype += " in no convolution"  # it would save nothing
+        return f"SparseRuntime({maps}, {dtype}, threads={self.threads})"
 
     @property
     def program(self) -> Program:
@@ -190,8 +193,9 @@ class SparseRuntime:
 
     def summary(self) -> str:
         """What was decided for each convolution, as text."""
-        lines = [f"{len(self.program.ops)} operations, {self.program.parameters} live parameters, arena "
-                 f"{4 * self.plan.arena / 2**20:.1f} MiB per thread, {self.threads} threads"]  # fmt: skip
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        lines = [f"{len(self.program.ops)} operations, {self.program.parameters:,} live parameters, arena "
+                 f"{4 * self.plan.arena / 2**20:.1f} MiB per thread, {threads}"]  # fmt: skip
         for decision in self.plan.decisions:
             lines.append(f"{decision.op:4d} {decision.reads} -> {decision.makes} {decision}")
         return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from nhn_tf.runs.session import code
 from nhn_tf.runs.settings import Behind
 from nhn_tf.runs.tracking import Tracker, resolve
 from nhn_tf.settings import PRESETS, Preset
-from nhn_tf.settings.plan import Plan, parse_seconds
+from nhn_tf.settings.plan import Plan, in_minutes, parse_seconds
 from nhn_tf.settings.presets import PAPER, of_stages
 from nhn_tf.settings.stages import BORROWING, CONTROL_NAMES, NAMES, building_on
 from nhn_tf.stages import estimating, planning, repeating, runner
@@ -274,7 +275,7 @@ def run_timed(
       trackers: who is told of every stage.
 
     Returns:
-      As `run`, and under "left_out" why which stages were left out.
+      As `run`, under "left_out" why which stages were left out, and under "took_s" the seconds of the whole run.
 
     Raises:
       UserError: data, directory or settings do not admit it, or the limit is too short; nothing has been changed.
@@ -291,10 +292,11 @@ def run_timed(
     try:
         if plan is None:
             images = f"{len(feed.data.train):,} images"
-            print(f"measuring this machine on {images} for a plan of {limit_s / 60:.3g} minutes", flush=True)
+            print(f"measuring this machine on {images} for a plan of {in_minutes(limit_s)}", flush=True)
             with devices.scope(asked.compute.distribute):
                 sharing = devices.count()
-            machine, spent_s = planning.measure(feed, devices=sharing), time.monotonic() - began
+            machine = planning.measure(feed, devices=sharing, limit_s=limit_s, spent_s=time.monotonic() - began)
+            spent_s = time.monotonic() - began
             plan = planning.make(machine, asked, limit_s=limit_s, spent_s=spent_s, baseline=baseline, typed=typed)
         preset = dataclasses.replace(plan.preset, data=asked.data, compute=asked.compute).replaced(**typed)
     except UserError:
@@ -309,20 +311,43 @@ def run_timed(
         directory.discard(gone, seed=seed)
     print(f"\n{plan.table()}\n", flush=True)
     rows: list[Row] = []
-    for stage in plan.stages:
+    passed: list[str] = []
+    while ahead := [name for name in plan.stages if name not in passed]:  # planning again may leave stages out
+        stage = ahead[0]
         since, finished = time.monotonic(), directory.stage(stage).is_done
         _note(directory, plan, seed)
         settings = Settings.of(plan.preset, stage, seed=seed, trackers=trackers)
         done = runner.run(stage, directory, dataclasses.replace(settings, behind=Behind(plan.behind(stage))))
         rows.append((stage, done, ""))
+        passed.append(stage)
         print(f"\n{table(rows)}\n", flush=True)
         if not finished:
             took = max(done["wall_s"], time.monotonic() - since)
             machine = planning.as_seen(planning.Machine(**plan.machine), plan, stage, took)
-            passed = [name for name, _, _ in rows]
-            plan = planning.replan(plan, machine, done=passed, spent_s=plan.spent_s + took)
+            before, plan = plan, planning.replan(plan, machine, done=passed, spent_s=plan.spent_s + took)
+            if news := plan.news(before):
+                print(f"planned again, by the time that is left: {news}\n", flush=True)
     _note(directory, plan, seed)
-    return {**_reported(directory, rows, plan), "left_out": dict(plan.left_out)}
+    since = time.monotonic()
+    reported = _reported(directory, rows, plan)
+    took_s = plan.spent_s + time.monotonic() - since
+    _tell_time(took_s, plan)
+    return {**reported, "left_out": dict(plan.left_out), "took_s": round(took_s, 1)}
+
+
+def _tell_time(took_s: float, plan: Plan) -> None:
+    """Says how long the whole run took; on standard error, as a warning, where that is more than its limit."""
+    limit = in_minutes(plan.limit_s)
+    if took_s <= plan.limit_s:
+        print(f"The run took {took_s / 60:.1f} of {limit}.\n", flush=True)
+        return
+    why = "this machine was slower than when it was measured"
+    also = ", or the settings that were given take longer" if plan.typed else ""
+    print(
+        f"warning: the run took {took_s / 60:.1f} minutes, more than its limit of {limit}: {why}{also}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _note(directory: RunDirectory, plan: Plan, seed: int) -> None:
@@ -357,9 +382,9 @@ def _noted_plan(directory: RunDirectory, limit_s: float) -> Plan | None:
             raise RunError(f"{directory.path} holds stages, but no plan for a time limit.\n{again}")
         return None
     if plan.limit_s != limit_s:
-        minutes = f"{plan.limit_s / 60:g}"
         raise RunError(
-            f"{directory.path} was planned for {minutes} minutes.\nGive `time_limit`={minutes}m. Or: {again}"
+            f"{directory.path} was planned for {in_minutes(plan.limit_s)}.\n"
+            f"Give `time_limit`={plan.limit_s / 60:g}m. Or: {again}"
         )
     return plan
 

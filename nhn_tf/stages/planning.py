@@ -75,6 +75,9 @@ KEPT_KERNELS: Final = 4
 to 62.2% on 5,000 pictures of CIFAR-10."""
 RESERVE_S: Final = 10.0
 """For the report."""
+PATIENCE_S: Final = 30.0
+"""So long a measurement goes on, even beyond the limit: what it comes to tells how long the limit must be."""
+_FEWER: Final = "Or give fewer images by `train_limit`, or smaller ones by `image_size`."
 MARGIN: Final = 0.93
 """Share of the limit that is planned: the machine may have other work to do."""
 
@@ -150,13 +153,19 @@ class Machine:
         return dataclasses.replace(self, **times)
 
 
-def measure(feed: Feed, *, devices: int = 1) -> Machine:
+def measure(feed: Feed, *, devices: int = 1, limit_s: float = math.inf, spent_s: float = 0.0) -> Machine:
     """Times two short epochs of the base network at each of the widths `MEASURED`, as a stage trains on one device.
 
     Args:
       feed: the images.
       devices: that are to share each batch; the plan's batch size is divisible by it.
+      limit_s: seconds for the whole run.
+      spent_s: those that are gone.
+
+    Raises:
+      UserError: the limit is certainly too short, which may show before everything is measured.
     """
+    began = time.monotonic() - spent_s
     size = _batch_size(len(feed.data.train), devices)
     config = BaseConfig(batch_size=size, cutout=0)
     batches = feed.train(config)
@@ -164,7 +173,8 @@ def measure(feed: Feed, *, devices: int = 1) -> Machine:
     val_steps = len(feed.data.val) / size / 3
     costs, times, epochs, traces = [], [], [], []
     for width in MEASURED:
-        laps = _Laps()
+        since = time.monotonic()
+        laps = _Laps(limit_s, began)
         model = network.build(
             Genotype.from_enas_text(ARCHITECTURE), **shapes, form=Form(filters=width, layer_form=LAYER_FORM)
         )
@@ -176,6 +186,11 @@ def measure(feed: Feed, *, devices: int = 1) -> Machine:
         times.append(step)
         epochs.append(max(0.0, second - step * (min(STEPS, len(batches)) + val_steps)))
         traces.append(max(0.0, first - second))
+        stage_s, epoch_s = 2 * max(traces), step * (max(1, len(feed.data.train) // size) + val_steps)
+        now = time.monotonic()
+        if width == WIDTHS[0] and _least(stage_s, epoch_s, now - began) > limit_s:
+            least = _least(stage_s, epoch_s + epochs[0], now - began + (now - since))  # the other width takes longer
+            raise _too_short(limit_s, least, len(feed.data.train), epoch_s + epochs[0])
     (narrow, wide), (fast, slow) = MEASURED, times
     square = (costs[1] / wide - costs[0] / narrow) / (wide - narrow)
     rate = max(slow - fast, 0.05 * slow) / (costs[1] - costs[0])
@@ -208,10 +223,17 @@ class _First(keras.utils.PyDataset):
 
 
 class _Laps(keras.callbacks.Callback):
-    """How long each step behind an epoch's first took, and each epoch with its validation."""
+    """How long each step behind an epoch's first took, and each epoch with its validation.
 
-    def __init__(self) -> None:
+    Args:
+      limit_s: seconds for the whole run, which is refused when they are gone, and `PATIENCE_S` too.
+      began: when the run did, by `time.monotonic`.
+    """
+
+    def __init__(self, limit_s: float, began: float) -> None:
         super().__init__()
+        self._limit_s = limit_s
+        self._began = began
         self.steps: list[float] = []
         self.epochs: list[float] = []
         self._epoch = self._step = time.monotonic()
@@ -221,6 +243,18 @@ class _Laps(keras.callbacks.Callback):
         if batch:
             self.steps.append(now - self._step)
         self._step = now
+        self._check()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        spent_s = time.monotonic() - self._began
+        if spent_s > max(self._limit_s, PATIENCE_S):
+            raise UserError(
+                f"`time_limit` must be much longer here: after {spent_s:.0f} s this machine has not yet been measured "
+                f"on these images. Received: {self._limit_s / 60:.3g}m.\n{_FEWER}"
+            )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.monotonic()
@@ -265,12 +299,19 @@ def make(
             preset = preset.replaced(**typed)
             plan = Plan(limit_s, spent_s, preset, seconds, left_out, dataclasses.asdict(machine), dict(typed))
             return replan(plan, machine, done=(), spent_s=spent_s)
-    epoch = machine.epoch_seconds(machine.flops_of(WIDTHS[0]))
-    least = (machine.stage_s + LEAST_EPOCHS * epoch + RESERVE_S + spent_s) / MARGIN
-    raise UserError(
-        f"`time_limit` must be at least {math.ceil(least / 6) / 10:g}m here: an epoch of the smallest network on "
-        f"{machine.train:,} images takes {epoch:.1f} s. Received: {limit_s / 60:g}m.\n"
-        "Or give fewer images by `train_limit`, or smaller ones by `image_size`."
+    epoch_s = machine.epoch_seconds(machine.flops_of(WIDTHS[0]))
+    raise _too_short(limit_s, _least(machine.stage_s, epoch_s, spent_s), machine.train, epoch_s)
+
+
+def _least(stage_s: float, epoch_s: float, spent_s: float) -> float:
+    """The shortest limit, in seconds, within which the smallest network gets its epochs."""
+    return (stage_s + LEAST_EPOCHS * epoch_s + RESERVE_S + spent_s) / MARGIN
+
+
+def _too_short(limit_s: float, least_s: float, images: int, epoch_s: float) -> UserError:
+    return UserError(
+        f"`time_limit` must be at least {math.ceil(least_s / 6) / 10:g}m here: an epoch of the smallest network on "
+        f"{images:,} images takes {epoch_s:.1f} s. Received: {limit_s / 60:g}m.\n{_FEWER}"
     )
 
 

@@ -20,13 +20,13 @@ _KEY_FIGURES = {
     "final": ("test_accuracy", "live_params"),
 }
 
-# For each picture of curves its caption, and the stages whose points it shows.
+# For each picture of curves its caption, and the stages whose points it shows, as far as they have any.
 _CURVES = {
     "enas": (
         "Architecture search: rewards on one validation batch, level lines on all of validation.",
         ("enas",),
     ),
-    "training": ("Training of the base, the pruned and the final network.", ("base", "pruned", "final")),
+    "training": ("Training of the {}.", ("base", "pruned", "final")),
     "lds": (
         "Add-on search: fitness of each cycle, on a few evaluation batches; level lines on all evaluation images.",
         ("lds_location", "lds_direction"),
@@ -66,7 +66,8 @@ def convergence(results: Json, pictures: Collection[str]) -> list[Block]:
     for name, (caption, stages) in _CURVES.items():
         if name not in pictures:
             continue
-        told = [caption, " Curves: ", *_sources(points, stages), "."]
+        caption = caption.format(", the ".join(f"{stage} network" for stage in stages if stage in points))
+        told: list[str] = [caption, " Curves: ", *_sources(points, stages), "."]
         if lines := _sources(levels, stages):
             told += [" Level lines: ", *lines, "."]
         blocks.append(Picture(name, caption, tuple(told)))

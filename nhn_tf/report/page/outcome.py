@@ -57,8 +57,9 @@ def accuracy(results: Json) -> list[Block]:
     if classes := results["classes"]:
         found = classes["computed"]
         commonest = found["commonest"]
+        which = "the same class" if found["alike"] else f"{commonest['name']}, the commonest class,"
         blocks.append(Paragraph(
-            f"Always answering {commonest['name']}, the commonest class, would get {percent(commonest['accuracy'])}; "
+            f"Always answering {which} would get {percent(commonest['accuracy'])}; "
             f"stage {classes['stage']}'s accuracy, averaged over classes, is {percent(found['balanced_accuracy'])}."
         ))  # fmt: skip
     return blocks

@@ -117,9 +117,9 @@ def grown(genotype, arrays):
 def test_without_add_ons_the_supernet_is_the_network(base):
     supernet = location(base)
     expected = answers(base, inputs(NONE))
-    np.testing.assert_allclose(supernet.predict_on_batch(inputs(NONE)), expected, atol=1e-6)
+    np.testing.assert_allclose(supernet.predict_on_batch(inputs(NONE)), expected, rtol=1e-6, atol=1e-6)
     # Fresh add-ons change nothing either.
-    np.testing.assert_allclose(supernet.predict_on_batch(inputs(CODE)), expected, atol=1e-6)
+    np.testing.assert_allclose(supernet.predict_on_batch(inputs(CODE)), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_base_has_the_networks_paths_and_masks(base):

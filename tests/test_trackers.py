@@ -268,7 +268,7 @@ def test_a_planned_run_hands_its_trackers_to_each_stage(tmp_path, monkeypatch):
         raise Killed
 
     machine = planning.Machine(0.5, 0.05, 0.001, 1e-10, 32, (2e4, 1e3), 10**6, 256, 96)
-    monkeypatch.setattr(planning, "measure", lambda feed: machine)
+    monkeypatch.setattr(planning, "measure", lambda feed, **options: machine)
     monkeypatch.setattr(pipeline.runner, "run", run)
     recorder, images = Recorder(), {"dataset": "digits", "train_limit": 256, "eval_limit": 96}
     with pytest.raises(Killed):

@@ -138,8 +138,12 @@ def liveness(model: keras.Model) -> dict[str, LayerLiveness]:
         kept_inputs, kept = analysis.kept_inputs(name), analysis.kept[name]
         rule, kernels, live_kernels = analysis.rules[name], 0, 0
         if (isinstance(rule, ConvRule) or "mask" in site.weights) and name == analysis.graph.calls[name][0]:
-            connected = rule.connected(site) if isinstance(rule, LinearRule) else site.weights["mask"] > 0
-            kernels, live_kernels = connected.size, int(connected[kept_inputs[0]][:, kept].sum())
+            if isinstance(rule, LinearRule):
+                connected = rule.connected(site)
+                live = connected[kept_inputs[0]][:, kept]
+            else:  # Its channels cannot be followed, and all stay.
+                live = connected = site.weights["mask"] > 0
+            kernels, live_kernels = connected.size, int(live.sum())
         counts[name] = LayerLiveness(
             name=name,
             kind=type(site.layer).__name__,

@@ -88,6 +88,13 @@ def test_pruning_without_time_to_train_again_is_left_out():
     assert second.left_out["pruned"] == "too little time was left to train again"
 
 
+def test_a_network_is_no_wider_than_its_images_are_enough_for():
+    made = [planning._width(dataclasses.replace(MACHINE, widest=width), 1e6) for width in (48, 16, 8)]
+    assert made == [48, 16, 8]
+    digits, photographs = 1_077 * 8 * 8, 5_000 * 32 * 32 * 3
+    assert [planning._widest(225_000, numbers) for numbers in (100, digits, photographs)] == [8, 16, 48]
+
+
 def test_what_is_typed_is_part_of_the_plan():
     typed = {"base_epochs": 3, "pruned_l2": 1e-3}
     made = planning.make(MACHINE, PAPER, limit_s=1200, spent_s=30, baseline=False, typed=typed)
@@ -132,7 +139,9 @@ def stub_measuring(monkeypatch, *, step, seconds):
 
     monkeypatch.setattr(planning.network, "build", build)
     monkeypatch.setattr(planning.plain_cnn, "build", lambda **_: 0)
-    monkeypatch.setattr(planning.complexity, "model_cost", lambda width: SimpleNamespace(flops=1e6 * width))
+    monkeypatch.setattr(
+        planning.complexity, "model_cost", lambda width: SimpleNamespace(flops=1e6 * width, params=100 * width)
+    )
     monkeypatch.setattr(planning.training, "compile_classifier", lambda *_: None)
     monkeypatch.setattr(planning.training, "fit", fit)
     return widths

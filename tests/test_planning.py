@@ -91,7 +91,7 @@ def test_pruning_without_time_to_train_again_is_left_out():
 def test_a_network_is_no_wider_than_its_images_are_enough_for():
     made = [planning._width(dataclasses.replace(MACHINE, widest=width), 1e6) for width in (48, 16, 8)]
     assert made == [48, 16, 8]
-    digits, photographs = 1_077 * 8 * 8, 5_000 * 32 * 32 * 3
+    digits, photographs = 1_438 * 8 * 8, 5_000 * 32 * 32 * 3
     assert [planning._widest(225_000, numbers) for numbers in (100, digits, photographs)] == [8, 16, 48]
 
 

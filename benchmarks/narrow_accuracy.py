@@ -30,12 +30,8 @@ from nhn_tf.data.normalization import Normalization
 from nhn_tf.models import weights
 from nhn_tf.runs import RunDirectory
 from nhn_tf.settings import DataConfig
-from nhn_tf.sparse.native import machine
 from nhn_tf.sparse.plan import dtypes
 from nhn_tf.stages import networks
-
-TYPES = {"float32": lambda: True, "bfloat16": machine.has_pairs, "int8": machine.has_quads}
-"""To whether the processor computes in it."""
 
 
 def main() -> None:
@@ -56,7 +52,7 @@ def main() -> None:
     test = [(np.asarray(images), np.asarray(labels)) for images, labels in Batches(data.test, batch_size=256, **plain)]
     images, labels = (np.concatenate(part) for part in zip(*test, strict=True))
     logits = {}
-    for dtype, there in TYPES.items():
+    for dtype, there in inference.TYPES.items():
         if there():
             given = {"calibrate": seen} if dtype == "int8" else {}
             runtime = nhn_tf.sparse.compile(model, dtype=dtype, cache=False, check=False, **given)
@@ -70,9 +66,7 @@ def main() -> None:
             inference.OPENVINO_INT8: inference.openvino_int8(small, seen),
         }
         for name, call in peers.items():
-            pieces = range(0, len(images) - len(images) % 256, 256)
-            found = [np.array(call(images[at : at + 256])) for at in pieces]
-            logits[name] = np.concatenate([*found, np.array(call(images[len(pieces) * 256 :]))])
+            logits[name] = np.concatenate([np.array(call(images[at : at + 256])) for at in range(0, len(images), 256)])
     exact = logits["float32"]
     print(json.dumps({
         name: {"accuracy": round(float(np.mean(found.argmax(1) == labels)), 4),

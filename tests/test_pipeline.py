@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import nhn_tf
 from nhn_tf.runs import RunDirectory
 from nhn_tf.settings import stages
 from nhn_tf.storage import files
@@ -170,3 +172,10 @@ def test_controls_build_on_stages_too():
     assert "baseline" not in stages.building_on("enas")
     with pytest.raises(ValueError, match="must be among"):
         stages.building_on("no such")
+
+
+def test_an_unknown_stage_to_overwrite_is_refused_before_images_are_kept(tmp_path):
+    images = np.zeros((8, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match="must be among"):
+        nhn_tf.run.pipeline(images, [0, 1] * 4, model_dir=tmp_path / "run", preset="smoke", overwrite="no such")
+    assert not (tmp_path / "run").exists()

@@ -94,6 +94,7 @@ def pipeline(
         raise ValueError("`x` and `y` must be given together.")
     if x is None and (val, test, class_names) != (None, None, None):
         raise ValueError("`val`, `test` and `class_names` go with `x` and `y`.")
+    discarded(overwrite)  # may refuse
     told = resolve(trackers)
     limit_s = None if time_limit is None else parse_seconds(str(time_limit))
     chosen, name = _preset(preset, timed=limit_s is not None)

@@ -82,8 +82,8 @@ def phased(program: Program, packed: Collection[int], tail: int, host: Host) -> 
     return result
 
 
-def paired(program: Program, packed: Collection[int], tail: int, phased: Collection[int]) -> dict[int, int]:
-    """The convolutions that are computed with what reads them, to that.
+def paired(program: Program, packed: Collection[int], tail: int, phased: Collection[int]) -> frozenset[int]:
+    """The convolutions that are computed with what reads them.
 
     Args:
       program: to plan.
@@ -91,15 +91,15 @@ def paired(program: Program, packed: Collection[int], tail: int, phased: Collect
       tail: the operation that the tail begins with.
       phased: convolutions that write phases of their map.
     """
-    result = {}
+    result = set()
     for number, behind in _read_by_depthwise(program, packed, tail).items():
         reader = program.ops[behind]
         assert isinstance(reader, ops.Depthwise)
         in_place = number in phased or slides_in_place(reader, program.shapes[number])
         large = ops.count(program.shapes[number]) >= LEAST_MAP
         if behind < tail and in_place and large and reader.multiplier == 1:
-            result[number] = behind
-    return result
+            result.add(number)
+    return frozenset(result)
 
 
 def _read_by_depthwise(program: Program, packed: Collection[int], tail: int) -> dict[int, int]:
